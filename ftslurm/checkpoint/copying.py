@@ -1,0 +1,102 @@
+"""Copies one file of a generation, so that the copy has the manifest's content or does not exist.
+
+Each chunk is read, compared with the manifest, and only then written to a temporary name, which is renamed when it is
+whole. What a killed copy has left is used again as far as its chunks are right. What a *failed* write has left is not:
+the kernel reports a lost page only once, so a second fsync may succeed without it (fsync(2); "Can Applications Recover
+from fsync Failures?", USENIX ATC 2020).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftslurm.checkpoint import disk
+from ftslurm.checkpoint.digest import Pace, blocks, check_whole, checked_blocks, compare, digest_bytes, quiet
+from ftslurm.core.manifest import CHUNK_BYTES, FileEntry
+from ftslurm.errors import DataDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copier:
+    """Copies from the folder `source` to the folder `target`.
+
+    `owner` keeps the temporary files of two copiers apart. `durable`: fsync the file and its name.
+    """
+
+    source: Path
+    target: Path
+    owner: str
+    durable: bool
+    pace: Pace = quiet
+
+    def copy(self, entry: FileEntry) -> int:
+        """Bring one file over; returns the bytes that had to be copied (0: it was there, with the right content).
+
+        Raises:
+            DataDamaged: the source is not what the manifest says (ChunkDamaged), or missing.
+            OSError: as the system says.
+        """
+        if self.is_there(entry):
+            return 0
+        with disk.folder_of(self.target, entry.name, create=True) as (folder, last):
+            temporary = f"{digest_bytes(entry.name.encode())}.{self.owner}.part"
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, disk.PRIVATE_FILE, dir_fd=folder)
+            try:
+                copied = self._fill(descriptor, entry)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            if self.durable:
+                disk.fsync_names(folder)
+        return copied
+
+    def is_there(self, entry: FileEntry) -> bool:
+        """Whether the target has the file, with every byte right. Reads all of it."""
+        try:
+            with disk.opened(self.target, entry.name) as descriptor:
+                check_whole(descriptor, entry, where=str(self.target), pace=self.pace)
+        except (FileNotFoundError, DataDamaged):
+            return False
+        return True
+
+    def _fill(self, descriptor: int, entry: FileEntry) -> int:
+        """Write the file and close it; returns the bytes that were copied."""
+        try:
+            start = self._sound_start(descriptor, entry)
+            os.ftruncate(descriptor, start)
+            with self._original(entry) as original:
+                source = str(self.source)
+                for offset, block in checked_blocks(original, entry, where=source, start=start, pace=self.pace):
+                    disk.pwrite_all(descriptor, block, offset)
+            if self.durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return entry.size - start
+
+    def _sound_start(self, descriptor: int, entry: FileEntry) -> int:
+        """How many bytes an earlier copy has left that are right, in whole chunks."""
+        size = min(os.fstat(descriptor).st_size, entry.size) // CHUNK_BYTES * CHUNK_BYTES
+        for offset, block in blocks(descriptor, size, pace=self.pace):
+            wrong = next(compare(block, offset, entry), None)
+            if wrong is not None:
+                return wrong.chunk * CHUNK_BYTES
+        return size
+
+    @contextlib.contextmanager
+    def _original(self, entry: FileEntry) -> Iterator[int]:
+        try:
+            with disk.opened(self.source, entry.name) as descriptor:
+                yield descriptor
+        except FileNotFoundError as error:
+            raise DataDamaged(f"{self.source / entry.name} is missing") from error

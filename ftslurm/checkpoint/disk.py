@@ -1,0 +1,171 @@
+"""The few ways in which the store touches a disk: open inside a folder, write a small file safely, make names durable.
+
+Rules, from what NFS and crashes do (close-to-open consistency: nfs(5); "All File Systems Are Not Created Equal",
+OSDI 2014):
+
+- A file is opened component by component below its folder, never through a symbolic link, and must be a regular file.
+- A small file appears whole or not at all: written to another name, flushed, fsynced, closed (EDQUOT and EIO arrive
+  there), renamed, and the folder fsynced.
+- A name is durable only when its folder was fsynced.
+
+Foreign errors stay OSError here; callers know whether they mean damage or bad weather.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+from ftslurm.checkpoint.layout import PRIVATE_FOLDER
+from ftslurm.errors import DataDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PRIVATE_FILE = 0o600
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NOT_PLAIN = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EMLINK})
+
+
+@contextlib.contextmanager
+def folder_of(root: Path, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """The open folder that holds `name` below `root`, and the last part of the name.
+
+    Raises:
+        DataDamaged: a part of the way is a symbolic link or no folder.
+        OSError: as the system says.
+    """
+    *folders, last = name.split("/")
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, PRIVATE_FOLDER, dir_fd=at)
+                    os.fsync(at)
+            below = _open_plain(folder, _FOLDER, at, name)
+            os.close(at)
+            at = below
+        yield at, last
+    finally:
+        os.close(at)
+
+
+@contextlib.contextmanager
+def opened(root: Path, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A descriptor of the regular file `name` below `root`.
+
+    Raises:
+        DataDamaged: it is a symbolic link, a folder, a device or the like, or behind a link.
+        OSError: as the system says; FileNotFoundError where there is none.
+    """
+    with folder_of(root, name) as (at, last):
+        descriptor = _open_plain(last, flags | _FILE, at, name)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DataDamaged(f"{root / name} is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_plain(last: str, flags: int, at: int, name: str) -> int:
+    try:
+        return os.open(last, flags, PRIVATE_FILE, dir_fd=at)
+    except OSError as error:
+        if error.errno in _NOT_PLAIN:
+            raise DataDamaged(f"{name!r}: {last!r} is a link or not of the right kind ({error.strerror})") from error
+        raise
+
+
+def plain_size(root: Path, name: str) -> int:
+    """Bytes of the regular file `name` below `root`; raises as `opened`. It is opened, because stat may be cached."""
+    with opened(root, name) as descriptor:
+        return os.fstat(descriptor).st_size
+
+
+def read_small(root: Path, name: str, limit_bytes: int) -> bytes:
+    """All bytes of a file that may have at most `limit_bytes`; raises as `opened`."""
+    with opened(root, name) as descriptor:
+        pieces: list[bytes] = []
+        left = limit_bytes + 1
+        while left > 0 and (piece := os.read(descriptor, min(left, 1 << 20))):
+            pieces.append(piece)
+            left -= len(piece)
+    if left <= 0:
+        raise DataDamaged(f"{root / name} has more than {limit_bytes} bytes")
+    return b"".join(pieces)
+
+
+def write_small(path: Path, data: bytes) -> None:
+    """Let `path` appear whole or not at all, and stay there after a power cut. Replaces an older file of this name."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte: write(2) may write less than it was given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """As `write_all`, at a place of the file."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its missing parents, each of them durable."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(PRIVATE_FOLDER)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fsync_names(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_names(descriptor: int) -> None:
+    """As `fsync_folder`, for an open folder. Some file systems cannot (EINVAL); they have nothing more to offer."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+
+
+def entries_of(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where the folder does not exist."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []

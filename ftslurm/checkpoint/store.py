@@ -1,0 +1,215 @@
+"""The committed generations on shared storage: finding and checking them.
+
+COMMIT.json is the only thing that makes a generation exist; it is sealed by its own digest, which is the checkpoint's
+identity, and names the digest of every manifest. Folders are listed to *find* generations; what belongs to one is
+always opened by its exact name. `ftslurm.checkpoint.commit` writes here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftslurm.checkpoint import disk
+from ftslurm.checkpoint.digest import Mismatch, Pace, digest_bytes, mismatches, quiet, wrong_size
+from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, manifest_name
+from ftslurm.core.manifest import (
+    COMMIT_LIMIT_BYTES,
+    MANIFEST_LIMIT_BYTES,
+    Commit,
+    FileEntry,
+    NodeManifest,
+    check_against,
+    is_generation,
+    parse_generation,
+)
+from ftslurm.core.strictjson import decode, encode, fields_of
+from ftslurm.errors import DataDamaged, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A committed generation."""
+
+    commit: Commit
+    digest: str
+    files: tuple[FileEntry, ...]
+
+    @property
+    def generation(self) -> str:
+        """Its name."""
+        return self.commit.generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A generation that cannot be used. `damaged` is false where it could not be read, or was never finished."""
+
+    generation: str
+    reason: str
+    damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What lies in the store, oldest first."""
+
+    generations: tuple[Stored, ...]
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What reading every byte of a generation has shown."""
+
+    generation: str
+    problems: tuple[Mismatch, ...]
+    size_bytes: int
+    took_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every byte is the one that was written."""
+        return not self.problems
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read_commit(root: Path, generation: str) -> tuple[Commit, str]:
+    """The commit of a generation and its digest.
+
+    Raises:
+        DataDamaged: it is not what was written, or that of another generation.
+        OSError: it cannot be read; FileNotFoundError where there is none.
+    """
+    return unseal(disk.read_small(StorePaths(root).generation(generation).root, COMMIT, COMMIT_LIMIT_BYTES), generation)
+
+
+def unseal(data: bytes, generation: str) -> tuple[Commit, str]:
+    """The commit in these bytes and its digest; raises DataDamaged unless the seal fits and the name is right."""
+    fields = fields_of(decode(data, "COMMIT.json"), ("commit", "digest"), "COMMIT.json")
+    commit = Commit.from_json(fields["commit"])
+    digest = digest_bytes(commit.body_bytes())
+    if fields["digest"] != digest:
+        raise DataDamaged(f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {fields['digest']!r}")
+    if commit.generation != generation:
+        raise DataDamaged(f"COMMIT.json of {generation} is that of {commit.generation}")
+    return commit, digest
+
+
+def seal(commit: Commit) -> tuple[bytes, str]:
+    """The bytes of COMMIT.json, and the digest that names the checkpoint."""
+    digest = digest_bytes(commit.body_bytes())
+    return encode({"commit": commit.body(), "digest": digest}), digest
+
+
+def read_manifest(folder: Path, node: str, digest: str) -> NodeManifest:
+    """The manifest of a node in a generation's folder; raises DataDamaged unless its bytes have this digest."""
+    data = disk.read_small(folder, manifest_name(node), MANIFEST_LIMIT_BYTES)
+    found = digest_bytes(data)
+    if found != digest:
+        raise DataDamaged(f"the manifest of {node} was changed: digest {found}, committed as {digest}")
+    return NodeManifest.from_bytes(data)
+
+
+def read_files(folder: Path, commit: Commit) -> tuple[FileEntry, ...]:
+    """All files of a generation, from manifests in `folder` that are those the commit names; raises as they do."""
+    manifests = {part.node: read_manifest(folder, part.node, part.manifest_digest) for part in commit.parts}
+    return check_against(commit, manifests)
+
+
+def read_stored(root: Path, generation: str) -> Stored:
+    """A committed generation, with the cheap checks: seal, manifests' digests, files' sizes.
+
+    Raises:
+        DataDamaged: something is missing or changed.
+        OSError: something could not be read; FileNotFoundError where there is no COMMIT.json.
+    """
+    commit, digest = read_commit(root, generation)
+    folder = StorePaths(root).generation(generation)
+    try:
+        files = read_files(folder.root, commit)
+        check_sizes(folder, files)
+    except FileNotFoundError as error:
+        raise DataDamaged(f"{generation}: {_missing(error)}") from error
+    return Stored(commit=commit, digest=digest, files=files)
+
+
+def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
+    """Raise FileNotFoundError for a missing file, DataDamaged for one of another kind or size than is written."""
+    for entry in files:
+        size = disk.plain_size(folder.data, entry.name)
+        if size != entry.size:
+            raise DataDamaged(f"{folder.root.name}: {wrong_size(entry, size)}")
+
+
+def scan(root: Path) -> Scan:
+    """All generations on shared storage: those that are committed and pass the cheap checks, and why not the others.
+
+    Raises:
+        StorageError: the store itself cannot be read.
+    """
+    paths = StorePaths(root)
+    try:
+        names = [name for name in disk.entries_of(paths.generations) if is_generation(name)]
+    except OSError as error:
+        raise StorageError(f"cannot read {paths.generations}: {error.strerror}") from error
+    stored: list[Stored] = []
+    refused: list[Refusal] = []
+    for name in sorted(names, key=parse_generation):
+        try:
+            stored.append(read_stored(root, name))
+        except DataDamaged as error:
+            refused.append(Refusal(generation=name, reason=str(error), damaged=True))
+        except FileNotFoundError:
+            refused.append(Refusal(generation=name, reason="no COMMIT.json: it was never finished", damaged=False))
+        except OSError as error:
+            refused.append(Refusal(generation=name, reason=f"cannot be read: {error.strerror}", damaged=False))
+    return Scan(generations=tuple(stored), refused=tuple(refused))
+
+
+def verify(root: Path, generation: str, pace: Pace = quiet) -> Verdict:
+    """Read every byte of a committed generation and compare it.
+
+    Raises:
+        DataDamaged: its commit or a manifest is wrong, so that there is nothing to compare with.
+        StorageError: it cannot be read.
+    """
+    began = time.monotonic()
+    folder = StorePaths(root).generation(generation)
+    problems: list[Mismatch] = []
+    try:
+        commit, _ = read_commit(root, generation)
+        files = read_files(folder.root, commit)
+        for entry in files:
+            problems += _problems(folder.data, entry, pace)
+    except FileNotFoundError as error:
+        raise DataDamaged(f"{generation}: {_missing(error)}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {folder.root}: {error.strerror}") from error
+    return Verdict(
+        generation=generation,
+        problems=tuple(problems),
+        size_bytes=sum(entry.size for entry in files),
+        took_s=time.monotonic() - began,
+    )
+
+
+def _missing(error: FileNotFoundError) -> str:
+    return f"{error.filename} is missing"
+
+
+def _problems(data: Path, entry: FileEntry, pace: Pace) -> list[Mismatch]:
+    try:
+        with disk.opened(data, entry.name) as descriptor:
+            return list(mismatches(descriptor, entry, pace))
+    except FileNotFoundError:
+        what = "the file is missing"
+    except DataDamaged as error:
+        what = str(error)
+    return [Mismatch(name=entry.name, chunk=0, wanted=entry.chunk(0), found="", what=what)]

@@ -1,0 +1,65 @@
+"""`ftslurm run`: the supervisor, in any allocation; replaces the word srun in a script."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
+  ftslurm run --mpi=pmix ./solver input.dat
+  ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+\b
+Submit the script with --no-kill and `export FTSLURM_NO_KILL=1` in it, so that the job outlives a lost node.
+"""
+
+
+class SrunLike(click.Command):
+    """Leaves everything that is not ftslurm's own to the reader of srun's command line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take ftslurm's own options from the front; the rest is srun's, with its separator."""
+        from ftslurm.srunline import split_own
+
+        own, rest = split_own(args)
+        left = super().parse_args(ctx, own)
+        ctx.params["srun_line"] = tuple(rest)
+        return left
+
+
+@click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file.")
+@click.option("--run-label", help="Name of the run; left out: the job's name.")
+@click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
+@click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
+@click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
+def run(
+    srun_line: tuple[str, ...],
+    *,
+    file: Path | None,
+    run_label: str | None,
+    run_root: Path | None,
+    run_dir: Path | None,
+    resumed: bool,
+) -> int:
+    """Run COMMAND under supervision in this allocation, with srun's own options, and keep it alive.
+
+    Returns the run's exit code when the run has ended, and never before: a job that Slurm has requeued, or that another
+    supervisor has taken over, waits here.
+    """
+    from ftslurm.runtime.parent import Parent
+    from ftslurm.slurm.env import job_from_env
+
+    job = job_from_env(os.environ)
+    if run_dir is None:
+        from ftslurm.adoption import adopt
+
+        run_dir = adopt(srun_line, job, file=file, label=run_label, run_root=run_root).root
+    from ftslurm import runs
+    from ftslurm.paths import RunPaths
+
+    runs.link_job(RunPaths(run_dir), job.job_id)
+    return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()

@@ -1,0 +1,134 @@
+"""`ftslurm submit`: a configuration becomes a job."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ftslurm.paths import RunPaths
+    from ftslurm.slurm.client import SlurmClient
+
+WAIT_POLL_S = 2.0
+SLOW_POLL_S = 10.0
+EXAMPLES = """\b
+Examples:
+  ftslurm submit train.yaml
+  ftslurm submit train.yaml --dry-run                 # print the script, submit nothing
+  ftslurm submit train.yaml --test-only               # ask Slurm when it would start
+  ftslurm submit train.yaml -- --qos=high --reservation=ft
+  job=$(ftslurm submit train.yaml --parsable)
+  ftslurm submit train.yaml --wait && echo trained
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--dry-run", is_flag=True, help="Print the batch script and submit nothing.")
+@click.option("--test-only", is_flag=True, help="Ask Slurm whether and when the job would start.")
+@click.option("--wait", is_flag=True, help="Return when the run has ended, with its exit code.")
+@click.option("--parsable", is_flag=True, help="Print the job id only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder; beats the file.")
+def submit(
+    file: Path,
+    sbatch_options: tuple[str, ...],
+    *,
+    dry_run: bool,
+    test_only: bool,
+    wait: bool,
+    parsable: bool,
+    as_json: bool,
+    run_root: Path | None,
+) -> int:
+    """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
+    from ftslurm import submission
+    from ftslurm.config import load
+    from ftslurm.slurm.client import SlurmClient
+    from ftslurm.slurm.script import render
+
+    config = load(file)
+    root = submission.run_root_of(config, run_root)
+    client = SlurmClient()
+    if dry_run or test_only:
+        request = submission.preview(config, root, sbatch_options)
+        if dry_run:
+            _print_dry_run(render(request), submission.command_line(request))
+            return 0
+        click.echo(client.test_only(render(request), submission.command_line(request)).text)
+        return 0
+    paths = submission.prepare(config, file, root)
+    job_id = _submit(client, paths, submission.request_of(config, paths, sbatch_options))
+    _report(job_id, paths, parsable=parsable, as_json=as_json)
+    return wait_for(client, paths, job_id) if wait else 0
+
+
+def _print_dry_run(script: str, options: list[str]) -> None:
+    import shlex
+
+    click.echo(script, nl=False)
+    if options:
+        click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)
+
+
+def _submit(client: SlurmClient, paths: RunPaths, request: object) -> str:
+    """Submit; a run that Slurm refuses leaves no folder behind."""
+    from ftslurm import runs, submission
+    from ftslurm.errors import FtslurmError, ServiceUnavailable
+    from ftslurm.slurm.script import JobRequest
+
+    assert isinstance(request, JobRequest)
+    try:
+        job_id = client.submit(submission.write_script(paths, request), submission.command_line(request))
+    except ServiceUnavailable as error:
+        # The job may exist nevertheless (the answer was lost): its comment names the run.
+        raise ServiceUnavailable(str(error), hint=f"the run's folder {paths.root} is kept; see `squeue --me`") from error
+    except FtslurmError:
+        submission.discard(paths)
+        raise
+    runs.link_job(paths, job_id.partition(";")[0])
+    return job_id.partition(";")[0]
+
+
+def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        click.echo(json.dumps({"meta": {"schema": 1}, "job_id": job_id, "run_id": paths.run_id, "run_dir": str(paths.root)}))
+    elif parsable:
+        click.echo(job_id)
+    else:
+        click.echo(f"Submitted batch job {job_id}")
+        click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
+
+
+def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
+    """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code."""
+    from ftslurm import journal
+    from ftslurm.core.events import ENDED, EndRun
+    from ftslurm.errors import RunFailed, ServiceUnavailable, TryAgain
+
+    pause = WAIT_POLL_S
+    gone = 0
+    while True:
+        ends = [action for entry in journal.read(paths) for action in entry.actions if isinstance(action, EndRun)]
+        if ends and ends[-1].phase in ENDED:
+            return ends[-1].code
+        try:
+            state = client.job(job_id).state
+        except (ServiceUnavailable, TryAgain) as error:
+            click.echo(f"ftslurm: {error}; still waiting", err=True)
+        else:
+            # Twice: the journal's last line and Slurm's last word come in any order.
+            gone = gone + 1 if state.is_over else 0
+            if gone > 2:
+                raise RunFailed(
+                    f"job {job_id} is {state} and run {paths.run_id} has not ended by its own word",
+                    hint=f"`ftslurm explain {job_id}` tells what happened; `ftslurm resume {job_id}` continues it",
+                )
+        time.sleep(pause)
+        pause = min(pause * 1.2, SLOW_POLL_S)

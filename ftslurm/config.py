@@ -1,0 +1,372 @@
+"""The configuration of a run: one YAML file, strict, every mistake reported at once.
+
+Rules: an unknown key is an error, with a suggestion; durations, times and rates are text with units; nothing that
+reaches a shell script holds a control character. Every field says what it means and what happens when it is too low or
+too high; `ftslurm config schema` prints the same words. The models are frozen: a configuration never changes after it
+was read.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from ftslurm.complaints import CROSS, explain, report, without
+from ftslurm.errors import ConfigError
+from ftslurm.fields import (
+    AbsolutePath,
+    Command,
+    Count,
+    CountOrNone,
+    Interface,
+    Line,
+    Lines,
+    Name,
+    NodeRange,
+    PlanOrder,
+    PortRange,
+    Rate,
+    SaveOn,
+    Texts,
+    TimeLimit,
+    Word,
+    duration,
+)
+from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignments, is_secret
+from ftslurm.quantities import format_duration, format_slurm_time
+from ftslurm.yamldoc import MAX_CHARACTERS, Document, Problem, read
+
+PLACEHOLDERS = ("run_dir", "run_id", "name")
+
+Finding = tuple[tuple[str, ...], str]
+
+
+class Section(BaseModel):
+    """What all parts of a configuration have in common."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=False, hide_input_in_errors=True
+    )
+
+
+class Resources(Section):
+    """What Slurm is asked for."""
+
+    nodes: NodeRange = Field(description="Nodes: a number, or a range such as 2-4 (Slurm gives what it has)")
+    ranks_per_node: Count = Field(1, description="Ranks (tasks) on every node; one for each GPU is usual")
+    gpus_per_node: CountOrNone = Field(0, description="GPUs on every node; 0 asks for none")
+    cpus_per_rank: Count | None = Field(None, description="CPU cores of a rank; too low starves its data loaders")
+    time: TimeLimit = Field(None, description="Time limit, as in 1-00:00:00, 1:30:00, 90m; left out: the partition's")
+    partition: Word | None = Field(None, description="Partition; left out: the cluster's default")
+    sbatch: SbatchOptions = Field({}, description="Any other option of sbatch by its long name; true is a bare flag")
+
+
+class Launch(Section):
+    """How the ranks are started. Modules, set-up lines and variables belong to the ranks, not to ftslurm."""
+
+    launcher: Literal["srun", "mpirun"] = Field("srun", description="What starts the ranks")
+    mpi: Word = Field("pmix", description="srun's --mpi; none: it is not passed. Not used by mpirun")
+    modules: Lines = Field((), description="Environment modules that are loaded for the ranks, in this order")
+    setup: Lines = Field((), description="Lines of bash that run before the ranks, in this order")
+    env: Variables = Field({}, description="Environment variables of the ranks")
+    srun: Texts = Field((), description="Further options of srun, verbatim, for the training's job step only")
+
+
+class Network(Section):
+    """Where ranks and ftslurm's own processes talk."""
+
+    interface: Interface = Field(
+        "auto", description="Network interface of MASTER_ADDR; auto: the one of the default route"
+    )
+    ports: PortRange = Field((20000, 29999), description="Range of TCP ports from which every attempt takes fresh ones")
+
+
+class Heartbeat(Section):
+    """How fast a lost node is noticed."""
+
+    interval: Annotated[float, *duration(0.05, 60)] = Field(
+        0.5, description="Time between two beats of a node; too low costs CPU, too high slows every verdict"
+    )
+    suspect_after: Annotated[float, *duration(0.2, 600)] = Field(
+        3.0, description="Silence after which a node is probed; too low probes for nothing on a busy network"
+    )
+    deadman_after: Annotated[float, *duration(1, 3600)] = Field(
+        10.0,
+        description="Time after which a node that reaches nobody kills its own ranks; too low loses ranks to a glitch,"
+        " too high delays restarts on shared folders",
+    )
+
+
+class Progress(Section):
+    """When a run that is alive is nevertheless stuck."""
+
+    startup: Annotated[float, *duration(1, 7 * 86400)] = Field(
+        1800.0, description="Time for all ranks to register and start; too low kills slow imports on cold storage"
+    )
+
+
+class Recovery(Section):
+    """What may be done about a failure."""
+
+    prefer: PlanOrder = Field((), description="auto (the cheapest plan), or an order such as [shrink, requeue]")
+    min_nodes: Count = Field(1, description="Never go on with fewer nodes; equal to resources.nodes forbids shrinking")
+    world_multiple_of: Count = Field(1, description="The number of ranks is always a multiple of this")
+    continue_: Literal["auto", "requeue", "none"] = Field(
+        "auto",
+        alias="continue",
+        description="How a run goes on when this allocation cannot: by a requeue, or not at all",
+    )
+    max_attempts: Count = Field(20, description="Attempts in all, the first included; the run fails after them")
+    no_progress_limit: Count = Field(
+        3, description="Attempts in a row without a new checkpoint; the run fails after them"
+    )
+
+
+class Checkpoint(Section):
+    """Where checkpoints are written, and how they are recognised, kept and handed back."""
+
+    scratch: Line = Field("auto", description="Node-local folder: auto, none or a path; auto tries the usual ones")
+    shared: Line = Field(
+        "{run_dir}/checkpoints", description="Folder on shared storage; may hold {run_dir}, {run_id}, {name}"
+    )
+    keep_last: Count = Field(5, description="Newest checkpoints that are kept; 1 leaves nothing to fall back to")
+    drain: Literal["auto", "copy", "rsync"] = Field(
+        "auto", description="How checkpoints get from scratch to shared storage"
+    )
+    drain_to: Line | None = Field(None, description="A further copy: a path, or host:/path (by rsync)")
+    rate_limit: Rate = Field(
+        None, description="Most bytes a second that one node drains, as in 200M/s; left out: no limit"
+    )
+    layout: Literal["files"] = Field("files", description="Kind of checkpoint; files: what the program writes itself")
+    files: Lines = Field(
+        (), description="Patterns (glob) of the checkpoint files, one or a list, relative to their folder"
+    )
+    done_marker: Line | None = Field(None, description="File that says a checkpoint is complete, as in {name}.done")
+    settle: Annotated[float, *duration(0.1, 3600)] = Field(
+        2.0, description="Time without a change after which a file is complete; too low takes half-written files"
+    )
+    save_on: SaveOn = Field(
+        "signal:TERM", description="How the program is asked to save: signal:NAME, file:PATH or none"
+    )
+    resume_args: Texts = Field(
+        (), description="Appended to the command when there is a checkpoint; may hold {checkpoint}"
+    )
+    grace: Annotated[float, *duration(1, 86400)] = Field(
+        60.0, description="Time given to the last save before the time limit; too low loses the work since the last one"
+    )
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("files")
+    @classmethod
+    def _relative(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
+                raise ValueError("patterns are relative to the checkpoint folder and may not leave it")
+        return value
+
+    @field_validator("scratch")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        if value not in ("auto", "none") and not value.startswith("/"):
+            raise ValueError("expected auto, none or an absolute path")
+        return value
+
+    @field_validator("shared")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        unknown = [name for name in re.findall(r"\{(.*?)\}", value) if name not in PLACEHOLDERS]
+        if unknown:
+            raise ValueError(f"unknown placeholder {{{unknown[0]}}}; there are {{run_dir}}, {{run_id}} and {{name}}")
+        if not value.startswith(("/", "{run_dir}")):
+            raise ValueError("expected an absolute path or one that starts with {run_dir}")
+        return value
+
+    @field_validator("drain_to")
+    @classmethod
+    def _destination(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(?:(?:[\w.-]+@)?[A-Za-z0-9][\w.-]*:)?/.*", value):
+            raise ValueError("expected an absolute path or host:/path")
+        return value
+
+    @field_validator("done_marker")
+    @classmethod
+    def _marker(cls, value: str | None) -> str | None:
+        if value is not None and "{name}" not in value:
+            raise ValueError("must hold {name}, the name of the checkpoint file, as in {name}.done")
+        return value
+
+
+class Config(Section):
+    """A whole configuration."""
+
+    name: Name = Field(description="Name of the run and of its job")
+    command: Command = Field(description="The training program and its arguments, one list item each; no shell")
+    run_root: AbsolutePath | None = Field(
+        None, description="Folder on shared storage under which every run has its own"
+    )
+    resources: Resources
+    launch: Launch = Launch()
+    network: Network = Network()
+    heartbeat: Heartbeat = Heartbeat()
+    progress: Progress = Progress()
+    recovery: Recovery = Recovery()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @property
+    def world_size(self) -> int:
+        """Ranks on a full allocation."""
+        return self.resources.nodes[1] * self.resources.ranks_per_node
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        findings = list(cross_findings(self))
+        if findings:
+            raise PydanticCustomError(CROSS, "the values do not fit together", {"findings": findings})
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All values, defaults filled in, ready for JSON; values of secrets are hidden, their names stay."""
+        plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        launch, sbatch = plain["launch"], plain["resources"]["sbatch"]
+        launch["env"] = {name: HIDDEN if is_secret(name) else value for name, value in launch["env"].items()}
+        launch["setup"] = [hide_assignments(line) for line in launch["setup"]]
+        launch["srun"] = [hide_assignments(option) for option in launch["srun"]]
+        for name, value in sbatch.items():
+            if isinstance(value, str):
+                sbatch[name] = hide_assignments(value)
+        return plain
+
+
+def cross_findings(config: Config) -> list[Finding]:
+    """What is wrong between fields that are right one by one: (key, sentence naming the other key)."""
+    resources, recovery, beat, saved = config.resources, config.recovery, config.heartbeat, config.checkpoint
+    least, time_s, multiple = resources.nodes[0], resources.time, recovery.world_multiple_of
+    copy_to_host = saved.drain == "copy" and ":" in (saved.drain_to or "").split("/")[0]
+    checks: list[tuple[bool, str, str]] = [
+        (recovery.min_nodes > least, "recovery.min_nodes",
+         f"{recovery.min_nodes} is more than resources.nodes ({least}): the run could never start"),
+        (config.world_size % multiple != 0, "recovery.world_multiple_of",
+         f"resources.nodes x resources.ranks_per_node is {config.world_size} ranks, no multiple of {multiple}"),
+        (beat.suspect_after < 2 * beat.interval, "heartbeat.suspect_after",
+         f"must be at least twice heartbeat.interval ({format_duration(beat.interval)})"),
+        (beat.deadman_after <= beat.suspect_after, "heartbeat.deadman_after",
+         f"must be more than heartbeat.suspect_after ({format_duration(beat.suspect_after)})"),
+        (time_s is not None and saved.grace >= time_s, "checkpoint.grace",
+         f"must be less than resources.time ({format_slurm_time(time_s or 0)})"),
+        (copy_to_host, "checkpoint.drain_to",
+         "host:/path needs rsync, but checkpoint.drain is copy"),
+        (bool(saved.resume_args) and not saved.files, "checkpoint.resume_args",
+         "there is never a checkpoint to resume from without checkpoint.files"),
+        (resources.gpus_per_node > 0 and "gres" in resources.sbatch and "gpu" in str(resources.sbatch["gres"]),
+         "resources.sbatch.gres", "asks for GPUs a second time, beside resources.gpus_per_node"),
+    ]  # fmt: skip
+    return [(tuple(key.split(".")), sentence) for wrong, key, sentence in checks if wrong]
+
+
+def load(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError with all that is wrong, each with line and column."""
+    return parse(_text_of(path), str(path))
+
+
+def parse(text: str, file: str) -> Config:
+    """Check the text of a configuration; `file` is how messages call it."""
+    document = read(text)
+    if document.value is None and not document.problems:
+        raise ConfigError(f"{file} is empty", hint="a configuration needs at least name, command and resources.nodes")
+    problems = list(document.problems)
+    if document.value is not None:
+        config, more = _validate(document)
+        problems += [problem for problem in more if problem.path not in document.lost]
+        if config is not None and not problems:
+            return config
+    raise ConfigError(report(problems, file), hint="`ftslurm config schema` describes every key")
+
+
+def from_resolved(data: dict[str, Any]) -> Config:
+    """A configuration from what `resolved` returned, for its settings.
+
+    Whatever held a hidden value (variables, set-up lines, options) is left out, never set to stars: what starts the
+    ranks must be read from the YAML file. Raises ConfigError when the data is not of that form.
+    """
+    try:
+        return Config.model_validate(_without_hidden(data))
+    except ValidationError as error:
+        raise ConfigError(report(explain(error, Document.of(data), Config), "resolved configuration")) from error
+
+
+def _without_hidden(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, dict):
+        return {key: _without_hidden(item) for key, item in value.items() if not _is_hidden(item)}
+    if isinstance(value, list):
+        return [_without_hidden(item) for item in value if not _is_hidden(item)]
+    return value
+
+
+def _is_hidden(value: object) -> bool:
+    return isinstance(value, str) and (value == HIDDEN or f"={HIDDEN}" in value)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration, for editors; defaults are written as a user would write them."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
+    for name, info in Config.model_fields.items():
+        if isinstance(info.default, Section):
+            written = info.default.model_dump(mode="json", by_alias=True)
+            schema["properties"][name].pop("default", None)
+            for key, prop in schema["$defs"][type(info.default).__name__]["properties"].items():
+                prop["default"] = written[key]
+    return schema
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder", hint="give the YAML file itself")
+        with path.open("rb") as file:
+            raw = file.read(4 * MAX_CHARACTERS + 1)
+        if len(raw) > 4 * MAX_CHARACTERS:
+            raise ConfigError(f"{path} is too large for a configuration (at most {MAX_CHARACTERS} characters)")
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}:1: not UTF-8 text (byte 0x{error.object[error.start]:02x})") from error
+
+
+def _validate(document: Document) -> tuple[Config | None, list[Problem]]:
+    """The configuration, or all problems: when single fields are wrong, the rest is still checked across fields."""
+    try:
+        return Config.model_validate(document.value), []
+    except ValidationError as error:
+        problems = explain(error, document, Config)
+    if not isinstance(document.value, dict):
+        return None, problems
+    wrong = {problem.path for problem in problems}
+    stubs = {"name": "x", "command": ["x"], "resources": {"nodes": 1}}
+    rest = without(document.value, wrong)
+    rest = {**stubs, **rest, "resources": {"nodes": 1, **rest.get("resources", {})}}
+    return None, problems + _across(rest, document, wrong)
+
+
+def _across(rest: dict[str, Any], document: Document, wrong: set[Any]) -> list[Problem]:
+    """Problems between fields of `rest` (what remains without the wrong fields) that do not rest on a wrong one."""
+    try:
+        Config.model_validate(rest)
+    except ValidationError as error:
+        names = "|".join(re.escape(".".join(map(str, path))) for path in wrong)
+        rests_on_wrong = re.compile(rf"(?<![\w.])(?:{names})(?!\w)")
+        return [
+            problem
+            for problem in explain(error, document, Config)
+            if problem.path not in wrong and not rests_on_wrong.search(problem.message)
+        ]
+    return []

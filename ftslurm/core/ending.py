@@ -1,0 +1,151 @@
+"""How a run comes to its end: ask for a save, stop the ranks, make the last checkpoint durable, then leave.
+
+One path serves a run that is complete, out of time, cancelled, given up, or about to be requeued: the phase is DRAINING
+and `Run.stop` says why. Its stages follow from the state: saving (the attempt is not fenced yet), fencing, settling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftslurm.core.events import (
+    Action,
+    AskToSave,
+    EndRun,
+    FenceAttempt,
+    Phase,
+    Requeue,
+    RequeueAnswered,
+    Say,
+    StopRequested,
+)
+from ftslurm.core.phases import enter
+from ftslurm.core.recovery import Policy
+from ftslurm.core.saving import drop_unfinished, set_timer, unsafe
+from ftslurm.core.state import Run
+
+COMPLETE = "complete"
+FAILED = "failed"
+CANCEL = "cancel"
+REQUEUE = "requeue"
+TIME_LIMIT = "time_limit"
+PREEMPT = "preempt"
+
+GRACE = "grace"
+FENCE = "fence"
+SETTLE = "settle"
+
+TERMINATED = 143
+TEMPORARY = 75
+
+_SENTENCES = {
+    COMPLETE: "every rank reported success",
+    CANCEL: "the job is being cancelled",
+    TIME_LIMIT: "the time limit is near",
+    PREEMPT: "the job is being preempted",
+    REQUEUE: "the job goes back to the queue",
+}
+
+
+def leave(run: Run, why: str, policy: Policy, *, code: int = 0, reason: str = "") -> tuple[Run, tuple[Action, ...]]:
+    """Begin to end the run without asking for a save: stop what runs, keep what is saved."""
+    stop = StopRequested(why=why, save=False)
+    run = replace(enter(run, Phase.DRAINING), stop=stop, code=code, reason=reason or _SENTENCES.get(why, why))
+    return fence(run, policy, clean=why == COMPLETE)
+
+
+def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Somebody wants the run to stop; with a save first where the program can be asked for one."""
+    training = run.phase in (Phase.TRAINING, Phase.SUSPECTING)
+    if not (training and event.save and policy.can_ask_to_save and run.attempt):
+        return leave(run, event.why, policy)
+    run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=_SENTENCES.get(event.why, event.why))
+    run, timer = set_timer(run, GRACE, policy.grace_s)
+    assert run.attempt is not None
+    text = f"{run.reason}: the program is asked to save, and has {policy.grace_s:.0f} s"
+    return run, (Say(text=text, slug="save_asked"), AskToSave(attempt=run.attempt.number), timer)
+
+
+def on_stop_while_draining(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A cancellation overrides every other reason to stop; nothing else changes a run that is leaving."""
+    if event.why != CANCEL or (run.stop is not None and run.stop.why == CANCEL):
+        return run, ()
+    run = replace(run, stop=event, reason=_SENTENCES[CANCEL])
+    return (run, ()) if run.attempt and run.attempt.fencing else fence(run, policy, clean=False)
+
+
+def fence(run: Run, policy: Policy, *, clean: bool) -> tuple[Run, tuple[Action, ...]]:
+    """Stop the attempt on all nodes that can be reached; then settle."""
+    attempt = run.attempt
+    if attempt is None or attempt.fencing:
+        return check(run, policy)
+    nodes = tuple(node for node in attempt.nodes if node in run.agents and node not in run.condemned)
+    run = replace(run, attempt=replace(attempt, fencing=True))
+    run, timer = set_timer(run, FENCE, policy.fence_s)
+    actions: tuple[Action, ...] = (FenceAttempt(attempt=attempt.number, nodes=nodes, clean=clean), timer)
+    run, more = check(run, policy)
+    return run, actions + more
+
+
+def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Go on to the next stage of leaving where the present one is over."""
+    attempt = run.attempt
+    if attempt is not None and not attempt.fencing:
+        over = run.saw_save or len(attempt.finished) + len(attempt.failed) >= attempt.world_size
+        return fence(run, policy, clean=len(attempt.finished) == attempt.world_size) if over else (run, ())
+    if attempt is not None and not set(attempt.nodes) - set(run.condemned) <= attempt.fenced:
+        return run, ()
+    if unsafe(run) and SETTLE not in run.timers:
+        run, timer = set_timer(run, SETTLE, policy.settle_s)
+        return run, (timer,)
+    return (run, ()) if unsafe(run) else conclude(run, policy)
+
+
+def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Not every node confirmed in time that nothing is left; the run leaves all the same, and says so."""
+    assert run.attempt is not None
+    missing = sorted(set(run.attempt.nodes) - set(run.condemned) - run.attempt.fenced)
+    said = Say(text=f"no word that the ranks are gone from {', '.join(missing)}", slug="fence_unconfirmed")
+    run = replace(run, attempt=replace(run.attempt, fenced=frozenset(run.attempt.nodes)))
+    run, more = check(run, policy)
+    return run, (said, *more)
+
+
+def on_settle_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The newest checkpoint did not become durable in time."""
+    said = Say(text="the newest checkpoint did not reach shared storage in time", slug="not_durable")
+    run, more = conclude(drop_unfinished(run), policy)
+    return run, (said, *more)
+
+
+def conclude(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Take the last step: end the run, or send it back to the queue."""
+    why = run.stop.why if run.stop else FAILED
+    if why == COMPLETE:
+        return _end(run, Phase.FINISHED, 0)
+    if why == CANCEL:
+        return _end(run, Phase.CANCELLED, TERMINATED)
+    if why in (REQUEUE, TIME_LIMIT, PREEMPT) and policy.continue_by == "requeue":
+        ask = Requeue(
+            num_nodes=run.wanted,
+            num_tasks=run.wanted * policy.ranks_per_node,
+            exclude=tuple(sorted(run.condemned)),
+            reason=run.reason,
+        )
+        return run, (ask,)
+    return _end(run, Phase.FAILED, run.code or 1)
+
+
+def on_requeue_answered(run: Run, event: RequeueAnswered) -> tuple[Run, tuple[Action, ...]]:
+    """Slurm has taken the job back, or refused."""
+    if run.stop is None or run.stop.why == CANCEL:
+        return run, ()
+    if not event.ok:
+        return _end(replace(run, reason=f"Slurm refused the requeue: {event.detail}"), Phase.FAILED, TEMPORARY)
+    said = Say(text=f"the job goes back to the queue: {event.detail}", slug="requeued")
+    return replace(enter(run, Phase.REQUEUED), requeues=run.requeues + 1), (said,)
+
+
+def _end(run: Run, phase: Phase, code: int) -> tuple[Run, tuple[Action, ...]]:
+    run = replace(enter(run, phase), code=code)
+    return run, (EndRun(phase=phase, code=code, reason=run.reason),)

@@ -1,0 +1,453 @@
+"""What can happen to a run, and what the core may answer: the vocabulary of the whole program.
+
+Events come in from the world, stamped at the edge; actions go out and are performed by the supervisor. Both are frozen
+records that survive a round trip through JSON (`to_record`, `from_record`), because the journal is made of them.
+`at` is seconds since the epoch (wall clock, for people); `mono` is seconds on the supervisor's monotonic clock and is
+the only time that decisions look at. Heartbeats are not events: `core.detector` digests them, and only a suspicion is
+an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a run stands."""
+
+    SUBMITTED = "submitted"
+    STARTING = "starting"
+    TRAINING = "training"
+    SUSPECTING = "suspecting"
+    STOPPING = "stopping"
+    PLANNING = "planning"
+    RELAUNCHING = "relaunching"
+    DRAINING = "draining"
+    FINISHED = "finished"
+    FAILED = "failed"
+    REQUEUED = "requeued"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.CANCELLED})
+
+
+class Outcome(StrEnum):
+    """What a probe found. Refused by policy or filtered is UNKNOWN, never a sign of death."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
+class Witness(StrEnum):
+    """Who was asked about a node. PEER is another node, asked to learn whether the observer itself is cut off."""
+
+    CONTROL = "control"
+    PEER = "peer"
+    PING = "ping"
+    TCP = "tcp"
+    SSH = "ssh"
+    SRUN = "srun"
+    SLURM = "slurm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One witness's word on one node."""
+
+    witness: Witness
+    outcome: Outcome
+    detail: str = ""
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one node holds of one checkpoint in files mode."""
+
+    node: str
+    manifest_digest: str
+    files: int
+    size_bytes: int
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Root of all events."""
+
+    at: float = 0.0
+    mono: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationGranted(Event):
+    """A supervisor has started inside an allocation: the first event of every epoch.
+
+    `nodes` is in Slurm's order. `resumed` is true where the user asked for a new job to continue an ended run.
+    """
+
+    job_id: str
+    restart: int
+    nodes: tuple[str, ...]
+    batch_host: str
+    epoch: int
+    no_kill: bool
+    resumed: bool = False
+    same_incarnation: bool = False
+    end_time: float | None = None
+    wanted_nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentUp(Event):
+    """An agent is connected; `address` is where other nodes reach it, `attempt` the attempt its ranks belong to."""
+
+    node: str
+    address: str
+    port: int
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLost(Event):
+    """The connection of an agent was closed by its side: the process died, not necessarily the node."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSuspected(Event):
+    """Nothing was heard of a node for too long."""
+
+    node: str
+    silent_s: float
+    phi: float
+    peers_silent: int = 0
+    peers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeProbed(Event):
+    """A round of questions about a node is over, or has enough answers. `final` is true at its deadline."""
+
+    node: str
+    findings: tuple[Finding, ...]
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHeard(Event):
+    """A suspected node's agent beats again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldMustered(Event):
+    """Every rank that the launcher started has registered. `placement[r]` is the node of rank r."""
+
+    attempt: int
+    placement: tuple[str, ...]
+    master_addr: str
+    master_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankExited(Event):
+    """A rank's process ended. `code` is its exit code; `signal` its number, or 0; `oom` the kernel's memory killer."""
+
+    attempt: int
+    rank: int
+    node: str
+    code: int
+    signal: int = 0
+    tail: str = ""
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchEnded(Event):
+    """The launcher (srun, mpirun) of an attempt ended, or could not be started. Its code proves nothing (M11)."""
+
+    attempt: int
+    code: int
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFenced(Event):
+    """On this node no process of the attempt, or of an older one, is left; `left` names those that would not die."""
+
+    node: str
+    attempt: int
+    killed: int = 0
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartSaved(Event):
+    """A node holds complete, digested files of a checkpoint on its scratch."""
+
+    attempt: int
+    step: int
+    part: Part
+    world_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPending(Event):
+    """A node sees files of a checkpoint that are not complete yet; `gone` when they have been dropped or deleted."""
+
+    attempt: int
+    step: int
+    node: str
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDrained(Event):
+    """A node's part of a generation lies, verified and fsynced, on shared storage."""
+
+    generation: str
+    node: str
+    took_s: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDurable(Event):
+    """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last."""
+
+    generation: str
+    digest: str
+    dropped: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreScanned(Event):
+    """The generations that are committed on shared storage, oldest first, as (generation, step, world size)."""
+
+    generations: tuple[tuple[str, int, int], ...]
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReady(Event):
+    """A node has every verified byte of a generation at hand at `path`."""
+
+    generation: str
+    node: str
+    attempt: int
+    path: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRefused(Event):
+    """A node could not bring a generation together: `damaged` names file and chunk; else it could not be read."""
+
+    generation: str
+    node: str
+    attempt: int
+    reason: str
+    damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmReported(Event):
+    """Slurm's word on the job and its nodes; `gone` are the nodes that it has taken out of the job."""
+
+    job_state: str
+    gone: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested(Event):
+    """Somebody wants the run to stop. `why`: time_limit, cancel, preempt, user."""
+
+    why: str
+    save: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequeueAnswered(Event):
+    """What Slurm said to a requeue."""
+
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired(Event):
+    """A timer that the core has set ran out; `token` tells an old one from the current."""
+
+    name: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageStalled(Event):
+    """Shared storage has not answered for `for_s` seconds (0: it answers again)."""
+
+    for_s: float
+    error: str = ""
+
+
+# --------------------------------------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Root of all actions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAgents(Action):
+    """Start agents on these nodes, in a job step of their own."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeNode(Action):
+    """Ask every witness about a node. The answers come back as NodeProbed."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAttempt(Action):
+    """Start the training on exactly these nodes; restore from `generation` (empty: from the beginning)."""
+
+    attempt: int
+    nodes: tuple[str, ...]
+    world_size: int
+    generation: str = ""
+    avoid_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRanks(Action):
+    """The world is the planned one and the checkpoint is at hand: let the ranks start the user's program."""
+
+    attempt: int
+    placement: tuple[str, ...]
+    master_addr: str
+    master_port: int
+    checkpoint: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore(Action):
+    """Bring every verified byte of a durable generation to these nodes, for this attempt."""
+
+    generation: str
+    attempt: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FenceAttempt(Action):
+    """Kill every process of this attempt and older ones on these nodes; cancel its job step in the background.
+
+    `clean` is true when every rank reported exit code 0: files that a finished writer left are then complete.
+    """
+
+    attempt: int
+    nodes: tuple[str, ...]
+    clean: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskToSave(Action):
+    """Ask the program to save now, in the way that its configuration names."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitLocal(Action):
+    """Replicate the LOCAL record of a generation to all agents."""
+
+    generation: str
+    step: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(Action):
+    """The one drain target of the job: these nodes copy their parts to shared storage."""
+
+    generation: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitDurable(Action):
+    """Write COMMIT.json, last; then apply keep_last."""
+
+    generation: str
+    step: int
+    world_size: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanScratch(Action):
+    """Generations up to and including this one may leave the nodes' scratch."""
+
+    watermark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine(Action):
+    """Set a damaged generation aside; never delete it."""
+
+    generation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeue(Action):
+    """Ask Slurm for new nodes: requeue, NumTasks, NumNodes, ExcNodeList, in this order."""
+
+    num_nodes: int
+    num_tasks: int
+    exclude: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRun(Action):
+    """The run has ended: agents are told to leave, the parent returns `code`."""
+
+    phase: Phase
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimer(Action):
+    """Send TimerFired(name, token) after `after_s` seconds."""
+
+    name: str
+    token: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Say(Action):
+    """Tell the user: one line on the job's output, and in the story that `explain` prints."""
+
+    text: str
+    slug: str = ""
+    facts: dict[str, str] = field(default_factory=dict)

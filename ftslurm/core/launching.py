@@ -1,0 +1,179 @@
+"""Starting an attempt: which nodes, which checkpoint, and when the waiting ranks may begin.
+
+The ranks are started at once and wait in their wrappers while the checkpoint is brought to their nodes and verified, so
+that process start and restore overlap. They are released when the world is the planned one *and* every node has every
+verified byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftslurm.core.ending import FAILED, REQUEUE, leave
+from ftslurm.core.events import (
+    Action,
+    LaunchAttempt,
+    Phase,
+    Quarantine,
+    ReleaseRanks,
+    Restore,
+    RestoreReady,
+    RestoreRefused,
+    Say,
+)
+from ftslurm.core.phases import LAUNCHING, enter
+from ftslurm.core.placement import usable
+from ftslurm.core.recovery import Policy
+from ftslurm.core.saving import restart_drain, set_timer
+from ftslurm.core.state import Attempt, Run, Saved, SavedState
+
+MUSTER = "muster"
+RESTORE = "restore"
+AGAIN = "restore_again"
+RETRY_S = 3.0
+DATA_DAMAGED = 65
+KEPT_PORTS = 16
+
+
+def first(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Start the first attempt of an incarnation when every node has an agent, or has been given up."""
+    waiting = [node for node in run.nodes if node not in run.agents and node not in run.condemned]
+    if run.attempt is not None or waiting or not run.scanned:
+        return run, ()
+    return first_with_what_is_there(run, policy)
+
+
+def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Start the first attempt on the nodes that are usable now."""
+    count = usable(run.usable, policy.ranks_per_node, policy.world_multiple_of)
+    if count >= max(policy.min_nodes, 1):
+        return launch(run, run.usable[:count], policy)
+    reason = f"{count} of {len(run.nodes)} nodes are usable, min_nodes is {policy.min_nodes}"
+    return leave(run, REQUEUE if policy.continue_by == "requeue" else FAILED, policy, code=1, reason=reason)
+
+
+def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Start the next attempt on these nodes from the newest checkpoint that can be had."""
+    number = run.next_attempt
+    attempt = Attempt(number=number, nodes=nodes, world_size=len(nodes) * policy.ranks_per_node)
+    run = replace(run, attempt=attempt, next_attempt=number + 1, incident=(), blame=None)
+    saved = run.restorable()
+    if saved is None and any(each.state is SavedState.DAMAGED for each in run.saved):
+        return _no_good_checkpoint(run, policy)
+    start = LaunchAttempt(
+        attempt=number,
+        nodes=nodes,
+        world_size=attempt.world_size,
+        generation=saved.generation if saved else "",
+        avoid_ports=run.used_ports,
+    )
+    run, timer = set_timer(run, MUSTER, policy.muster_s)
+    run, more = restore_from(run, saved, policy)
+    return run, (start, timer, *more)
+
+
+def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Choose the checkpoint of the attempt that is being started; a LOCAL one is drained before it is restored."""
+    attempt = run.attempt
+    assert attempt is not None
+    if saved is None:
+        return replace(run, attempt=replace(attempt, generation="", step=0, restored={})), ()
+    run = replace(run, attempt=replace(attempt, generation=saved.generation, step=saved.step, restored={}))
+    run, timer = set_timer(run, RESTORE, policy.restore_s)
+    if saved.state is SavedState.DURABLE:
+        return run, (timer, Restore(generation=saved.generation, attempt=attempt.number, nodes=attempt.nodes))
+    if run.drain_target == saved.generation:
+        return run, (timer,)
+    run, more = restart_drain(replace(run, drain_target=saved.generation))
+    return run, (timer, *more)
+
+
+def when_durable(run: Run, generation: str) -> tuple[Action, ...]:
+    """A checkpoint that an attempt waits for has become durable: bring it to the nodes."""
+    attempt = run.attempt
+    if run.phase not in LAUNCHING or attempt is None or attempt.generation != generation or attempt.fencing:
+        return ()
+    return (Restore(generation=generation, attempt=attempt.number, nodes=attempt.nodes),)
+
+
+def on_restore_ready(run: Run, event: RestoreReady, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """One node has the checkpoint."""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or event.generation != attempt.generation:
+        return run, ()
+    run = replace(run, attempt=replace(attempt, restored={**attempt.restored, event.node: event.path}))
+    return release(run, policy)
+
+
+def on_restore_refused(run: Run, event: RestoreRefused, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A checkpoint is damaged (take the previous good one), or cannot be read right now (try again)."""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or event.generation != attempt.generation:
+        return run, ()
+    if not event.damaged:
+        run, timer = set_timer(run, AGAIN, RETRY_S)
+        text = f"checkpoint {event.generation} cannot be read on {event.node} yet: {event.reason}"
+        return run, (Say(text=text, slug="restore_failed"), timer)
+    text = f"checkpoint {event.generation} is damaged and set aside: {event.reason}"
+    said = (Say(text=text, slug="checkpoint_damaged"), Quarantine(generation=event.generation, reason=event.reason))
+    run, more = _older(run, event.generation, SavedState.DAMAGED, policy)
+    return run, said + more
+
+
+def on_restore_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A checkpoint could not be had in time: take the next older one."""
+    attempt = run.attempt
+    if attempt is None or not attempt.generation or set(attempt.restored) >= set(attempt.nodes):
+        return run, ()
+    said = Say(text=f"checkpoint {attempt.generation} could not be brought to the nodes in time", slug="restore_over")
+    run, more = _older(run, attempt.generation, SavedState.LOST, policy)
+    return run, (said, *more)
+
+
+def on_restore_again(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """Ask the nodes that have no copy yet once more."""
+    attempt = run.attempt
+    if attempt is None or run.phase not in LAUNCHING or attempt.fencing:
+        return run, ()
+    missing = tuple(node for node in attempt.nodes if node not in attempt.restored)
+    return run, (Restore(generation=attempt.generation, attempt=attempt.number, nodes=missing),) if missing else ()
+
+
+def _older(run: Run, generation: str, state: SavedState, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    bad = run.find_saved(generation)
+    if bad is not None:
+        run = run.with_saved(replace(bad, state=state))
+    older = run.restorable()
+    return _no_good_checkpoint(run, policy) if older is None else restore_from(run, older, policy)
+
+
+def _no_good_checkpoint(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Never start from the beginning silently: checkpoints were there, and none is good."""
+    reason = "no intact checkpoint is left; the run is not started from the beginning by itself"
+    return leave(run, FAILED, policy, code=DATA_DAMAGED, reason=reason)
+
+
+def release(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Let the ranks begin, if the world has mustered and the checkpoint is at hand."""
+    del policy
+    attempt = run.attempt
+    assert attempt is not None
+    ready = not attempt.generation or set(attempt.nodes) <= set(attempt.restored)
+    if not attempt.mustered or not ready or attempt.released or attempt.fencing:
+        return run, ()
+    ports = (*run.used_ports, attempt.master_port)[-KEPT_PORTS:]
+    kept = {name: token for name, token in run.timers.items() if name not in (MUSTER, RESTORE)}
+    run = replace(run, attempt=replace(attempt, released=True), used_ports=ports, timers=kept, launch_failures=0)
+    run = enter(run, Phase.SUSPECTING if run.suspects else Phase.TRAINING)
+    path = attempt.restored.get(attempt.placement[0], "")
+    go = ReleaseRanks(
+        attempt=attempt.number,
+        placement=attempt.placement,
+        master_addr=attempt.master_addr,
+        master_port=attempt.master_port,
+        checkpoint=path,
+        step=attempt.step,
+    )
+    source = f"from the checkpoint of step {attempt.step}" if attempt.generation else "from the beginning"
+    text = f"attempt {attempt.number}: {attempt.world_size} ranks on {len(attempt.nodes)} nodes, {source}"
+    return run, (Say(text=text, slug="released"), go)

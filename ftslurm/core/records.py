@@ -1,0 +1,91 @@
+"""Events and actions as JSON objects and back: the journal's and the control channel's form of them.
+
+A record is ``{"type": <class name>, <field>: <value>, ...}``. Fields that have their default value are left out, so that
+journals stay readable; fields that a reader does not know are refused, because a journal of a newer version must not
+be replayed into different decisions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from ftslurm.core import events
+from ftslurm.errors import DataDamaged
+
+_KINDS: dict[str, type[Any]] = {
+    name: kind
+    for name, kind in vars(events).items()
+    if isinstance(kind, type) and issubclass(kind, (events.Event, events.Action))
+}
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def to_record(value: events.Event | events.Action) -> dict[str, Any]:
+    """Return the JSON-ready form of an event or an action."""
+    return {"type": type(value).__name__, **_fields(value)}
+
+
+def from_record(record: Mapping[str, Any]) -> Any:
+    """Return the event or action that a record stands for.
+
+    Raises:
+        DataDamaged: the record has an unknown type, an unknown field or a value of the wrong shape.
+    """
+    kind = _KINDS.get(str(record.get("type")))
+    if kind is None:
+        raise DataDamaged(f"unknown record type {record.get('type')!r}", hint="written by a newer ftslurm?")
+    return _build(kind, {key: value for key, value in record.items() if key != "type"})
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for spec in dataclasses.fields(value):
+        item = getattr(value, spec.name)
+        if spec.default is not dataclasses.MISSING and item == spec.default:
+            continue
+        if spec.default_factory is not dataclasses.MISSING and item == spec.default_factory():
+            continue
+        found[spec.name] = _plain(item)
+    return found
+
+
+def _plain(item: Any) -> Any:
+    if dataclasses.is_dataclass(item):
+        return _fields(item)
+    if isinstance(item, Enum):
+        return item.value
+    if isinstance(item, (tuple, list)):
+        return [_plain(each) for each in item]
+    return item
+
+
+def _build(kind: type[Any], fields: Mapping[str, Any]) -> Any:
+    hints = _HINTS.setdefault(kind, typing.get_type_hints(kind))
+    try:
+        return kind(**{key: _shaped(hints[key], value) for key, value in fields.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataDamaged(f"a record of type {kind.__name__} cannot be read: {error}") from error
+
+
+def _shaped(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [each for each in typing.get_args(hint) if each is not type(None)]
+        return None if value is None else _shaped(inner[0], value)
+    if origin is tuple:
+        arguments = typing.get_args(hint)
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_shaped(arguments[0], each) for each in value)
+        return tuple(_shaped(each, item) for each, item in zip(arguments, value, strict=True))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _build(hint, value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value

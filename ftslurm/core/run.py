@@ -1,0 +1,492 @@
+"""The state machine of a run: every event in every phase, and what follows.
+
+`advance` is total: the world may do anything at any time. What an event means in a phase stands in `TABLE`; an event that
+means nothing in a phase is listed there as `nothing`. Only a move of ours that `core.phases` does not allow raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ftslurm.core import ending, launching, saving, stopping
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, Verdict, judge_node
+from ftslurm.core.events import (
+    ENDED,
+    Action,
+    AgentLost,
+    AgentUp,
+    AllocationGranted,
+    Event,
+    FenceAttempt,
+    GenerationDurable,
+    LaunchAgents,
+    LaunchEnded,
+    NodeFenced,
+    NodeHeard,
+    NodeProbed,
+    NodeSuspected,
+    PartDrained,
+    PartPending,
+    PartSaved,
+    Phase,
+    ProbeNode,
+    RankExited,
+    RequeueAnswered,
+    RestoreReady,
+    RestoreRefused,
+    Say,
+    SlurmReported,
+    StopRequested,
+    StorageStalled,
+    StoreScanned,
+    TimerFired,
+    WorldMustered,
+)
+from ftslurm.core.phases import LAUNCHING, LIVE, enter
+from ftslurm.core.placement import world_problem
+from ftslurm.core.recovery import Policy
+from ftslurm.core.state import Run, SavedState
+
+Step = tuple[Run, tuple[Action, ...]]
+Rule = Callable[[Run, Any, Policy], Step]
+
+AGENTS = "agents"
+REPROBE = "reprobe:"
+AGENT = "agent:"
+ADOPT_S = 5.0
+AGENT_BACK_S = 15.0
+
+
+def advance(run: Run, event: Event, policy: Policy) -> Step:
+    """Return the next state and what must be done. Pure and total.
+
+    Raises:
+        IllegalTransition: a rule made a move that the table of phases does not allow; nothing was changed.
+    """
+    return TABLE[type(event)][run.phase](run, event, policy)
+
+
+def nothing(run: Run, event: Event, policy: Policy) -> Step:
+    """The event means nothing in this phase."""
+    del event, policy
+    return run, ()
+
+
+# ------------------------------------------------------------------------------------------------- incarnations
+
+
+def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
+    """A supervisor has started: in a new incarnation of the job, or again in the same one."""
+    if run.phase in ENDED and not event.resumed:
+        return run, ()
+    if event.same_incarnation and run.phase not in (Phase.SUBMITTED, Phase.REQUEUED):
+        return _adopt(replace(run, epoch=event.epoch, agents=frozenset(), suspects={}, timers={}), policy)
+    kept = tuple(each for each in run.saved if each.state in (SavedState.DURABLE, SavedState.DAMAGED))
+    run = replace(
+        run,
+        phase=Phase.STARTING,
+        epoch=event.epoch,
+        job_id=event.job_id,
+        restart=event.restart,
+        nodes=event.nodes,
+        wanted=event.wanted_nodes or len(event.nodes),
+        batch_host=event.batch_host,
+        no_kill=event.no_kill,
+        end_time=event.end_time,
+        started_mono=event.mono,
+        agents=frozenset(),
+        suspects={},
+        incident=(),
+        attempt=None,
+        saved=kept,
+        drain_target="",
+        scanned=False,
+        timers={},
+        blame=None,
+        stop=None,
+        launch_failures=0,
+        code=0,
+        reason="",
+    )
+    if event.resumed:
+        run = replace(run, failures=(), requeues=0)
+    nodes = tuple(node for node in event.nodes if node not in run.condemned)
+    run, timer = saving.set_timer(run, AGENTS, policy.agents_s)
+    return run, (LaunchAgents(nodes=nodes), timer)
+
+
+def _adopt(run: Run, policy: Policy) -> Step:
+    """Take over from a supervisor that died: training goes on, an unfinished launch is burnt."""
+    run, timer = saving.set_timer(run, AGENTS, ADOPT_S)
+    said = Say(text=f"the supervisor was started again (epoch {run.epoch})", slug="supervisor_restarted")
+    actions: tuple[Action, ...] = (said, timer)
+    if run.phase in LAUNCHING and run.attempt is not None:
+        found = Diagnosis(
+            cause=Cause.LAUNCH_FAILED,
+            scope=Scope.JOB,
+            where="",
+            confidence=1.0,
+            reason="the supervisor died in a launch",
+        )
+        run, more = stopping.begin(run, found, policy)
+        return run, actions + more
+    if run.phase is Phase.PLANNING:
+        run, relaunch = saving.set_timer(run, stopping.RELAUNCH, ADOPT_S)
+        return run, (*actions, relaunch)
+    if run.phase in (Phase.STOPPING, Phase.DRAINING):
+        run, fence = saving.set_timer(run, ending.FENCE, policy.fence_s)
+        return run, (*actions, fence)
+    return run, actions
+
+
+# -------------------------------------------------------------------------------------------------------- nodes
+
+
+def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
+    """An agent is there, for the first time or again."""
+    if event.node not in run.nodes or event.node in run.condemned:
+        return run, ()
+    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
+    run = replace(run, agents=run.agents | {event.node}, suspects=suspects)
+    if run.phase is Phase.STARTING:
+        return launching.first(run, policy)
+    run, drain = saving.restart_drain(run) if _holds_target(run, event.node) else (run, ())
+    attempt = run.attempt
+    if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
+        return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
+    return _calm(run, drain)
+
+
+def _holds_target(run: Run, node: str) -> bool:
+    saved = run.find_saved(run.drain_target)
+    return saved is not None and node in saved.holders - saved.drained
+
+
+def _calm(run: Run, actions: tuple[Action, ...] = ()) -> Step:
+    """Back to training when nobody is suspect any more."""
+    return (enter(run, Phase.TRAINING) if run.phase is Phase.SUSPECTING and not run.suspects else run), actions
+
+
+def on_agent_lost(run: Run, event: AgentLost, policy: Policy) -> Step:
+    """An agent's connection was closed by its side: ask the witnesses whether its node is well."""
+    if event.node not in run.agents:
+        return run, ()
+    run = replace(run, agents=run.agents - {event.node})
+    return _suspect(run, event.node, 0.0, policy)
+
+
+def on_suspected(run: Run, event: NodeSuspected, policy: Policy) -> Step:
+    """A node has been silent for too long."""
+    if event.node in run.suspects or event.node not in run.nodes or event.node in run.condemned:
+        return run, ()
+    return _suspect(run, event.node, event.silent_s, policy)
+
+
+def _suspect(run: Run, node: str, silent_s: float, policy: Policy) -> Step:
+    del policy
+    run = replace(run, suspects={**run.suspects, node: silent_s})
+    run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
+    return run, (ProbeNode(node=node),)
+
+
+def on_heard(run: Run, event: NodeHeard, policy: Policy) -> Step:
+    """A suspected node beats again."""
+    del policy
+    if event.node not in run.suspects:
+        return run, ()
+    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
+    return _calm(replace(run, suspects=suspects), (Say(text=f"{event.node} is heard again", slug="node_heard"),))
+
+
+def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
+    """The witnesses have spoken about a suspect."""
+    if event.node not in run.suspects:
+        return run, ()
+    verdict = judge_node(
+        event.node, event.findings, run.suspects[event.node], final=event.final, wants_hard=len(run.incident) >= 1
+    )
+    if verdict.verdict is Verdict.LOST:
+        return condemn(run, event.node, verdict.diagnosis, policy)
+    if verdict.verdict is Verdict.WELL:
+        run, timer = saving.set_timer(run, AGENT + event.node, AGENT_BACK_S)
+        text = f"{verdict.diagnosis.reason}: the node is well, its agent is started again"
+        return run, (Say(text=text, slug="agent_lost"), LaunchAgents(nodes=(event.node,)), timer)
+    if not event.final:
+        return run, ()
+    run, timer = saving.set_timer(run, REPROBE + event.node, policy.reprobe_s)
+    return run, (Say(text=verdict.diagnosis.reason, slug="node_undecided"), timer)
+
+
+def condemn(run: Run, node: str, found: Diagnosis, policy: Policy) -> Step:
+    """Give a node up for the rest of the run."""
+    run = replace(
+        run,
+        condemned={**run.condemned, node: found},
+        suspects={each: since for each, since in run.suspects.items() if each != node},
+        agents=run.agents - {node},
+        incident=(*run.incident, node),
+    )
+    run = saving.forget_node(run, node)
+    attempt = run.attempt
+    concerned = attempt is not None and node in attempt.nodes
+    if concerned and run.phase in LIVE | LAUNCHING:
+        return stopping.begin(run, found, policy)
+    said = Say(text=found.reason, slug=found.cause)
+    if run.phase is Phase.STARTING:
+        run, more = launching.first(run, policy)
+    elif concerned and run.phase is Phase.STOPPING:
+        run, more = stopping.check(replace(run, blame=found), policy)
+    elif concerned and run.phase is Phase.DRAINING:
+        run, more = ending.check(run, policy)
+    else:
+        run, more = _calm(run)
+    return run, (said, *more)
+
+
+def on_slurm(run: Run, event: SlurmReported, policy: Policy) -> Step:
+    """Slurm's word. A node that it has taken out of the job is lost to this job, however healthy (M19)."""
+    actions: tuple[Action, ...] = ()
+    for node in event.gone:
+        if node in run.nodes and node not in run.condemned:
+            reason = f"Slurm has taken {node} out of the job"
+            found = Diagnosis(cause=Cause.EXCISED, scope=Scope.NODE, where=node, confidence=1.0, reason=reason)
+            run, more = condemn(run, node, found, policy)
+            actions += more
+    if event.job_state == "CANCELLED" and run.phase not in ENDED | {Phase.REQUEUED, Phase.DRAINING}:
+        run, more = ending.on_stop(run, StopRequested(why=ending.CANCEL, save=False), policy)
+        actions += more
+    return run, actions
+
+
+# -------------------------------------------------------------------------------------------------------- ranks
+
+
+def on_mustered(run: Run, event: WorldMustered, policy: Policy) -> Step:
+    """Every rank has registered: is this the world that was planned?"""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or attempt.fencing or attempt.released:
+        return run, ()
+    problem = world_problem(attempt.nodes, attempt.world_size, event.placement, run.condemned)
+    if problem:
+        found = Diagnosis(
+            cause=Cause.WRONG_WORLD, scope=Scope.JOB, where="", confidence=1.0, reason=problem, signature="wrong_world"
+        )
+        return stopping.begin(run, found, policy)
+    changed = replace(
+        attempt,
+        placement=event.placement,
+        master_addr=event.master_addr,
+        master_port=event.master_port,
+        released_mono=event.mono,
+    )
+    return launching.release(replace(run, attempt=changed), policy)
+
+
+def on_exited(run: Run, event: RankExited, policy: Policy) -> Step:
+    """A rank ended. The run is complete only when every launched rank has reported exit code 0."""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or any(each.rank == event.rank for each in attempt.failed):
+        return run, ()
+    if event.code == 0 and event.signal == 0:
+        attempt = replace(attempt, finished=attempt.finished | {event.rank})
+        run = replace(run, attempt=attempt)
+        if run.phase in LIVE and len(attempt.finished) == attempt.world_size:
+            return ending.leave(run, ending.COMPLETE, policy)
+        return ending.check(run, policy) if run.phase is Phase.DRAINING else (run, ())
+    run = replace(run, attempt=replace(attempt, failed=(*attempt.failed, event)))
+    if run.phase is Phase.DRAINING:
+        return ending.check(run, policy)
+    return stopping.begin(run, None, policy) if run.phase in LIVE | LAUNCHING else (run, ())
+
+
+def on_launch_ended(run: Run, event: LaunchEnded, policy: Policy) -> Step:
+    """The launcher ended. Before the world has mustered that is a failed launch; afterwards it proves nothing."""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or attempt.fencing or attempt.mustered:
+        return run, ()
+    reason = f"the launcher ended with code {event.code} before every rank was there: {event.output.strip()[-400:]}"
+    return stopping.begin(run, _launch_failed(reason), policy)
+
+
+def _launch_failed(reason: str) -> Diagnosis:
+    return Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.7, reason=reason)
+
+
+def on_fenced(run: Run, event: NodeFenced, policy: Policy) -> Step:
+    """A node confirms that nothing of the attempt is left, or names what would not die."""
+    run = stopping.on_fenced(run, event)
+    attempt = run.attempt
+    if event.left and attempt is not None and event.attempt == attempt.number and run.phase is Phase.STOPPING:
+        unkillable = [node for node in attempt.nodes if node not in attempt.fenced and node not in run.condemned]
+        if unkillable == [event.node]:
+            reason = f"processes on {event.node} cannot be killed: {', '.join(event.left[:5])}"
+            found = Diagnosis(
+                cause=Cause.NODE_UNKILLABLE, scope=Scope.NODE, where=event.node, confidence=0.9, reason=reason
+            )
+            return condemn(run, event.node, found, policy)
+        return run, (Say(text=f"{event.node}: still there: {', '.join(event.left[:5])}", slug="fence_left"),)
+    if run.phase is Phase.STOPPING:
+        return stopping.check(run, policy)
+    return ending.check(run, policy) if run.phase is Phase.DRAINING else (run, ())
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+
+
+def on_part(run: Run, event: PartSaved, policy: Policy) -> Step:
+    """A node holds complete files; while leaving, the save that was asked for may be the one."""
+    run, actions = saving.on_part(run, event, policy)
+    return _while_leaving(run, actions, policy)
+
+
+def on_pending(run: Run, event: PartPending, policy: Policy) -> Step:
+    """A node sees unfinished files, or sees them no more."""
+    run, actions = saving.on_pending(run, event, policy)
+    return _while_leaving(run, actions, policy)
+
+
+def _while_leaving(run: Run, actions: tuple[Action, ...], policy: Policy) -> Step:
+    if run.phase is not Phase.DRAINING or not run.saw_save or run.attempt is None or run.attempt.fencing:
+        return run, actions
+    run, more = ending.check(run, policy)
+    return run, actions + more
+
+
+def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> Step:
+    """A commit on shared storage: an attempt may be waiting for it, or the end of the run."""
+    run, actions = saving.on_durable(run, event, policy)
+    if event.error:
+        return run, actions
+    if run.phase is Phase.DRAINING and run.stop is not None:
+        run, more = ending.check(run, policy)
+        return run, actions + more
+    return run, actions + launching.when_durable(run, event.generation)
+
+
+def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> Step:
+    """The supervisor has read what is committed on shared storage."""
+    run, actions = saving.on_scanned(run, event)
+    if run.phase is not Phase.STARTING:
+        return run, actions
+    run, more = launching.first(run, policy)
+    return run, actions + more
+
+
+# ------------------------------------------------------------------------------------------------------- timers
+
+
+def on_timer(run: Run, event: TimerFired, policy: Policy) -> Step:
+    """A timer ran out; one that has been replaced or dropped since means nothing."""
+    if run.timers.get(event.name) != event.token:
+        return run, ()
+    run = replace(run, timers={name: token for name, token in run.timers.items() if name != event.name})
+    kind, _, rest = event.name.partition(":")
+    rule = TIMERS[kind]
+    return rule(run, rest, policy)
+
+
+def _agents_over(run: Run, rest: str, policy: Policy) -> Step:
+    """Agents that should be there are not: ask the witnesses; at the second time go on without them."""
+    expected = run.attempt.nodes if run.attempt is not None and run.phase is not Phase.STARTING else run.nodes
+    missing = [node for node in expected if node not in run.agents and node not in run.condemned]
+    if not missing:
+        return run, ()
+    if rest:
+        return launching.first_with_what_is_there(run, policy) if _waits_for_first(run) else (run, ())
+    run = replace(run, suspects={**run.suspects, **dict.fromkeys(missing, policy.agents_s)})
+    run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
+    run, timer = saving.set_timer(run, f"{AGENTS}:again", policy.agents_s)
+    return run, (timer, *(ProbeNode(node=node) for node in missing))
+
+
+def _waits_for_first(run: Run) -> bool:
+    return run.phase is Phase.STARTING and run.attempt is None
+
+
+def _probe_again(run: Run, node: str, policy: Policy) -> Step:
+    """A suspect is still undecided, or the agent that was started again has not come."""
+    del policy
+    return (run, (ProbeNode(node=node),)) if node in run.suspects else (run, ())
+
+
+def _fence_over(run: Run, rest: str, policy: Policy) -> Step:
+    del rest
+    if run.phase is Phase.STOPPING:
+        return stopping.on_fence_over(run, policy)
+    return ending.on_fence_over(run, policy) if run.phase is Phase.DRAINING and run.attempt else (run, ())
+
+
+def _muster_over(run: Run, rest: str, policy: Policy) -> Step:
+    del rest
+    if run.phase not in LAUNCHING or run.attempt is None or run.attempt.mustered:
+        return run, ()
+    return stopping.begin(run, _launch_failed(f"not every rank came up within {policy.muster_s:.0f} s"), policy)
+
+
+def _when_launching(rule: Callable[[Run, Policy], Step]) -> Rule:
+    return lambda run, rest, policy: rule(run, policy) if run.phase in LAUNCHING else (run, ())
+
+
+def _when_draining(rule: Callable[[Run, Policy], Step]) -> Rule:
+    return lambda run, rest, policy: rule(run, policy) if run.phase is Phase.DRAINING else (run, ())
+
+
+TIMERS: dict[str, Rule] = {
+    AGENTS: _agents_over,
+    REPROBE.rstrip(":"): _probe_again,
+    AGENT.rstrip(":"): _probe_again,
+    ending.FENCE: _fence_over,
+    ending.GRACE: _when_draining(lambda run, policy: ending.fence(run, policy, clean=False)),
+    ending.SETTLE: _when_draining(ending.on_settle_over),
+    launching.MUSTER: _muster_over,
+    launching.RESTORE: _when_launching(launching.on_restore_over),
+    launching.AGAIN: _when_launching(lambda run, policy: launching.on_restore_again(run)),
+    stopping.RELAUNCH: lambda run, rest, policy: (
+        stopping.on_relaunch(run, policy) if run.phase is Phase.PLANNING else (run, ())
+    ),
+    saving.UNION.rstrip(":"): lambda run, rest, policy: saving.on_union_over(run, rest),
+    saving.RETRY.rstrip(":"): lambda run, rest, policy: saving.restart_drain(run),
+}
+
+
+# -------------------------------------------------------------------------------------------------------- table
+
+ACTIVE = frozenset(Phase) - ENDED - {Phase.REQUEUED, Phase.SUBMITTED}
+
+
+def _only(rule: Rule, phases: frozenset[Phase]) -> dict[Phase, Rule]:
+    return {phase: rule if phase in phases else nothing for phase in Phase}
+
+
+def _stop(run: Run, event: StopRequested, policy: Policy) -> Step:
+    return ending.on_stop(run, event, policy)
+
+
+TABLE: dict[type[Event], dict[Phase, Rule]] = {
+    AllocationGranted: _only(on_allocation, frozenset(Phase)),
+    AgentUp: _only(on_agent_up, ACTIVE),
+    AgentLost: _only(on_agent_lost, ACTIVE),
+    NodeSuspected: _only(on_suspected, ACTIVE),
+    NodeHeard: _only(on_heard, ACTIVE),
+    NodeProbed: _only(on_probed, ACTIVE),
+    WorldMustered: _only(on_mustered, LAUNCHING),
+    RankExited: _only(on_exited, ACTIVE),
+    LaunchEnded: _only(on_launch_ended, LAUNCHING),
+    NodeFenced: _only(on_fenced, ACTIVE),
+    PartSaved: _only(on_part, ACTIVE),
+    PartPending: _only(on_pending, ACTIVE),
+    PartDrained: _only(lambda run, event, policy: saving.on_drained(run, event, policy), ACTIVE),
+    GenerationDurable: _only(on_durable, ACTIVE),
+    StoreScanned: _only(on_scanned, ACTIVE),
+    RestoreReady: _only(launching.on_restore_ready, LAUNCHING),
+    RestoreRefused: _only(launching.on_restore_refused, LAUNCHING),
+    SlurmReported: _only(on_slurm, ACTIVE),
+    StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
+    RequeueAnswered: _only(
+        lambda run, event, policy: ending.on_requeue_answered(run, event), frozenset({Phase.DRAINING})
+    ),
+    TimerFired: _only(on_timer, ACTIVE),
+    StorageStalled: _only(nothing, frozenset()),
+}

@@ -1,0 +1,213 @@
+"""Checkpoints in the life of a run: from files that a node reports to a commit on shared storage.
+
+A checkpoint is the union over nodes of the files of one step of one attempt. It is LOCAL when no node still sees
+unfinished files of it and the wait for further nodes is over (or every rank's file is there, where the pattern names
+ranks). The newest LOCAL one becomes the single drain target of the job; when all its parts lie on shared storage the
+supervisor commits it: DURABLE. Older LOCAL ones are skipped, never queued: storage slower than the save rate must not
+starve durability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftslurm.core.events import (
+    Action,
+    CleanScratch,
+    CommitDurable,
+    CommitLocal,
+    Drain,
+    GenerationDurable,
+    PartDrained,
+    PartPending,
+    PartSaved,
+    Say,
+    SetTimer,
+    StoreScanned,
+)
+from ftslurm.core.manifest import generation_name
+from ftslurm.core.recovery import Policy
+from ftslurm.core.state import Run, Saved, SavedState
+
+RETRY_S = 5.0
+UNION = "union:"
+RETRY = "drain:"
+
+
+def set_timer(run: Run, name: str, after_s: float) -> tuple[Run, SetTimer]:
+    """Return the run with a timer set, replacing one of the same name, and the action that starts it."""
+    token = run.next_token
+    timers = {**run.timers, name: token}
+    return replace(run, timers=timers, next_token=token + 1), SetTimer(name=name, token=token, after_s=after_s)
+
+
+def on_pending(run: Run, event: PartPending, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A node sees unfinished files, or sees them no more."""
+    name = generation_name(event.step, event.attempt)
+    saved = run.find_saved(name)
+    if saved is None:
+        if event.gone:
+            return run, ()
+        saved = _fresh(name, event.step, event.attempt, 0)
+    if saved.state is not SavedState.PENDING:
+        return run, ()
+    pending = saved.pending - {event.node} if event.gone else saved.pending | {event.node}
+    changed = replace(saved, pending=pending)
+    if not changed.pending and not changed.parts:
+        return replace(run, saved=tuple(each for each in run.saved if each.generation != name)), ()
+    return _settle(run.with_saved(changed), changed, policy)
+
+
+def on_part(run: Run, event: PartSaved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A node holds complete files of a checkpoint. A part of an attempt that is not live counts no more."""
+    name = generation_name(event.step, event.attempt)
+    saved = run.find_saved(name) or _fresh(name, event.step, event.attempt, event.world_size)
+    if saved.state is not SavedState.PENDING or any(part == event.part for part in saved.parts):
+        return run, ()
+    parts = (*(part for part in saved.parts if part.node != event.part.node), event.part)
+    changed = replace(
+        saved, parts=parts, pending=saved.pending - {event.part.node}, world_size=event.world_size or saved.world_size
+    )
+    return _settle(run.with_saved(changed), changed, policy)
+
+
+def on_union_over(run: Run, name: str) -> tuple[Run, tuple[Action, ...]]:
+    """The wait for further nodes' parts is over."""
+    saved = run.find_saved(name)
+    if saved is None or saved.state is not SavedState.PENDING or saved.pending or not saved.parts:
+        return run, ()
+    return _commit_local(run, saved)
+
+
+def _fresh(name: str, step: int, attempt: int, world_size: int) -> Saved:
+    return Saved(generation=name, step=step, attempt=attempt, world_size=world_size, state=SavedState.PENDING)
+
+
+def _settle(run: Run, saved: Saved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Commit locally when nothing is missing; else wait for the other nodes."""
+    if saved.pending or not saved.parts:
+        return run, ()
+    if policy.wants_all_ranks:
+        ranks = {rank for part in saved.parts for rank in part.ranks}
+        return _commit_local(run, saved) if len(ranks) >= saved.world_size > 0 else (run, ())
+    if saved.holders >= _expected(run):
+        return _commit_local(run, saved)
+    run, timer = set_timer(run, UNION + saved.generation, policy.union_wait_s)
+    return run, (timer,)
+
+
+def _expected(run: Run) -> frozenset[str]:
+    return frozenset(run.attempt.nodes) if run.attempt else frozenset()
+
+
+def _commit_local(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
+    local = replace(saved, state=SavedState.LOCAL)
+    run = replace(run.with_saved(local), saw_save=True)
+    commit = CommitLocal(generation=local.generation, step=local.step, parts=local.parts)
+    run, more = next_target(run)
+    return run, (commit, *more)
+
+
+def next_target(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """Name the newest LOCAL checkpoint as the job's drain target, unless one is being drained."""
+    current = run.find_saved(run.drain_target)
+    if current is not None and current.state is SavedState.LOCAL:
+        return run, ()
+    for saved in reversed(run.saved):
+        if saved.state is SavedState.DURABLE:
+            break
+        if saved.state is SavedState.LOCAL and saved.holders <= run.agents | saved.drained:
+            return replace(run, drain_target=saved.generation), (_drain(saved),)
+    return replace(run, drain_target=""), ()
+
+
+def _drain(saved: Saved) -> Drain:
+    return Drain(generation=saved.generation, nodes=tuple(sorted(saved.holders - saved.drained)))
+
+
+def restart_drain(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """Ask again for what a supervisor before this one, or an agent that died, had been asked for."""
+    saved = run.find_saved(run.drain_target)
+    if saved is None or saved.state is not SavedState.LOCAL:
+        return next_target(replace(run, drain_target=""))
+    if saved.holders <= saved.drained:
+        return run, (_durable(saved),)
+    return run, (_drain(saved),)
+
+
+def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A node's part lies on shared storage, or could not be copied: then it is tried again after a while."""
+    del policy
+    saved = run.find_saved(event.generation)
+    if saved is None or saved.state is not SavedState.LOCAL:
+        return run, ()
+    if event.error:
+        run, timer = set_timer(run, RETRY + event.generation, RETRY_S)
+        text = f"checkpoint {event.generation}: {event.node} cannot copy its part to shared storage yet: {event.error}"
+        return run, (Say(text=text, slug="drain_failed"), timer)
+    changed = replace(saved, drained=saved.drained | {event.node})
+    run = run.with_saved(changed)
+    return run, (_durable(changed),) if changed.drained >= changed.holders else ()
+
+
+def _durable(saved: Saved) -> CommitDurable:
+    return CommitDurable(generation=saved.generation, step=saved.step, world_size=saved.world_size, parts=saved.parts)
+
+
+def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A generation is committed on shared storage: older ones may leave scratch, the next newest may be drained."""
+    del policy
+    saved = run.find_saved(event.generation)
+    if saved is None or saved.state not in (SavedState.LOCAL, SavedState.DURABLE):
+        return run, ()
+    if event.error:
+        run, timer = set_timer(run, RETRY + event.generation, RETRY_S)
+        return run, (
+            Say(text=f"checkpoint {event.generation}: commit failed: {event.error}", slug="commit_failed"),
+            timer,
+        )
+    run = run.with_saved(replace(saved, state=SavedState.DURABLE))
+    run = replace(run, saved=tuple(each for each in run.saved if each.generation not in event.dropped), drain_target="")
+    run, more = next_target(run)
+    return run, (CleanScratch(watermark=event.generation), *more)
+
+
+def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
+    """What lies committed on shared storage is the truth about DURABLE, whatever the journal remembers."""
+    found = {name for name, _, _ in event.generations}
+    kept = [each for each in run.saved if each.state is not SavedState.DURABLE or each.generation in found]
+    run = replace(run, saved=tuple(kept), scanned=True)
+    for name, step, world in event.generations:
+        known = run.find_saved(name)
+        if known is not None and known.state is SavedState.DAMAGED:
+            continue
+        attempt = int(name.rpartition("-")[2])
+        base = known or _fresh(name, step, attempt, world)
+        run = run.with_saved(replace(base, state=SavedState.DURABLE, pending=frozenset()))
+    said = tuple(
+        Say(text=f"checkpoint {name} is set aside: {why}", slug="checkpoint_refused") for name, why in event.refused
+    )
+    return run, said
+
+
+def forget_node(run: Run, node: str) -> Run:
+    """Return the run after a node has been given up: checkpoints that only it held, and that are not safe, are lost."""
+    kept = []
+    for saved in run.saved:
+        exposed = saved.state in (SavedState.LOCAL, SavedState.PENDING) and node in saved.holders - saved.drained
+        waiting = saved.state is SavedState.PENDING and node in saved.pending
+        kept.append(replace(saved, state=SavedState.LOST) if exposed or waiting else saved)
+    lost_target = any(each.generation == run.drain_target and each.state is SavedState.LOST for each in kept)
+    return replace(run, saved=tuple(kept), drain_target="" if lost_target else run.drain_target)
+
+
+def drop_unfinished(run: Run) -> Run:
+    """Return the run without checkpoints that never became whole: their writers are gone."""
+    return replace(run, saved=tuple(each for each in run.saved if each.state is not SavedState.PENDING))
+
+
+def unsafe(run: Run) -> bool:
+    """Tell whether a whole checkpoint still waits to become durable."""
+    newest = next((each for each in reversed(run.saved) if each.state in (SavedState.LOCAL, SavedState.DURABLE)), None)
+    pending = any(each.state is SavedState.PENDING and each.parts for each in run.saved)
+    return pending or (newest is not None and newest.state is SavedState.LOCAL)

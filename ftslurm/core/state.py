@@ -1,0 +1,145 @@
+"""The state of a run: frozen records, changed only by `core.run.advance`, rebuilt by replaying the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from ftslurm.core.diagnosis import Cause, Diagnosis
+from ftslurm.core.events import Part, Phase, RankExited, StopRequested
+
+
+class SavedState(StrEnum):
+    """How safe a checkpoint is. LOCAL: all parts are on scratch. DURABLE: committed on shared storage."""
+
+    PENDING = "pending"
+    LOCAL = "local"
+    DURABLE = "durable"
+    DAMAGED = "damaged"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """One checkpoint. `pending` are nodes that still see unfinished files of it."""
+
+    generation: str
+    step: int
+    attempt: int
+    world_size: int
+    state: SavedState
+    parts: tuple[Part, ...] = ()
+    pending: frozenset[str] = frozenset()
+    drained: frozenset[str] = frozenset()
+
+    @property
+    def holders(self) -> frozenset[str]:
+        return frozenset(part.node for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One incarnation of the program.
+
+    `restored` maps a node to the path of the verified checkpoint there; `fenced` are the nodes where nothing of this
+    attempt is left; `finished` are the ranks that reported exit code 0.
+    """
+
+    number: int
+    nodes: tuple[str, ...]
+    world_size: int
+    generation: str = ""
+    step: int = 0
+    placement: tuple[str, ...] = ()
+    master_addr: str = ""
+    master_port: int = 0
+    restored: Mapping[str, str] = field(default_factory=dict)
+    released: bool = False
+    released_mono: float = 0.0
+    finished: frozenset[int] = frozenset()
+    failed: tuple[RankExited, ...] = ()
+    fencing: bool = False
+    fenced: frozenset[str] = frozenset()
+
+    @property
+    def mustered(self) -> bool:
+        return bool(self.placement)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """How an attempt ended; `progressed` when it got past the checkpoint that it started from."""
+
+    attempt: int
+    diagnosis: Diagnosis
+    progressed: bool
+    newest_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything the core knows about a run."""
+
+    phase: Phase = Phase.SUBMITTED
+    epoch: int = 0
+    job_id: str = ""
+    restart: int = 0
+    nodes: tuple[str, ...] = ()
+    wanted: int = 0
+    batch_host: str = ""
+    no_kill: bool = False
+    end_time: float | None = None
+    started_mono: float = 0.0
+    agents: frozenset[str] = frozenset()
+    suspects: Mapping[str, float] = field(default_factory=dict)
+    condemned: Mapping[str, Diagnosis] = field(default_factory=dict)
+    incident: tuple[str, ...] = ()
+    attempt: Attempt | None = None
+    next_attempt: int = 0
+    failures: tuple[Failure, ...] = ()
+    saved: tuple[Saved, ...] = ()
+    drain_target: str = ""
+    scanned: bool = False
+    used_ports: tuple[int, ...] = ()
+    requeues: int = 0
+    launch_failures: int = 0
+    timers: Mapping[str, int] = field(default_factory=dict)
+    next_token: int = 1
+    blame: Diagnosis | None = None
+    stop: StopRequested | None = None
+    saw_save: bool = False
+    code: int = 0
+    reason: str = ""
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Nodes of the allocation that are neither condemned nor without an agent, in Slurm's order."""
+        return tuple(node for node in self.nodes if node not in self.condemned and node in self.agents)
+
+    def with_saved(self, changed: Saved) -> Run:
+        """Return the run with one checkpoint added or replaced, ordered by step and attempt."""
+        others = [each for each in self.saved if each.generation != changed.generation]
+        ordered = sorted([*others, changed], key=lambda each: (each.step, each.attempt))
+        return replace(self, saved=tuple(ordered))
+
+    def find_saved(self, generation: str) -> Saved | None:
+        return next((each for each in self.saved if each.generation == generation), None)
+
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint that counts, -1 without one."""
+        good = (SavedState.LOCAL, SavedState.DURABLE)
+        return max((each.step for each in self.saved if each.state in good), default=-1)
+
+    def restorable(self) -> Saved | None:
+        """Return the newest checkpoint that is durable, or whose every part lies on a node that can still be asked."""
+        for each in reversed(self.saved):
+            if each.state is SavedState.DURABLE:
+                return each
+            if each.state is SavedState.LOCAL and each.holders - each.drained <= self.agents - set(self.condemned):
+                return each
+        return None
+
+    def cause_history(self) -> tuple[tuple[Cause, bool], ...]:
+        return tuple((each.diagnosis.cause, each.progressed) for each in self.failures)

@@ -1,0 +1,160 @@
+"""From a failure to the next attempt: stop what is left of the old one, say what happened, decide what follows.
+
+Nothing is planned before every node of the attempt has either confirmed that no process of it is left or has been
+condemned: a new attempt beside a live old one is the one thing that must never happen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits
+from ftslurm.core.ending import FAILED, FENCE, REQUEUE, leave
+from ftslurm.core.events import Action, FenceAttempt, NodeFenced, Phase, ProbeNode, Say
+from ftslurm.core.launching import launch
+from ftslurm.core.phases import enter
+from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, Situation, fruitless_after, plan
+from ftslurm.core.saving import drop_unfinished, next_target, set_timer
+from ftslurm.core.state import Failure, Run
+
+RELAUNCH = "relaunch"
+LONG_ENOUGH_S = 600.0
+MAX_LAUNCH_FAILURES = 8
+SERVICE_AWAY = 69
+
+
+def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Stop the attempt. `found` is None when the ranks' own reports are to tell the cause."""
+    attempt = run.attempt
+    assert attempt is not None
+    blame = run.blame if found is None or (run.blame and run.blame.scope is Scope.NODE) else found
+    run = replace(enter(run, Phase.STOPPING), blame=blame, attempt=replace(attempt, fencing=True))
+    nodes = tuple(node for node in attempt.nodes if node in run.agents and node not in run.condemned)
+    run, timer = set_timer(run, FENCE, policy.fence_s)
+    said = () if found is None else (Say(text=found.reason, slug=found.cause),)
+    run, more = check(run, policy)
+    return run, (*said, FenceAttempt(attempt=attempt.number, nodes=nodes), timer, *more)
+
+
+def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Plan as soon as the old attempt is gone from every node that is not condemned."""
+    attempt = run.attempt
+    assert attempt is not None
+    if not set(attempt.nodes) - set(run.condemned) <= attempt.fenced:
+        return run, ()
+    return plan_next(enter(run, Phase.PLANNING), policy)
+
+
+def on_fenced(run: Run, event: NodeFenced) -> Run:
+    """Return the run with one more node on which nothing of the attempt is left."""
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number or event.left:
+        return run
+    return replace(run, attempt=replace(attempt, fenced=attempt.fenced | {event.node}))
+
+
+def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Some nodes did not confirm in time: ask their agents again, and the witnesses about the others."""
+    attempt = run.attempt
+    assert attempt is not None
+    missing = [node for node in attempt.nodes if node not in attempt.fenced and node not in run.condemned]
+    asked = tuple(node for node in missing if node in run.agents)
+    silent = [node for node in missing if node not in run.agents]
+    run = replace(run, suspects={**run.suspects, **dict.fromkeys(silent, policy.fence_s)})
+    run, timer = set_timer(run, FENCE, policy.fence_s)
+    probes = tuple(ProbeNode(node=node) for node in silent)
+    return run, (FenceAttempt(attempt=attempt.number, nodes=asked), timer, *probes)
+
+
+def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Diagnose the attempt that is gone, choose a plan, and carry it out."""
+    attempt = run.attempt
+    assert attempt is not None
+    found = run.blame or diagnose_exits(attempt.failed)
+    if found.cause is Cause.LAUNCH_FAILED:
+        return _after_launch_failure(run, found, policy)
+    run = drop_unfinished(run)
+    failure = Failure(
+        attempt=attempt.number, diagnosis=found, progressed=_progressed(run, policy), newest_step=run.newest_step
+    )
+    repeated = _repeated(run, failure)
+    run = replace(run, failures=(*run.failures, failure))
+    choice = plan(found, _situation(run, repeated=repeated), policy)
+    why = f"{choice.kind}: {choice.reason}"
+    facts = {str(kind): text for kind, text in choice.rejected}
+    said = (Say(text=found.reason, slug=found.cause), Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
+    run, more = carry_out(run, choice, found, policy)
+    return run, said + more
+
+
+def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Turn a plan into actions."""
+    if choice.kind in (Kind.RELAUNCH, Kind.SHRINK):
+        run, target = next_target(run)
+        run, more = launch(enter(run, Phase.RELAUNCHING), choice.nodes, policy)
+        return run, target + more
+    if choice.kind is Kind.REQUEUE:
+        return leave(run, REQUEUE, policy, reason=f"{found.reason}; {choice.reason}")
+    return leave(run, FAILED, policy, code=_exit_code(run), reason=choice.reason)
+
+
+def _situation(run: Run, *, repeated: bool) -> Situation:
+    attempt = run.attempt
+    assert attempt is not None
+    return Situation(
+        nodes=attempt.nodes,
+        live=run.usable,
+        wanted=run.wanted,
+        no_kill=run.no_kill,
+        lost=run.incident,
+        attempts=len(run.failures),
+        fruitless=fruitless_after(run.cause_history()),
+        repeated=repeated,
+        requeues=run.requeues,
+    )
+
+
+def _progressed(run: Run, policy: Policy) -> bool:
+    """Without checkpoints to go by, ten minutes of training count as progress."""
+    attempt = run.attempt
+    assert attempt is not None
+    if policy.checkpoints:
+        return run.newest_step > (attempt.step if attempt.generation else -1)
+    ended = attempt.failed[0].mono if attempt.failed else attempt.released_mono
+    return attempt.released and ended - attempt.released_mono >= LONG_ENOUGH_S
+
+
+def _repeated(run: Run, failure: Failure) -> bool:
+    """The program's own error, the same as the time before, and no checkpoint in between."""
+    if failure.progressed or failure.diagnosis.cause is not Cause.APPLICATION_ERROR:
+        return False
+    before = [each for each in run.failures if each.diagnosis.cause not in ENVIRONMENT_CAUSES]
+    return bool(before) and before[-1].diagnosis.signature == failure.diagnosis.signature
+
+
+def _exit_code(run: Run) -> int:
+    attempt = run.attempt
+    codes = [each.code for each in attempt.failed if each.code] if attempt else []
+    return codes[0] if codes else 1
+
+
+def _after_launch_failure(run: Run, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Slurm would not start the step: wait a little longer each time, and give up after a few minutes."""
+    count = run.launch_failures + 1
+    run = replace(run, launch_failures=count)
+    if count >= MAX_LAUNCH_FAILURES:
+        reason = f"the ranks could not be started {count} times in a row; last: {found.reason}"
+        return leave(run, FAILED, policy, code=SERVICE_AWAY, reason=reason)
+    pause_s = min(2.0 ** (count - 1), 30.0)
+    run, timer = set_timer(run, RELAUNCH, pause_s)
+    return run, (Say(text=f"{found.reason}; trying again in {pause_s:.0f} s", slug=found.cause), timer)
+
+
+def on_relaunch(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The pause after a failed launch is over: plan anew with the nodes that are usable now."""
+    attempt = run.attempt
+    assert attempt is not None
+    reason = f"launch {run.launch_failures} failed"
+    found = Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.5, reason=reason)
+    choice = plan(found, _situation(run, repeated=False), policy)
+    return carry_out(run, choice, found, policy)

@@ -1,0 +1,110 @@
+"""JSON that is distrusted: one spelling when writing, and checks that name what is wrong when reading.
+
+All functions here return what they were given, or raise DataDamaged. No pickle, no coercion: a number is not a text and
+true is not 1.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ftslurm.errors import DataDamaged
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Mapping
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """The one spelling of a record: sorted keys, no spaces, ASCII, one line."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def decode(data: bytes, what: str) -> object:
+    """Parse JSON strictly: no repeated keys, no NaN, UTF-8. Raises DataDamaged."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constants)
+    except (ValueError, RecursionError) as error:
+        raise DataDamaged(f"{what} is not valid JSON: {error}") from error
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key is repeated")
+    return record
+
+
+def _no_constants(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise DataDamaged."""
+    raise DataDamaged(message)
+
+
+def fields_of(record: object, keys: tuple[str, ...], what: str) -> dict[str, Any]:
+    """`record` itself if it is an object with exactly these keys."""
+    if not isinstance(record, dict):
+        refuse(f"{what} is not a JSON object")
+    if set(record) != set(keys):
+        wrong = sorted(set(record) ^ set(keys))
+        refuse(f"{what} has missing or unknown keys: {', '.join(map(repr, wrong))}")
+    return record
+
+
+def list_of(value: object, what: str) -> list[Any]:
+    """`value` itself if it is a list."""
+    if not isinstance(value, list):
+        refuse(f"{what} is not a list")
+    return value
+
+
+def expect(value: object, wanted: object, what: str) -> None:
+    """Refuse any other value than `wanted`."""
+    if value != wanted or isinstance(value, bool):
+        refuse(f"{what} is {value!r}, not {wanted!r}")
+
+
+def whole(value: object, what: str, below: int) -> int:
+    """`value` itself if it is a whole number, at least 0 and less than `below`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
+        refuse(f"{what}={value!r} is not a whole number from 0")
+    return value
+
+
+def matching(value: object, pattern: re.Pattern[str], what: str) -> str:
+    """`value` itself if it is a text that matches `pattern` from end to end."""
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        refuse(f"{what}={str(value)[:80]!r} is malformed")
+    return value
+
+
+def safe_name(value: object) -> str:
+    """`value` itself if it is a relative path that stays in its folder and prints as one line.
+
+    Raises:
+        DataDamaged: absolute, `.` or `..`, empty parts, control characters, not UTF-8, or too long.
+    """
+    if not isinstance(value, str):
+        refuse(f"{value!r} is not a file name")
+    try:
+        raw = value.encode("utf-8")
+    except UnicodeEncodeError:
+        refuse(f"file name {value!r} is not UTF-8")
+    parts = value.split("/")
+    if any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts) or len(raw) > 1024:
+        refuse(f"file name {value[:200]!r} is not a relative path inside its folder")
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or char in "\u2028\u2029" for char in value):
+        refuse(f"file name {value!r} has control characters")
+    return value
+
+
+def plain_name(value: object, what: str) -> str:
+    """`value` itself if it is a single safe file name."""
+    name = safe_name(value)
+    if "/" in name:
+        refuse(f"{what}={name!r} is malformed")
+    return name

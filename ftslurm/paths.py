@@ -1,0 +1,139 @@
+"""All file names of ftslurm, in one place.
+
+A run has one folder on shared storage (`RunPaths`) and, on every node, one folder on node-local storage
+(`LocalPaths`). Nothing else in the package joins path components that belong to these two.
+
+Layout of the run's folder::
+
+    <run_root>/<run_id>/
+      config.yaml  config.resolved.json  job.sbatch
+      journal.<epoch>.jsonl
+      lease/<n>
+      key
+      logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
+      checkpoints/
+    <run_root>/by-job/<job_id> -> ../<run_id>
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
+
+
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's ftslurm folder: FTSLURM_HOME, or ~/.ftslurm (home folders are shared on Slurm sites)."""
+    chosen = environ.get("FTSLURM_HOME")
+    return Path(chosen) if chosen else Path.home() / ".ftslurm"
+
+
+def default_run_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where runs are kept unless the configuration says otherwise: FTSLURM_RUN_ROOT, or <home>/runs."""
+    chosen = environ.get("FTSLURM_RUN_ROOT")
+    return Path(chosen) if chosen else home(environ) / "runs"
+
+
+def templates() -> Path:
+    """Return the folder of the templates, in an installed wheel or in a source checkout."""
+    installed = Path(__file__).parent / "templates"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The run's folder on shared storage."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        return self.root / "config.resolved.json"
+
+    @property
+    def script(self) -> Path:
+        return self.root / "job.sbatch"
+
+    def journal(self, epoch: int) -> Path:
+        return self.root / f"journal.{epoch}.jsonl"
+
+    @property
+    def lease(self) -> Path:
+        return self.root / "lease"
+
+    @property
+    def key(self) -> Path:
+        return self.root / "key"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def attempt_logs(self, attempt: int) -> Path:
+        return self.logs / str(attempt)
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt_logs(attempt) / rank_log_name(rank)
+
+    @property
+    def current_logs(self) -> Path:
+        return self.logs / "current"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.logs / "supervisor.ndjson"
+
+    def agent_log(self, node: str) -> Path:
+        return self.logs / f"agent-{node}.ndjson"
+
+    @property
+    def job_output(self) -> Path:
+        return self.logs / "job-%j.out"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.root / "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPaths:
+    """What a run keeps on one node: sockets' addresses, log spool, journal tail. Private to the user, outlives a step."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, run_id: str, base: str = "/tmp") -> LocalPaths:  # noqa: S108 - a 0700 folder that is checked on use
+        return cls(Path(base) / f"ftslurm-{os.getuid()}" / run_id)
+
+    def agent_file(self, node: str) -> Path:
+        return self.root / f"agent-{node}.json"
+
+    def spool(self, attempt: int) -> Path:
+        return self.root / "logs" / str(attempt)
+
+    def journal_tail(self, node: str) -> Path:
+        return self.root / f"journal-tail-{node}.jsonl"
+
+
+def rank_log_name(rank: int) -> str:
+    return f"rank-{rank:05d}.log"
+
+
+def by_job(run_root: Path, job_id: str) -> Path:
+    return run_root / "by-job" / job_id

@@ -1,0 +1,290 @@
+"""The agent: one process a node, in a job step of its own. It beats, watches the local ranks, fences, moves checkpoints.
+
+It never decides: the supervisor tells it what to do, and it reports what it sees. Everything that can block (killing,
+copying, digesting, shared storage) runs in threads; the event loop only passes messages, so that beats are on time. It
+survives SIGTERM, which scancel, preemption and the time limit send to every step, and leaves when it is told to, when
+the job ends, or when its run's supervisor has not come back for a long time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ftslurm.core.events import Event, NodeFenced, RestoreRefused
+from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
+from ftslurm.runtime import attempt_env, fence
+from ftslurm.runtime.control import Channel, Credentials, serve
+from ftslurm.runtime.keys import private_folder, read_key
+from ftslurm.runtime.logs import to_file
+from ftslurm.runtime.network import address_of, free_port
+from ftslurm.runtime.ranks import LocalRank, RankTable, is_alive
+from ftslurm.runtime.saver import Saver
+from ftslurm.runtime.shipping import Shipper
+from ftslurm.runtime.spec import AgentSpec
+from ftslurm.runtime.uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+GIVE_UP_S = 900.0
+LEAVE_S = 60.0
+FENCE_S = 12.0
+VANISHED_S = 1.0
+
+
+class Agent:
+    """One node's agent."""
+
+    def __init__(self, spec: AgentSpec, node: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._spec = spec
+        self._node = node
+        self._loop = loop
+        self._paths = RunPaths(Path(spec.run_dir))
+        self._local = LocalPaths.of(spec.run_id)
+        private_folder(self._local.root.parent)
+        private_folder(self._local.root)
+        self._who = Credentials(key=read_key(self._paths.key), run_id=spec.run_id)
+        self._ports: set[int] = set()
+        self._port = 0
+        self._leaving = asyncio.Event()
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
+        self._tail = self._open_tail()
+        self._shipper = Shipper(self._paths, self._local, self._tell_output)
+        self._uplink = Uplink(
+            who=self._who,
+            address=(spec.host, spec.port),
+            interval_s=spec.interval_s,
+            deadman_s=spec.deadman_s,
+            hello=self._hello,
+            on_message=self._on_message,
+            on_connected=self._on_connected,
+            on_alone=self._on_alone,
+            loop=loop,
+            epoch=spec.epoch,
+        )
+        self._ranks = RankTable(node, self._uplink.report, self._announce)
+        self._saver = Saver(spec, node, self._uplink.report, self._ranks.pids)
+        self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+            "attempt": self._attempt,
+            "go": self._go,
+            "fence": self._fence,
+            "save": self._save,
+            "restore": lambda message: self._later(self._restore, message),
+            "drain": lambda message: self._later(self._drain, message),
+            "clean": lambda message: self._later(self._clean, message),
+            "local": lambda message: self._later(self._saver.record_local, message),
+            "journal": self._journal,
+            "leave": lambda message: self._leaving.set(),
+        }
+
+    # -------------------------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Serve until the run is over."""
+        server = await serve(("", 0), self._who, epoch=self._spec.epoch, on_channel=self._on_channel)
+        self._port = server.port
+        self._write_agent_file()
+        self._shipper.start()
+        self._saver.start()
+        tasks = [asyncio.create_task(self._uplink.run()), asyncio.create_task(self._watch_ranks())]
+        await self._leaving.wait()
+        await self._settle()
+        for task in tasks:
+            task.cancel()
+        await server.close()
+        self._local.agent_file(self._node).unlink(missing_ok=True)
+
+    async def _settle(self) -> None:
+        """Ship what is left and let the supervisor acknowledge what was reported."""
+        deadline = time.monotonic() + LEAVE_S
+        await self._loop.run_in_executor(None, self._shipper.finish, LEAVE_S)
+        await self._loop.run_in_executor(None, self._saver.stop, max(deadline - time.monotonic(), 0.0))
+        self._uplink.say({"t": "bye"})
+        await asyncio.sleep(0.05)
+
+    def _write_agent_file(self) -> None:
+        """Say where ranks find this agent; the key is in it so that ranks never touch shared storage."""
+        path = self._local.agent_file(self._node)
+        record = {"port": self._port, "epoch": self._spec.epoch, "node": self._node, "key": self._who.key.hex()}
+        part = path.with_suffix(f".{os.getpid()}")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
+        try:
+            os.write(handle, json.dumps(record).encode())
+        finally:
+            os.close(handle)
+        part.replace(path)
+
+    def _open_tail(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.open(self._local.journal_tail(self._node), flags, PRIVATE_FILE)
+
+    async def _watch_ranks(self) -> None:
+        while True:
+            await asyncio.sleep(VANISHED_S)
+            self._ranks.find_vanished(is_alive)
+            if time.monotonic() - self._uplink.heard > GIVE_UP_S and not self._ranks.running():
+                log.error("the supervisor has not been heard for %.0f s and no rank is left: leaving", GIVE_UP_S)
+                self._leaving.set()
+
+    # ---------------------------------------------------------------------------------------------- channels
+
+    async def _on_channel(self, channel: Channel) -> None:
+        """A rank, or another agent that only wants to know whether this node answers."""
+        if channel.peer.hello.get("role") == "rank":
+            await self._ranks.serve(channel)
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "role": "agent",
+            "node": self._node,
+            "address": address_of(self._spec.interface, self._spec.host),
+            "port": self._port,
+            "pid": os.getpid(),
+            "attempt": self._ranks.newest_attempt(),
+            "epoch": self._uplink.epoch,
+        }
+
+    def _on_connected(self) -> None:
+        self._ranks.announce_all()
+
+    def _announce(self, row: LocalRank) -> None:
+        """Tell the supervisor that a rank is there, with a port that is free here and now."""
+        port = free_port(self._spec.ports, self._ports)
+        self._uplink.say(
+            {
+                "t": "registered",
+                "attempt": row.attempt,
+                "rank": row.rank,
+                "world": row.said.get("world"),
+                "state": row.said.get("state"),
+                "port": port,
+                "step": fence.environ_of(row.pid).get("SLURM_STEP_ID", ""),
+            }
+        )
+
+    def _tell_output(self, attempt: int, rank: int, data: bytes) -> None:
+        text = data.decode("utf-8", "replace")
+        self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": text})
+
+    def _on_alone(self) -> None:
+        attempt = self._ranks.newest_attempt()
+        if attempt is not None:
+            self._ranks.kill(attempt)
+            self._later(lambda _: self._fence_alone(attempt), {"t": "alone"})
+
+    def _fence_alone(self, attempt: int) -> None:
+        done = fence.fence(self._spec.run_id, attempt, FENCE_S)
+        log.error("cut off from the run: %d processes of attempt %d were killed", done.killed, attempt)
+
+    # ---------------------------------------------------------------------------------------------- commands
+
+    def _on_message(self, message: Mapping[str, Any]) -> None:
+        rule = self._handlers.get(str(message.get("t")))
+        if rule is None:
+            log.warning("the supervisor says %r, which this agent does not know", message.get("t"))
+            return
+        rule(message)
+
+    def _later(self, work: Callable[[Mapping[str, Any]], None], message: Mapping[str, Any]) -> None:
+        future = self._threads.submit(work, message)
+        future.add_done_callback(lambda done: _complain(done.exception(), str(message.get("t"))))
+
+    def _attempt(self, message: Mapping[str, Any]) -> None:
+        """A new attempt is coming: ports of older ones are not offered again, and its checkpoints are watched for."""
+        self._ports.update(int(port) for port in message["avoid_ports"])
+        self._ranks.live = int(message["attempt"])
+        self._later(lambda _: self._saver.begin(int(message["attempt"]), int(message["world"])), message)
+
+    def _go(self, message: Mapping[str, Any]) -> None:
+        attempt = int(message["attempt"])
+        common: dict[str, str] = dict(message["common"])
+        common[attempt_env.CHECKPOINT_DIR] = str(self._saver.folder)
+        path = self._saver.restored_path(attempt)
+        if path:
+            common[attempt_env.CHECKPOINT] = path
+
+        def build(row: LocalRank) -> dict[str, Any]:
+            log_file = self._shipper.follow(attempt, row.rank)
+            argv = attempt_env.command(message["argv"], message["resume_args"], path)
+            return {
+                "t": "go",
+                "env": {**common, **message["ranks"][str(row.rank)]},
+                "unset": message["unset"],
+                "argv": [argument.replace("{checkpoint_dir}", str(self._saver.folder)) for argument in argv],
+                "setup": message["setup"],
+                "modules": message["modules"],
+                "log": str(log_file),
+            }
+
+        self._ranks.release(attempt, build)
+
+    def _fence(self, message: Mapping[str, Any]) -> None:
+        attempt = int(message["attempt"])
+        self._ranks.kill(attempt)
+        self._later(lambda _: self._fence_now(attempt, clean=bool(message["clean"])), message)
+
+    def _fence_now(self, attempt: int, *, clean: bool) -> None:
+        done = fence.fence(self._spec.run_id, attempt, FENCE_S)
+        self._saver.end(attempt, clean=clean)
+        self._report(NodeFenced(node=self._node, attempt=attempt, killed=done.killed, left=done.left))
+
+    def _save(self, message: Mapping[str, Any]) -> None:
+        kind, _, value = str(message["save_on"]).partition(":")
+        if kind == "signal":
+            self._ranks.signal(int(message["attempt"]), getattr(signal, f"SIG{value.removeprefix('SIG')}"))
+        elif kind == "file":
+            self._later(lambda _: Path(value).touch(mode=PRIVATE_FILE), message)
+
+    def _restore(self, message: Mapping[str, Any]) -> None:
+        self._report(self._saver.restore(str(message["generation"]), int(message["attempt"])))
+
+    def _drain(self, message: Mapping[str, Any]) -> None:
+        self._report(self._saver.drain(str(message["generation"])))
+
+    def _clean(self, message: Mapping[str, Any]) -> None:
+        self._saver.clean(str(message["watermark"]))
+
+    def _journal(self, message: Mapping[str, Any]) -> None:
+        """Keep the journal's tail: a record is safe when a majority of the agents has it."""
+        os.write(self._tail, (str(message["line"]) + "\n").encode())
+        self._uplink.say({"t": "journaled", "n": message["n"]})
+
+    def _report(self, event: Event) -> None:
+        if isinstance(event, RestoreRefused):
+            log.error("checkpoint %s is refused: %s", event.generation, event.reason)
+        self._uplink.report(event)
+
+
+def _complain(error: BaseException | None, what: str) -> None:
+    if error is not None:
+        log.error("%s failed", what, exc_info=error)
+
+
+def main() -> None:
+    """Run an agent; its settings are in the environment of its job step."""
+    spec = AgentSpec.from_json(os.environ["FTSLURM_AGENT"])
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+    to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda received, _: log.info("signal %d: the agent stays", received))
+    asyncio.run(_serve(spec, node))
+    # Threads that hang in a system call on dead storage must not keep the node's step alive.
+    logging.shutdown()
+    os._exit(0)
+
+
+async def _serve(spec: AgentSpec, node: str) -> None:
+    await Agent(spec, node, asyncio.get_running_loop()).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The environment of an attempt: written from the plan, never inherited.
+
+Slurm leaves names of lost nodes in every later step (measured on 22.05 and 24.11: SLURM_NODELIST, SLURM_JOB_NODELIST and
+SLURM_JOB_NUM_NODES keep the lost node), and a MASTER_ADDR that the user's script has set points to wherever it pointed
+when the job began. Half of all training scripts read these, so the rank wrapper sets them all anew. Trackers' run ids
+are only set where the user has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ftslurm.core.placement import local_ranks, node_ranks
+from ftslurm.slurm import env, nodeset
+
+RUN_ID = "FTSLURM_RUN_ID"
+ATTEMPT = "FTSLURM_ATTEMPT"
+LOCAL_DIR = "FTSLURM_LOCAL_DIR"
+LAUNCHER = "FTSLURM_LAUNCHER"
+ROLE = "FTSLURM_ROLE"
+ORPHAN_AFTER = "FTSLURM_ORPHAN_AFTER"
+RUN_DIR = "FTSLURM_RUN_DIR"
+CHECKPOINT = "FTSLURM_CHECKPOINT"
+CHECKPOINT_DIR = "FTSLURM_CHECKPOINT_DIR"
+RESTORE_STEP = "FTSLURM_RESTORE_STEP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The world of an attempt, as it has mustered."""
+
+    run_id: str
+    run_dir: str
+    attempt: int
+    placement: tuple[str, ...]
+    master_addr: str
+    master_port: int
+    step: int
+    restored: bool
+
+
+def of_rank(world: World, rank: int) -> dict[str, str]:
+    """Return the variables of one rank that differ between ranks."""
+    node = world.placement[rank]
+    index = str(node_ranks(world.placement)[node])
+    return {
+        env.RANK: str(rank),
+        env.LOCAL_RANK: str(local_ranks(world.placement)[rank]),
+        env.LOCAL_WORLD_SIZE: str(world.placement.count(node)),
+        env.GROUP_RANK: index,
+        env.NODE_RANK: index,
+    }
+
+
+def of_all(world: World, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are the same for every rank; `inherited` is what the ranks have without us."""
+    nodes = tuple(dict.fromkeys(world.placement))
+    folded = nodeset.fold(nodes)
+    common = {
+        env.WORLD_SIZE: str(len(world.placement)),
+        env.MASTER_ADDR: world.master_addr,
+        env.MASTER_PORT: str(world.master_port),
+        env.TORCHELASTIC_RUN_ID: f"{world.run_id}-{world.attempt}",
+        env.TORCHELASTIC_RESTART_COUNT: str(world.attempt),
+        env.NODELIST_OLD: folded,
+        env.JOB_NODELIST: folded,
+        env.JOB_NUM_NODES: str(len(nodes)),
+        RUN_ID: world.run_id,
+        RUN_DIR: world.run_dir,
+        ATTEMPT: str(world.attempt),
+    }
+    if world.restored:
+        common[RESTORE_STEP] = str(world.step)
+    for name, value in _trackers(world).items():
+        if name not in inherited:
+            common[name] = value
+    return common
+
+
+def stale(world: World) -> tuple[str, ...]:
+    """Return the names that must not reach the ranks of this attempt."""
+    return () if world.restored else (CHECKPOINT, RESTORE_STEP)
+
+
+def _trackers(world: World) -> dict[str, str]:
+    """W&B joins the same run by id (docs: WANDB_RESUME=allow); transformers' TensorBoard callback reads its folder."""
+    return {
+        "WANDB_RUN_ID": world.run_id,
+        "WANDB_RESUME": "allow",
+        "TENSORBOARD_LOGGING_DIR": f"{world.run_dir}/tensorboard",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def command(argv: Sequence[str], resume_args: Sequence[str], checkpoint: str) -> list[str]:
+    """Return the program's command for an attempt: with the arguments for resuming where there is a checkpoint."""
+    whole = [*argv, *resume_args] if checkpoint else list(argv)
+    return [argument.replace("{checkpoint}", checkpoint) for argument in whole]

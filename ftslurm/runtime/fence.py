@@ -1,0 +1,324 @@
+"""Fencing: of an old attempt no process is left on this node before a new one starts.
+
+What belongs to an attempt:
+
+- a process of ours with the run's FTSLURM_RUN_ID and that FTSLURM_ATTEMPT in its environment, and
+- whatever descends from one (rank wrappers are subreapers: re-parented daemons stay below them), and
+- the members of a job step's cgroup in which one of them was seen: programs that overwrite their environment
+  (setproctitle) and have lost their parents. The batch step is never taken for it: mpirun's ranks share it with us.
+
+Processes with FTSLURM_ROLE in their environment (agent, supervisor, ring), this process and its ancestors never belong.
+A process is named by pid *and* start time, and signalled through a pidfd, so that a reused pid is never hit
+(pidfd_open(2), Linux 5.3). Where that does not suffice, because killed processes fork faster than they die, process
+groups that belong as a whole are killed as one: no fork gets away from that (kill(2) with a negative pid).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ftslurm.runtime import probes
+
+RUN, ATTEMPT, RANK, ROLE = "FTSLURM_RUN_ID", "FTSLURM_ATTEMPT", "FTSLURM_RANK", "FTSLURM_ROLE"
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+ENDED, STOPPED = frozenset("ZXx"), frozenset("Tt")
+STEP = re.compile(r"(.*/job_[0-9]+/step_[0-9]+)(?:/|$)")
+PAUSE_S = 0.02
+PATIENT_ROUNDS = 3
+GRACE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proc:
+    """A process of ours.
+
+    `start` is in clock ticks since boot. `attempt` is None where the environment names none of this run. `rank` is set
+    in the user's program and what it has started, not in the wrapper. `role` is set in ftslurm's own processes.
+    """
+
+    pid: int
+    start: int
+    ppid: int
+    pgrp: int
+    state: str
+    name: str
+    threads: int = 1
+    attempt: int | None = None
+    rank: bool = False
+    role: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Dead with all its threads: one that hangs in the kernel keeps files and GPUs of what looks like a zombie."""
+        return self.state in ENDED and self.threads <= 1
+
+    def __str__(self) -> str:
+        state, wait = self.state, _word(self.pid, "wchan")
+        for thread in _threads(self.pid) if self.state in ENDED else ():
+            state, wait = (thread.state, _word(thread.pid, "wchan")) if thread.state not in ENDED else (state, wait)
+        return f"{self.pid} {self.name} (state {state}, in {wait if wait.strip('0') else 'an unknown place'})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FenceReport:
+    """`left` says of each process that would not die: pid, name, state and where in the kernel it waits."""
+
+    killed: int
+    left: tuple[str, ...]
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writers:
+    """The user's processes of an attempt, by pid; the `stopped` ones are among the `alive`."""
+
+    alive: frozenset[int]
+    stopped: frozenset[int]
+
+
+def find(run_id: str, attempt: int, *, groups: Collection[str] = ()) -> tuple[Proc, ...]:
+    """Return what is left of this attempt and older ones. `groups` are cgroups of its job steps, if known."""
+    table = _table(run_id)
+    return _belonging(table, attempt, groups)
+
+
+def fence(run_id: str, attempt: int, deadline_s: float = 15.0, *, groups: Collection[str] = ()) -> FenceReport:
+    """Kill what is left of this attempt and older ones; return when nothing is left, or at the deadline.
+
+    Blocks; call it in a thread. Reading the process table can itself hang, on a process that waits for dead storage
+    with its address space locked: then the report says so at the deadline.
+    """
+    work = _Fence(run_id, attempt, deadline_s, set(groups))
+    thread = threading.Thread(target=work.run, name="fence", daemon=True)
+    thread.start()
+    thread.join(deadline_s + GRACE_S)
+    left = ("the process table cannot be read: a process holds its memory locked",) if thread.is_alive() else work.left
+    return FenceReport(killed=len(work.killed), left=left, took_s=time.monotonic() - work.began)
+
+
+class _Fence:
+    """One fencing: rounds of finding and killing until two in a row find nothing."""
+
+    def __init__(self, run_id: str, attempt: int, deadline_s: float, groups: set[str]) -> None:
+        self.run_id, self.attempt, self.groups = run_id, attempt, groups
+        self.began = time.monotonic()
+        self.end = self.began + deadline_s
+        self.killed: set[tuple[int, int]] = set()
+        self.left: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        empty = rounds = 0
+        while empty < 2:
+            table = _table(self.run_id)
+            found = _belonging(table, self.attempt, self.groups)
+            empty, rounds = 0 if found else empty + 1, rounds + 1
+            self.groups |= {group for group in map(step_group, (proc.pid for proc in found)) if group}
+            for proc in found:
+                _kill(proc)
+            if rounds > PATIENT_ROUNDS:
+                _kill_groups(table, found)
+            self.killed |= {(proc.pid, proc.start) for proc in found}
+            if found and time.monotonic() > self.end:
+                self.left = tuple(str(proc) for proc in found)
+                return
+            time.sleep(PAUSE_S)
+        self._wait_for_gpus()
+
+    def _wait_for_gpus(self) -> None:
+        """A GPU's memory is free only when the driver has let go of the process (NVML says so)."""
+        killed = {pid for pid, _ in self.killed}
+        while killed:
+            held = (probes.gpu_pids(self.end - time.monotonic()) or frozenset()) & killed
+            if not held:
+                return
+            if time.monotonic() > self.end:
+                self.left = tuple(f"{pid} (ended, but a GPU still belongs to it)" for pid in sorted(held))
+                return
+            time.sleep(10 * PAUSE_S)
+
+
+def writers(run_id: str, attempt: int) -> Writers:
+    """Return the user's processes of exactly this attempt: those who may still write a checkpoint, or are stopped."""
+    table = _table(run_id)
+    roots = {pid for pid, proc in table.items() if proc.attempt == attempt and proc.rank}
+    others = {pid for pid, proc in table.items() if proc.role or (proc.attempt is not None and pid not in roots)}
+    alive = {pid for pid in _kin(table, roots, others) if not table[pid].ended}
+    return Writers(alive=frozenset(alive), stopped=stopped(alive))
+
+
+def stopped(pids: Collection[int]) -> frozenset[int]:
+    """Return those of the processes that are stopped (by a signal, a debugger, or a suspended job)."""
+    found = (_read(PROC / str(pid)) for pid in pids)
+    return frozenset(proc.pid for proc in found if proc is not None and proc.state in STOPPED)
+
+
+def environ_of(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty where it is gone or not ours to read."""
+    with suppress(OSError):
+        pairs = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        return {name: value for name, _, value in (os.fsdecode(pair).partition("=") for pair in pairs) if name}
+    return {}
+
+
+def step_group(pid: int) -> str | None:
+    """Return the cgroup of the job step that a process is in; None for the batch step and without cgroups."""
+    for line in _word(pid, "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        match = STEP.match(path)
+        if match and controllers in ("", "freezer", "memory"):
+            return f"{_mount(controllers)}{match[1]}"
+    return None
+
+
+def oom_kills(pid: int) -> int | None:
+    """Return how often the kernel's memory killer has struck in the cgroup of a process; None where it does not say."""
+    for line in _word(pid, "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            name = "memory.oom_control" if controllers else "memory.events"
+            with suppress(OSError):
+                words = Path(f"{_mount(controllers)}{path}/{name}").read_text(encoding="ascii").split()
+                return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else None
+    return None
+
+
+# --------------------------------------------------------------------------------------------------- the process table
+
+
+def _table(run_id: str) -> dict[int, Proc]:
+    """All processes of ours."""
+    us, found = os.geteuid(), {}
+    for name in filter(str.isdigit, os.listdir(PROC)):
+        try:
+            ours = (PROC / name).stat().st_uid == us
+        except OSError:
+            continue  # it has ended meanwhile
+        proc = _read(PROC / name) if ours else None
+        if proc is None:
+            continue
+        environ = environ_of(proc.pid)
+        number = environ.get(ATTEMPT, "") if environ.get(RUN) == run_id else ""
+        attempt = int(number) if number.isdecimal() else None
+        found[proc.pid] = replace(proc, attempt=attempt, rank=RANK in environ, role=ROLE in environ)
+    return found
+
+
+def _belonging(table: dict[int, Proc], attempt: int, groups: Iterable[str]) -> tuple[Proc, ...]:
+    """Who belongs to this attempt or an older one."""
+    roots = {pid for pid, proc in table.items() if proc.attempt is not None and proc.attempt <= attempt}
+    barred = {pid for pid, proc in table.items() if proc.role or (proc.attempt is not None and pid not in roots)}
+    barred |= _ancestors(table)
+    for group in groups:
+        members = _members(group) & table.keys()
+        roots |= members if not members & barred else set()
+    return tuple(table[pid] for pid in sorted(_kin(table, roots, barred)) if not table[pid].ended)
+
+
+def _kin(table: dict[int, Proc], roots: Iterable[int], barred: Collection[int]) -> set[int]:
+    """The roots and their descendants; what is barred is left out with all below it."""
+    children: dict[int, list[int]] = {}
+    for proc in table.values():
+        children.setdefault(proc.ppid, []).append(proc.pid)
+    found: set[int] = set()
+    open_ = [pid for pid in roots if pid not in barred]
+    while open_:
+        pid = open_.pop()
+        found.add(pid)
+        open_ += [child for child in children.get(pid, ()) if child not in found and child not in barred]
+    return found
+
+
+def _ancestors(table: dict[int, Proc]) -> set[int]:
+    """This process and those above it."""
+    pid, found = os.getpid(), set()
+    while pid in table:
+        found.add(pid)
+        pid = table[pid].ppid
+    return found
+
+
+def _members(group: str) -> set[int]:
+    """The processes in a cgroup and in those below it."""
+    found: set[int] = set()
+    for file in Path(group).rglob("cgroup.procs"):
+        with suppress(OSError):
+            found.update(map(int, file.read_text(encoding="ascii").split()))
+    return found
+
+
+def _read(folder: Path) -> Proc | None:
+    """One process (or thread) by its folder in /proc; None where it is gone. Fields of stat: proc(5)."""
+    with suppress(OSError):
+        name, _, rest = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+        field = rest.split()
+        return Proc(
+            pid=int(folder.name),
+            name=name.partition("(")[2],
+            state=field[0],
+            ppid=int(field[1]),
+            pgrp=int(field[2]),
+            threads=int(field[17]),
+            start=int(field[19]),
+        )
+    return None
+
+
+def _threads(pid: int) -> list[Proc]:
+    with suppress(OSError):
+        return [thread for folder in (PROC / str(pid) / "task").iterdir() if (thread := _read(folder)) is not None]
+    return []
+
+
+def _word(pid: int, name: str) -> str:
+    """A small file of /proc/PID; empty where the process is gone, or is not ours."""
+    with suppress(OSError):
+        return (PROC / str(pid) / name).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _mount(controllers: str) -> Path:
+    """Where a cgroup hierarchy is mounted: version 2 has one, version 1 one per controller (cgroups(7))."""
+    return CGROUP / controllers if controllers else CGROUP
+
+
+# ------------------------------------------------------------------------------------------------------------ killing
+
+
+def _kill(proc: Proc) -> None:
+    """Send SIGKILL to exactly this process; nothing happens where it is gone."""
+    try:
+        handle = os.pidfd_open(proc.pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # a kernel before 5.3, or a container that forbids it
+        handle = -1
+    try:
+        now = _read(PROC / str(proc.pid))
+        if now is None or now.start != proc.start:
+            return
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: a setuid program; it is reported as left
+            if handle < 0:
+                os.kill(proc.pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _kill_groups(table: dict[int, Proc], found: Collection[Proc]) -> None:
+    """Kill process groups that belong as a whole, because single kills have not sufficed."""
+    pids = {proc.pid for proc in found}
+    for group in {proc.pgrp for proc in found}:
+        if all(proc.pid in pids or proc.ended for proc in table.values() if proc.pgrp == group):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)

@@ -1,0 +1,175 @@
+"""How job steps are started: the command lines and environments of srun and mpirun, and nothing else.
+
+Every count is given explicitly, because srun takes what is missing from the environment of the batch script, which
+describes the allocation as it was (M18, M21). `--no-kill` keeps a step alive when Slurm marks one of its nodes DOWN (M3).
+No step writes through srun's pipe: a task that does stops in write() when the srun client is gone (M25).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftslurm.errors import UsageError
+from ftslurm.runtime import attempt_env
+from ftslurm.slurm import env, nodeset
+
+PYTHON = (sys.executable, "-I")
+RANK_FILE = Path(__file__).with_name("rank.py")
+_QUIET = ("--input=none", "--kill-on-bad-exit=0", "--wait=0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCommand:
+    """A command that starts a job step, with its whole environment."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str] = field(repr=False)
+
+    def start(self, output: Path) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, so that a signal for the batch script's group does not reach it."""
+        with output.open("ab") as handle:
+            return subprocess.Popen(
+                self.argv,
+                env=dict(self.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """What an attempt's launcher is asked for; `local_dir` is the run's folder on every node."""
+
+    run_id: str
+    attempt: int
+    nodes: tuple[str, ...]
+    ranks_per_node: int
+    local_dir: str
+    command: tuple[str, ...]
+    mpi: str = ""
+    cpus_per_rank: int | None = None
+    gpus_per_node: int = 0
+    options: tuple[str, ...] = ()
+    orphan_after_s: float = 20.0
+
+    @property
+    def world_size(self) -> int:
+        return len(self.nodes) * self.ranks_per_node
+
+
+def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str, str]) -> StepCommand:
+    """Return the step of one agent a node; `output` is srun's file pattern, `spec` the agent's settings as JSON."""
+    count = str(len(nodes))
+    argv = (
+        "srun",
+        "--overlap",
+        "--no-kill",
+        *_QUIET,
+        f"--nodes={count}",
+        f"--ntasks={count}",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=1",
+        f"--nodelist={nodeset.fold(nodes)}",
+        "--mpi=none",
+        "--cpu-bind=none",
+        "--export=ALL",
+        "--job-name=ftslurm-agents",
+        f"--output={output}",
+        *PYTHON,
+        "-m",
+        "ftslurm.runtime.agent",
+    )
+    environ = {**env.step_env(inherited), attempt_env.ROLE: "agent", "FTSLURM_AGENT": spec}
+    return StepCommand(argv=argv, environ=environ)
+
+
+def ranks(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
+    """Return the step of an attempt.
+
+    Raises:
+        UsageError: the launcher is not installed.
+    """
+    if shutil.which(launcher, path=inherited.get("PATH")) is None:
+        raise UsageError(f"{launcher} is not on PATH", hint="load the module that brings it, before `ftslurm run`")
+    return _srun(asked, inherited) if launcher == "srun" else _mpirun(asked, inherited)
+
+
+def _wrapped(command: Sequence[str]) -> tuple[str, ...]:
+    return (*PYTHON, "-S", str(RANK_FILE), "--", *command)
+
+
+def _marks(asked: Ranks, launcher: str) -> dict[str, str]:
+    return {
+        attempt_env.RUN_ID: asked.run_id,
+        attempt_env.ATTEMPT: str(asked.attempt),
+        attempt_env.LOCAL_DIR: asked.local_dir,
+        attempt_env.LAUNCHER: launcher,
+        attempt_env.ORPHAN_AFTER: str(asked.orphan_after_s),
+    }
+
+
+def _environ(asked: Ranks, launcher: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in env.training_env(inherited).items() if name != attempt_env.ROLE}
+    return {**kept, **_marks(asked, launcher)}
+
+
+def _srun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
+    argv = [
+        "srun",
+        "--overlap",
+        "--no-kill",
+        *_QUIET,
+        f"--nodes={len(asked.nodes)}",
+        f"--ntasks={asked.world_size}",
+        f"--ntasks-per-node={asked.ranks_per_node}",
+        f"--nodelist={nodeset.fold(asked.nodes)}",
+        "--export=ALL",
+        f"--job-name=ftslurm-{asked.attempt}",
+        f"--output={asked.local_dir}/step-{asked.attempt}-%t.out",
+    ]
+    if asked.mpi and asked.mpi != "none":
+        argv.append(f"--mpi={asked.mpi}")
+    if asked.cpus_per_rank:
+        argv.append(f"--cpus-per-task={asked.cpus_per_rank}")
+    if asked.gpus_per_node:
+        argv.append(f"--gpus-per-node={asked.gpus_per_node}")
+    return StepCommand(
+        argv=(*argv, *asked.options, *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
+    )
+
+
+def _mpirun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
+    """Open MPI's launcher starts its daemons by an inner srun, which must overlap and must not see old counts (E2)."""
+    hosts = ",".join(f"{node}:{asked.ranks_per_node}" for node in asked.nodes)
+    argv = (
+        "mpirun",
+        *(("--allow-run-as-root",) if os.geteuid() == 0 else ()),
+        "--host",
+        hosts,
+        "-np",
+        str(asked.world_size),
+        "--map-by",
+        f"ppr:{asked.ranks_per_node}:node",
+        "--bind-to",
+        "none",
+        *asked.options,
+        *_wrapped(asked.command),
+    )
+    folded = nodeset.fold(asked.nodes)
+    allocation = {
+        env.JOB_NODELIST: folded,
+        env.NODELIST_OLD: folded,
+        env.JOB_NUM_NODES: str(len(asked.nodes)),
+        "SLURM_NNODES": str(len(asked.nodes)),
+        "SLURM_TASKS_PER_NODE": f"{asked.ranks_per_node}(x{len(asked.nodes)})",
+        "SLURM_OVERLAP": "1",
+    }
+    return StepCommand(argv=argv, environ={**_environ(asked, "mpirun", inherited), **allocation})

@@ -1,0 +1,44 @@
+"""Collects the ranks of an attempt until the world is whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftslurm.core.events import WorldMustered
+
+
+@dataclass
+class Muster:
+    """Who has registered for one attempt. Used from the hub's thread and the supervisor's."""
+
+    attempt: int
+    world_size: int
+    addresses: dict[str, str]
+    nodes: dict[int, str] = field(default_factory=dict)
+    ports: dict[int, int] = field(default_factory=dict)
+    steps: set[str] = field(default_factory=set)
+    _whole: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, node: str, message: Mapping[str, Any]) -> WorldMustered | None:
+        """Note a registration; returns the event when it made the world whole, once."""
+        with self._lock:
+            rank = int(message["rank"])
+            self.nodes[rank] = node
+            self.ports[rank] = int(message["port"])
+            if message.get("step"):
+                self.steps.add(str(message["step"]))
+            # A launcher that starts more ranks than planned is as wrong as one that starts fewer.
+            world = max(self.world_size, int(message.get("world") or 0))
+            if self._whole or len(self.nodes) < world or set(self.nodes) != set(range(len(self.nodes))):
+                return None
+            self._whole = True
+            return WorldMustered(
+                attempt=self.attempt,
+                placement=tuple(self.nodes[each] for each in range(len(self.nodes))),
+                master_addr=self.addresses.get(self.nodes[0], self.nodes[0]),
+                master_port=self.ports[0],
+            )

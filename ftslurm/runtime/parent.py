@@ -1,0 +1,76 @@
+"""The parent of a supervisor: starts it, starts it again when it dies, and returns only when the run has ended.
+
+When a batch script returns, Slurm ends the job and every step in it and calls it COMPLETED (M23); so nothing but the run's
+own word makes this process return. The supervisor says that word through a pipe, because shared storage may hang.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP)
+REST_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_S = 60.0
+
+
+class Parent:
+    """Keeps one supervisor alive."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """`arguments` are those of `ftslurm.runtime.serve`."""
+        self._arguments = tuple(arguments)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pending: int | None = None
+
+    def run(self) -> int:
+        """Return the run's exit code once it has ended; never before."""
+        for number in FORWARDED:
+            signal.signal(number, self._forward)
+        crashes = 0
+        while True:
+            started = time.monotonic()
+            word = self._once()
+            if word is not None:
+                return self._follow(word)
+            crashes = 0 if time.monotonic() - started > HEALTHY_S else crashes + 1
+            rest_s = REST_S[min(crashes, len(REST_S) - 1)]
+            code = self._child.returncode if self._child else None
+            print(f"[ftslurm] the supervisor died ({code}); it is started again in {rest_s:g} s", flush=True)
+            time.sleep(rest_s)
+
+    def _once(self) -> dict[str, Any] | None:
+        """Run a supervisor to its end; None when it died without a word."""
+        reader, writer = os.pipe()
+        argv = [sys.executable, "-I", "-m", "ftslurm.runtime.serve", "--say", str(writer), *self._arguments]
+        environ = {**os.environ, "FTSLURM_ROLE": "supervisor"}
+        self._child = subprocess.Popen(argv, pass_fds=(writer,), env=environ)
+        os.close(writer)
+        if self._pending is not None:
+            self._child.send_signal(self._pending)
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.readline()
+        self._child.wait()
+        return dict(json.loads(said)) if said.endswith(b"\n") else None
+
+    def _follow(self, word: dict[str, Any]) -> int:
+        if word.get("park"):
+            print(f"[ftslurm] {word['park']}", flush=True)
+            while True:
+                signal.pause()
+        return int(word["code"])
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Hand a signal on; one that comes while no supervisor runs is kept for the next."""
+        del frame
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+        else:
+            self._pending = number

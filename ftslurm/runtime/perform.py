@@ -1,0 +1,304 @@
+"""Performs the core's actions. Each returns at once; what takes time runs in a pool, and results come back as events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftslurm.core.events import (
+    Action,
+    AgentUp,
+    AskToSave,
+    CleanScratch,
+    CommitDurable,
+    CommitLocal,
+    Drain,
+    EndRun,
+    FenceAttempt,
+    LaunchAgents,
+    LaunchAttempt,
+    LaunchEnded,
+    ProbeNode,
+    Quarantine,
+    ReleaseRanks,
+    Requeue,
+    Restore,
+    Say,
+)
+from ftslurm.errors import FtslurmError
+from ftslurm.paths import PRIVATE_FOLDER
+from ftslurm.runtime import attempt_env, launcher
+from ftslurm.runtime.muster import Muster
+from ftslurm.runtime.requeue import requeue
+from ftslurm.runtime.spec import AgentSpec, checkpoint_of
+from ftslurm.runtime.slurm_watch import SlurmWatch
+from ftslurm.runtime.stores import Stores
+from ftslurm.runtime.witnesses import Witnesses
+from ftslurm.slurm.client import SlurmClient
+
+if TYPE_CHECKING:
+    from ftslurm.runtime.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 20.0
+OUTPUT_TAIL = 2000
+
+
+class Performer:
+    """The effects of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._of = supervisor
+        context = supervisor.context
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="perform")
+        self._slurm = SlurmClient()
+        self._checkpoint = checkpoint_of(context.config, context.paths)
+        self._stores = Stores(context.paths.run_id, self._checkpoint, supervisor.epoch, supervisor.emit)
+        self._witnesses = Witnesses(context.job.job_id, self._slurm)
+        self._slurm_watch = SlurmWatch(self._slurm, context.job, supervisor.emit)
+        self._agent_launches = 0
+        self._launched: dict[int, subprocess.Popen[bytes]] = {}
+        self._rules: dict[type[Action], Callable[[Any], None]] = {
+            Say: self._say,
+            LaunchAgents: self._launch_agents,
+            ProbeNode: self._probe,
+            LaunchAttempt: self._launch,
+            ReleaseRanks: self._release,
+            FenceAttempt: self._fence,
+            Restore: self._restore,
+            AskToSave: self._ask_to_save,
+            CommitLocal: self._commit_local,
+            Drain: self._drain,
+            CommitDurable: lambda action: self._later(self._stores.commit, action),
+            CleanScratch: lambda action: self._of.hub.broadcast({"t": "clean", "watermark": action.watermark}),
+            Quarantine: lambda action: self._later(self._stores.set_aside, action),
+            Requeue: lambda action: self._later(self._requeue, action),
+            EndRun: self._end,
+        }
+
+    def perform(self, action: Action) -> None:
+        """Carry an action out, or start to."""
+        self._rules[type(action)](action)
+
+    def scan_store(self) -> None:
+        """Read what is committed on shared storage; the answer comes as StoreScanned."""
+        self._later(lambda _: self._stores.scan(), None)
+
+    def watch_slurm(self) -> None:
+        """Ask Slurm now and then for its view of the job; the answers come as SlurmReported."""
+        threading.Thread(target=self._slurm_watch.run, name="slurm", daemon=True).start()
+
+    def leave(self) -> None:
+        """Tell the agents to settle and leave; wait a bounded time until they have."""
+        self._of.hub.watching = False
+        self._of.hub.broadcast({"t": "leave"})
+        deadline = time.monotonic() + LEAVE_S
+        while self._of.hub.connected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in self._launched.values():
+            if process.poll() is None:
+                process.kill()
+
+    def on_agent_up(self, event: AgentUp) -> None:
+        """Give a new agent the addresses of all; called in the hub's thread."""
+        addresses = self._of.addresses
+        peers = {node: [addresses[node], port] for node, port in self._of.hub.ports().items() if node in addresses}
+        for node in peers:
+            others = {name: where for name, where in peers.items() if name != node}
+            self._of.hub.send(node, {"t": "peers", "peers": others})
+        muster = self._of.muster
+        if muster is not None:
+            self._announce_attempt(muster.attempt, muster.world_size, (event.node,))
+
+    # ------------------------------------------------------------------------------------------------ helpers
+
+    def _later(self, work: Callable[[Any], None], argument: Any) -> None:
+        self._pool.submit(work, argument).add_done_callback(lambda done: _complain(done.exception(), argument))
+
+    def _each(self, nodes: tuple[str, ...], message: Mapping[str, Any]) -> None:
+        for node in nodes:
+            if not self._of.hub.send(node, message):
+                log.info("%s cannot be told %s: not connected", node, message["t"])
+
+    def _say(self, action: Say) -> None:
+        log.info("%s", action.text, extra={"event.action": action.slug})
+        self._of.voice.say(action.text)
+
+    # ------------------------------------------------------------------------------------------------- agents
+
+    def _launch_agents(self, action: LaunchAgents) -> None:
+        if not action.nodes:
+            return
+        context = self._of.context
+        self._agent_launches += 1
+        logs = context.paths.logs
+        mark = f"{self._of.epoch}-{self._agent_launches}"
+        spec = AgentSpec(
+            run_id=context.paths.run_id,
+            run_dir=str(context.paths.root),
+            host=context.address,
+            port=self._of.hub.port,
+            epoch=self._of.epoch,
+            interface=context.config.network.interface,
+            ports=context.config.network.ports,
+            interval_s=context.config.heartbeat.interval,
+            deadman_s=context.config.heartbeat.deadman_after,
+            checkpoint=self._checkpoint,
+        )
+        step = launcher.agents(action.nodes, str(logs / f"agents-{mark}-%N.out"), spec.to_json(), os.environ)
+        self._later(lambda _: self._start(step, logs / f"agents-{mark}.srun"), action)
+
+    def _start(self, step: launcher.StepCommand, output: Path) -> None:
+        output.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        process = step.start(output)
+        code = process.wait()
+        text = _tail(output)
+        if code or text:
+            log.info("the agents' step ended with code %d: %s", code, text)
+
+    def _probe(self, action: ProbeNode) -> None:
+        address = self._of.addresses.get(action.node, action.node)
+        others = {node: where for node, where in self._of.addresses.items() if node in self._of.hub.connected}
+        port = self._of.ports.get(action.node, 0)
+        work = lambda _: self._witnesses.ask(action.node, (address, port), others, self._of.emit)  # noqa: E731
+        self._later(work, action)
+
+    # ------------------------------------------------------------------------------------------------- attempt
+
+    def _launch(self, action: LaunchAttempt) -> None:
+        of, config = self._of, self._of.context.config
+        of.muster = Muster(action.attempt, action.world_size, dict(of.addresses))
+        self._announce_attempt(action.attempt, action.world_size, action.nodes)
+        asked = launcher.Ranks(
+            run_id=of.context.paths.run_id,
+            attempt=action.attempt,
+            nodes=action.nodes,
+            ranks_per_node=config.resources.ranks_per_node,
+            local_dir=str(of.context.local.root),
+            command=tuple(config.command),
+            mpi=config.launch.mpi,
+            cpus_per_rank=config.resources.cpus_per_rank,
+            gpus_per_node=config.resources.gpus_per_node,
+            options=tuple(config.launch.srun),
+            orphan_after_s=2 * config.heartbeat.deadman_after,
+        )
+        self._later(lambda _: self._start_ranks(asked), action)
+
+    def _announce_attempt(self, attempt: int, world_size: int, nodes: tuple[str, ...]) -> None:
+        """Tell agents which attempt is the live one, and which ports must not be offered again."""
+        avoid = list(self._of.run.used_ports)
+        self._each(nodes, {"t": "attempt", "attempt": attempt, "world": world_size, "avoid_ports": avoid})
+
+    def _start_ranks(self, asked: launcher.Ranks) -> None:
+        output = self._of.context.local.root / f"launcher-{asked.attempt}.out"
+        try:
+            process = launcher.ranks(self._of.context.config.launch.launcher, asked, os.environ).start(output)
+        except (OSError, FtslurmError) as error:
+            self._of.emit(LaunchEnded(attempt=asked.attempt, code=-1, output=str(error)))
+            return
+        self._launched[asked.attempt] = process
+        threading.Thread(target=self._wait_ranks, args=(asked.attempt, process, output), daemon=True).start()
+
+    def _wait_ranks(self, attempt: int, process: subprocess.Popen[bytes], output: Path) -> None:
+        code = process.wait()
+        self._of.emit(LaunchEnded(attempt=attempt, code=code, output=_tail(output)))
+
+    def _release(self, action: ReleaseRanks) -> None:
+        of, config = self._of, self._of.context.config
+        world = attempt_env.World(
+            run_id=of.context.paths.run_id,
+            run_dir=str(of.context.paths.root),
+            attempt=action.attempt,
+            placement=action.placement,
+            master_addr=action.master_addr,
+            master_port=action.master_port,
+            step=action.step,
+            restored=bool(action.checkpoint),
+        )
+        inherited = {**os.environ, **config.launch.env}
+        message = {
+            "t": "go",
+            "attempt": action.attempt,
+            "common": {**config.launch.env, **attempt_env.of_all(world, inherited)},
+            "unset": list(attempt_env.stale(world)),
+            "argv": list(config.command),
+            "resume_args": list(config.checkpoint.resume_args),
+            "setup": list(config.launch.setup),
+            "modules": list(config.launch.modules),
+        }
+        for node in dict.fromkeys(action.placement):
+            ranks = [rank for rank, place in enumerate(action.placement) if place == node]
+            each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
+            self._each((node,), {**message, "ranks": each})
+        self._later(lambda _: self._mark_current(action.attempt), action)
+
+    def _mark_current(self, attempt: int) -> None:
+        link = self._of.context.paths.current_logs
+        part = link.with_name(f".current-{self._of.epoch}")
+        part.unlink(missing_ok=True)
+        part.symlink_to(str(attempt))
+        part.replace(link)
+
+    def _fence(self, action: FenceAttempt) -> None:
+        self._each(action.nodes, {"t": "fence", "attempt": action.attempt, "clean": action.clean})
+        process = self._launched.pop(action.attempt, None)
+        if process is not None and process.poll() is None:
+            process.kill()
+        muster = self._of.muster
+        if muster is not None and muster.attempt == action.attempt and not action.clean:
+            for step in sorted(muster.steps):
+                # Never awaited: with an unreachable node it blocks for 12 s and ends in an error (M2).
+                self._later(self._cancel_step, f"{self._of.context.job.job_id}.{step}")
+
+    def _cancel_step(self, step: str) -> None:
+        try:
+            self._slurm.cancel(step, "KILL", wait=False)
+        except FtslurmError as error:
+            log.info("scancel of %s: %s", step, error)
+
+    # --------------------------------------------------------------------------------------------- checkpoints
+
+    def _restore(self, action: Restore) -> None:
+        self._each(action.nodes, {"t": "restore", "generation": action.generation, "attempt": action.attempt})
+
+    def _ask_to_save(self, action: AskToSave) -> None:
+        message = {"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on}
+        self._of.hub.broadcast(message)
+
+    def _commit_local(self, action: CommitLocal) -> None:
+        parts = [{"node": part.node, "digest": part.manifest_digest} for part in action.parts]
+        self._of.hub.broadcast(
+            {"t": "local", "generation": action.generation, "step": action.step, "parts": parts}
+        )
+
+    def _drain(self, action: Drain) -> None:
+        self._each(action.nodes, {"t": "drain", "generation": action.generation})
+
+    # ----------------------------------------------------------------------------------------------------- end
+
+    def _requeue(self, action: Requeue) -> None:
+        context = self._of.context
+        self._of.emit(requeue(self._slurm, context.job.requeue_id, action, context.config))
+
+    def _end(self, action: EndRun) -> None:
+        self._of.voice.say(f"{action.phase}: {action.reason} (exit code {action.code})")
+
+
+def _complain(error: BaseException | None, what: object) -> None:
+    if error is not None:
+        log.error("%r failed", what, exc_info=error)
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_bytes()[-OUTPUT_TAIL:].decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""

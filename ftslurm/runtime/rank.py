@@ -1,0 +1,371 @@
+"""The rank wrapper: starts one rank of an attempt, keeps its output, tells the node's agent how it ended.
+
+Run by the launcher as `python -I -S rank.py -- COMMAND ARGS...`, once a task, also inside the user's container: it
+needs `wire.py` beside it (`FILES`) and a Python from 3.8 on, nothing else. Heavy imports wait until it has registered.
+
+- The program must not notice us. A thread of its own carries its output to a node-local file; a disk that is full or
+  broken never fails a write of the program. Lines are not altered.
+- The agent may die: the wrapper connects again (port and key are read anew), says who it is, and training goes on.
+  Without any agent for FTSLURM_ORPHAN_AFTER seconds it kills the program, because nobody else could.
+- Killing means the tree: the wrapper is a child subreaper, so daemons and workers cannot get away (prctl(2)).
+"""
+# No pathlib: importing it takes longer than all that is done before the rank has registered.
+# ruff: noqa: PTH103, PTH120, PTH123, PTH208
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from threading import Thread
+    from typing import Any
+
+if TYPE_CHECKING or __package__:
+    from ftslurm.runtime.wire import Link
+else:  # run as a file, where -I has left its folder out of the path
+    sys.path.append(os.path.dirname(os.path.realpath(__file__)))
+    from wire import Link
+
+FILES = ("rank.py", "wire.py")
+NOT_FOUND, NOT_STARTED, KILLED, ORPHANED = 127, 126, 137, 75
+RETRY_S, ACK_S, DRAIN_S, KILL_S = 0.2, 30.0, 30.0, 10.0
+KEPT_BYTES, TAIL_BYTES, READ_BYTES = 2**20, 2**14, 2**16
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# Rank, world size, local rank. Under mpirun SLURM_PROCID is 0 for all: Slurm has started one daemon a node.
+IDENTITY = {
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS SLURM_NTASKS", "SLURM_LOCALID"),
+    "mpirun": (
+        "PMIX_RANK OMPI_COMM_WORLD_RANK PMI_RANK MV2_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE PMI_SIZE MV2_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK MPI_LOCALRANKID MV2_COMM_WORLD_LOCAL_RANK",
+    ),
+}
+# $1 is "modules" where some are wanted. The set-up lines follow; the last line replaces bash by the command.
+PROLOGUE = """__ftslurm_argv=("${@:2}") __ftslurm_line='(start)'
+trap 'c=$?; trap - EXIT; echo "ftslurm: set-up ended with code $c in: $__ftslurm_line" >&2; exit 126' EXIT
+for f in "$MODULESHOME/init/bash" "$LMOD_PKG/init/bash" /etc/profile.d/modules.sh /etc/profile.d/lmod.sh; do
+  if [ "$1" = modules ] && ! type module >/dev/null 2>&1 && [ -r "$f" ]; then . "$f"; fi
+done; set --"""
+EPILOGUE = 'set +e; trap - EXIT; exec "${__ftslurm_argv[@]}"'
+
+
+def script(modules: Iterable[str], setup: Iterable[str]) -> str:
+    """The bash program that prepares the environment and becomes the command; the first failure ends it by name."""
+    lines = ["module load " + _quoted(name) for name in modules] + list(setup)
+    steps = [f'__ftslurm_line={_quoted(line)}; set -e; eval "$__ftslurm_line"' for line in lines]
+    return "\n".join([PROLOGUE, *steps, EPILOGUE])
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def identity(environ: Mapping[str, str]) -> tuple[int, int, int | None]:
+    """(rank, world size, local rank) as the launcher has set them. Raises ValueError: it has not."""
+    names = IDENTITY[environ.get("FTSLURM_LAUNCHER") or "srun"]
+    rank, world, local = (next((int(environ[n]) for n in some.split() if environ.get(n)), None) for some in names)
+    if rank is None or world is None:
+        raise ValueError("no launcher has said which rank this is: start it through srun or mpirun")
+    return rank, world, local
+
+
+class Pump:
+    """Carries stdout and stderr, a pipe each, into one file; keeps the end of stderr."""
+
+    def __init__(self, path: str) -> None:
+        self.tail, self.stopping = b"", False
+        self._path, self._fd, self._midline = path, -1, False
+        self._pending, self._lost, self._why, self._retry_at = bytearray(), 0, "", 0.0
+        self._begun: dict[int, bytes] = {}
+
+    def run(self, out: int, err: int) -> None:
+        """Carry until both have ended or, after `stopping`, are silent."""
+        self._begun = {out: b"", err: b""}  # of each the line that has not ended
+        poll = select.poll()
+        poll.register(out, select.POLLIN)
+        poll.register(err, select.POLLIN)
+        while self._begun and (self._carry(poll, err) or not self.stopping):
+            pass
+
+    def _carry(self, poll: select.poll, err: int) -> bool:
+        """Move what is there. Lines of the two never mix, unless one is very long or waits for its end."""
+        found = poll.poll(RETRY_S * 1000)
+        for fd, _ in found:
+            data = os.read(fd, READ_BYTES)
+            self.tail = (self.tail + data)[-TAIL_BYTES:] if fd == err else self.tail
+            text = self._begun.pop(fd) + data
+            end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1 if data and len(text) < 2 * READ_BYTES else len(text)
+            self.write(text[:end])
+            if data:
+                self._begun[fd] = text[end:]
+            else:
+                poll.unregister(fd)
+        if not found:
+            for fd, text in self._begun.items():
+                self.write(text)
+                self._begun[fd] = b""
+        return bool(found)
+
+    def say(self, text: str) -> None:
+        """Add a line of our own, also to the tail."""
+        line = f"ftslurm: {text}\n".encode(errors="replace")
+        self.tail = (self.tail + line)[-TAIL_BYTES:]
+        self.write((b"\n" if self._midline else b"") + line)
+
+    def write(self, data: bytes) -> None:
+        """Append to the file. While that fails the newest MiB is kept, and what it pushes out is counted."""
+        self._pending += data
+        try:
+            if time.monotonic() >= self._retry_at:
+                self._write()
+        except OSError as error:
+            self._why, self._retry_at = str(error.strerror or error), time.monotonic() + RETRY_S
+        excess = len(self._pending) - KEPT_BYTES
+        if excess > 0:
+            end = self._pending.find(b"\n", excess, excess + READ_BYTES) + 1 or excess
+            self._lost += end
+            del self._pending[:end]
+
+    def _write(self) -> None:
+        if self._fd < 0:
+            os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
+        if self._lost:
+            note = f"ftslurm: {self._lost} bytes of output are missing here: {self._why}\n"
+            os.write(self._fd, (b"\n" if self._midline else b"") + note.encode())
+            self._lost, self._midline = 0, False
+        while self._pending:
+            done = os.write(self._fd, self._pending)
+            self._midline = self._pending[done - 1] != 10
+            del self._pending[:done]
+
+
+def stat_of(pid: int | str) -> list[str]:
+    """The fields of /proc/PID/stat from the third on: state, parent, ...; the start time is the 20th (proc(5))."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below `root`, parents first, as of about now."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            children.setdefault(int(stat_of(name)[1]), []).append(int(name))
+        except (OSError, IndexError):  # noqa: PERF203
+            continue  # it has ended meanwhile
+    found = list(children.get(root, ()))
+    for pid in found:
+        found += children.get(pid, ())
+    return found
+
+
+def kill(send: Callable[[int, int], None], target: int, signum: int = signal.SIGKILL) -> None:
+    """Call os.kill or os.killpg; a target that is gone, or that is not ours (setuid), is left alone."""
+    with suppress(ProcessLookupError, PermissionError):
+        send(target, signum)
+
+
+def prctl() -> Callable[[int, int], object]:
+    """The system call, or a function that does nothing where Python has no ctypes: the agent's fence remains."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None).prctl
+        return lambda option, value: call(option, ctypes.c_ulong(value), 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return lambda _option, _value: None
+
+
+class Wrapper:
+    """One rank: waiting for the agent's word, then running, then exited."""
+
+    def __init__(self, environ: Mapping[str, str], command: Sequence[str]) -> None:
+        rank, world, local = identity(environ)
+        self._environ, self._command = environ, list(command)
+        self._about = {"attempt": int(environ["FTSLURM_ATTEMPT"]), "rank": rank}
+        self._place = {"world": world, "local_rank": local, "host": socket.gethostname()}
+        self._agent_wait_s = float(environ.get("FTSLURM_AGENT_WAIT") or 60)
+        self._orphan_after_s = float(environ.get("FTSLURM_ORPHAN_AFTER") or 20)
+        self._link, self._pump = Link(environ, {"role": "rank", **self._about}), Pump(os.devnull)
+        self._state, self._child, self._status, self._caught = "waiting", 0, 0, []  # type: str, int, int, list[int]
+        self._exit: dict[str, Any] = {}
+        self._exited_at, self._acked = 0.0, False
+        self._carrier: Thread | None = None
+        self._wake, ring = os.pipe()
+        os.set_blocking(ring, False)
+        signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to be woken
+        for signum in FORWARDED:
+            signal.signal(signum, lambda signum, _: self._caught.append(signum))
+
+    def serve(self) -> int:
+        """Do all there is to do; return the code to exit with."""
+        while True:
+            for message in self._link.step(self._wake, self._introduce):
+                self._obey(message)
+            while self._caught:
+                self._pass_on(self._caught.pop(0), "child")
+            if self._state == "running" and self._has_ended():
+                self._finish()
+            code = self._verdict()
+            if code is not None:
+                return code
+
+    def _introduce(self) -> None:
+        about = {**self._about, **self._place, "node": self._link.node, "state": self._state}
+        process = {"pid": os.getpid(), "start": int(stat_of("self")[19]), "child": self._child or None}
+        self._link.send({"t": "register", **about, **process})
+        if self._exit:
+            self._link.send(self._exit)
+
+    def _obey(self, message: Mapping[str, Any]) -> None:
+        kind, state = message.get("t"), self._state
+        if kind == "go" and state == "waiting":
+            self._start(message)
+        elif kind == "signal":
+            self._pass_on(int(message["signum"]), message.get("to", "group"))
+        elif kind == "kill" and state == "running":
+            self._finish()
+        elif kind == "kill" and state == "waiting":
+            self._pump.say("killed before the program began")
+            self._end(KILLED, signal.SIGKILL)
+        elif kind in ("ack", "kill") and state == "exited":
+            self._acked = True
+
+    def _pass_on(self, signum: int, to: str) -> None:
+        if self._state == "running":  # the child is not reaped before that ends: its number is its own
+            kill(os.kill if to == "child" else os.killpg, self._child, signum)
+
+    def _start(self, go: Mapping[str, Any]) -> None:
+        """Start the program, in a process group of its own, that dies with this process."""
+        import subprocess
+        import threading
+
+        self._pump = Pump(go.get("log") or os.devnull)
+        call, us = prctl(), os.getpid()
+        call(PR_SET_CHILD_SUBREAPER, 1)
+        argv = self._argv(go)
+
+        def prepare() -> None:
+            os.setpgid(0, 0)
+            call(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != us:
+                os._exit(KILLED)
+
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        try:
+            child = subprocess.Popen(
+                argv,
+                env=self._child_env(go),
+                stdin=subprocess.DEVNULL,
+                stdout=out_end,
+                stderr=err_end,
+                preexec_fn=prepare,  # noqa: PLW1509 - no thread has been started yet
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            self._pump.say(f"{argv[0]} cannot be started: {error}")
+            self._end(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_STARTED, 0)
+            return
+        finally:
+            os.close(out_end)
+            os.close(err_end)
+        child.returncode = 0  # it is reaped below, not by Popen
+        self._child, self._state = child.pid, "running"
+        self._carrier = threading.Thread(target=self._pump.run, args=(out, err), daemon=True)
+        self._carrier.start()
+
+    def _argv(self, go: Mapping[str, Any]) -> list[str]:
+        argv = list(go.get("argv") or self._command) or [""]
+        modules, setup = go.get("modules") or [], go.get("setup") or []
+        if not modules and not setup:
+            return argv
+        return ["bash", "-c", script(modules, setup), "bash", "modules" if modules else "", *argv]
+
+    def _child_env(self, go: Mapping[str, Any]) -> dict[str, str]:
+        gone = {"FTSLURM_ROLE", "FTSLURM_KEY_FILE", *(go.get("unset") or ())}
+        env = {name: value for name, value in self._environ.items() if name not in gone}
+        marks = {name: self._environ[name] for name in ("FTSLURM_RUN_ID", "FTSLURM_ATTEMPT")}  # for the fence
+        marks["FTSLURM_RANK"] = str(self._about["rank"])
+        return {**env, **(go.get("env") or {}), **marks}
+
+    def _has_ended(self) -> bool:
+        """Whether the program has ended; what it has left to us (as subreaper) and has ended is reaped."""
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid == self._child:
+                return ended is not None
+            os.waitpid(ended.si_pid, 0)
+
+    def _finish(self) -> None:
+        """Kill what is left of the tree, take its last words, and report."""
+        end, left = time.monotonic() + KILL_S, True
+        kill(os.killpg, self._child)  # before it is reaped: then its number is nobody else's
+        while left and time.monotonic() < end:
+            for pid in descendants(os.getpid()):
+                kill(os.kill, pid)
+            left = self._reap()
+        self._pump.stopping = True
+        if self._carrier:
+            self._carrier.join(DRAIN_S)
+        if left:
+            self._pump.say(f"processes that cannot be killed: {descendants(os.getpid())}")
+        signum = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
+        self._end(128 + signum if signum else os.WEXITSTATUS(self._status), signum)
+
+    def _reap(self) -> bool:
+        """Take the status of everything that has ended; whether children are left, after a moment."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._child:
+                    self._status = status
+                if pid == 0:
+                    time.sleep(0.01)
+                    return True
+        except ChildProcessError:
+            return False
+
+    def _end(self, code: int, signum: int) -> None:
+        self._state, self._exited_at = "exited", time.monotonic()
+        tail = self._pump.tail.decode(errors="replace")
+        self._exit = {"t": "exit", **self._about, "code": code, "signal": int(signum), "tail": tail, "at": time.time()}
+        self._link.send(self._exit)
+
+    def _verdict(self) -> int | None:
+        """The code to exit with, once there is nothing more to wait for."""
+        lost, waited = self._link.lost_for(), time.monotonic() - self._exited_at
+        if self._state == "exited":
+            done = self._acked or waited > ACK_S or min(lost, waited) > self._orphan_after_s
+            return int(self._exit["code"]) if done else None
+        if lost <= (self._orphan_after_s if self._link.met else self._agent_wait_s):
+            return None
+        if self._state == "running":
+            self._finish()
+        self._pump.say(f"no agent for {lost:.0f} s ({self._link.why}): this rank has ended itself")
+        sys.stderr.write(self._pump.tail.decode(errors="replace").rpartition("ftslurm: ")[2])
+        return ORPHANED
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run as a program; see the top of this file."""
+    try:
+        wrapper = Wrapper(os.environ, argv[1:] if argv[:1] == ["--"] else argv)
+    except (KeyError, ValueError) as error:
+        sys.stderr.write(f"ftslurm rank: not started by ftslurm: {error}\n")
+        return NOT_STARTED
+    return wrapper.serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

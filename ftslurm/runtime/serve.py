@@ -1,0 +1,203 @@
+"""The process of a supervisor: reads what is known of the run, takes the lease, serves, and says how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftslurm import journal
+from ftslurm.config import Config, load
+from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
+from ftslurm.core.events import ENDED, AllocationGranted, EndRun, Phase, StopRequested
+from ftslurm.core.state import Run
+from ftslurm.errors import FtslurmError, SiteForbids
+from ftslurm.paths import LocalPaths, RunPaths
+from ftslurm.runtime.keys import private_folder, read_key
+from ftslurm.runtime.logs import to_file
+from ftslurm.runtime.network import address_of
+from ftslurm.runtime.spec import policy_of
+from ftslurm.runtime.supervisor import Context, Supervisor, claim
+from ftslurm.slurm.client import SlurmClient
+from ftslurm.slurm.env import JobEnv, job_from_env
+from ftslurm.slurm.records import JobState
+
+log = logging.getLogger(__name__)
+
+PORT_FILE = "supervisor-port"
+WHO_ELSE_S = 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one run; the result goes through the pipe `--say` as a line of JSON."""
+    parser = argparse.ArgumentParser(prog="ftslurm.runtime.serve")
+    parser.add_argument("--say", type=int, required=True)
+    parser.add_argument("--resumed", action="store_true")
+    parser.add_argument("run_dir")
+    asked = parser.parse_args(argv)
+    # What comes before the handlers stand must not end this process: cancellation is asked of Slurm later.
+    signals = _Signals()
+    try:
+        word = _serve(RunPaths(Path(asked.run_dir)), resumed=asked.resumed, signals=signals)
+    except FtslurmError as error:
+        hint = f"\nftslurm: hint: {error.hint}" if error.hint else ""
+        print(f"ftslurm: error: {error}{hint}", file=sys.stderr, flush=True)
+        word = {"code": error.exit_code}
+    os.write(asked.say, (json.dumps(word) + "\n").encode())
+    logging.shutdown()
+    # Threads may hang in a system call on dead storage; the word has been said.
+    os._exit(0)
+
+
+def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals) -> dict[str, Any]:
+    config = load(paths.config)
+    job = job_from_env(os.environ)
+    to_file(paths.supervisor_log, {"run": paths.run_id, "job": job.requeue_id, "role": "supervisor"})
+    local = LocalPaths.of(paths.run_id)
+    private_folder(local.root.parent)
+    private_folder(local.root)
+    copies = sorted(local.root.glob("journal-supervisor-*.jsonl"))
+    run, entries = journal.replay(journal.read(paths, *copies), policy_of(config))
+    resumed = resumed and _is_new(run, job)
+    if run.phase in ENDED and not resumed:
+        print(f"[ftslurm] run {paths.run_id} has already ended: {run.phase}, {run.reason}", flush=True)
+        return {"phase": run.phase, "code": run.code}
+    context = Context(
+        paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=_address(config)
+    )
+    lease, epoch = claim(context)
+    supervisor = Supervisor(context, run, entries, lease, epoch)
+    _listen(supervisor, local)
+    signals.attach(supervisor, job)
+    supervisor.voice.say(_first_line(paths, job, config, epoch))
+    supervisor.start_slurm_watch()
+    supervisor.scan_store()
+    end = supervisor.serve(_granted(run, job, config, epoch, resumed=resumed))
+    return _word(end)
+
+
+def _word(end: EndRun | None) -> dict[str, Any]:
+    if end is None:
+        return {"park": "another supervisor has taken this run over; this one does nothing any more"}
+    if end.phase is Phase.REQUEUED:
+        return {"park": f"requeued: {end.reason}"}
+    return {"phase": end.phase, "code": end.code}
+
+
+def _is_new(run: Run, job: JobEnv) -> bool:
+    """A run is resumed once by a job; when that job is requeued it simply goes on."""
+    return run.job_id != job.requeue_id
+
+
+def _granted(run: Run, job: JobEnv, config: Config, epoch: int, *, resumed: bool) -> AllocationGranted:
+    return AllocationGranted(
+        job_id=job.requeue_id,
+        restart=job.restart_count,
+        nodes=job.nodelist,
+        batch_host=job.batch_host or "",
+        epoch=epoch,
+        no_kill=job.no_kill,
+        resumed=resumed,
+        same_incarnation=(run.job_id, run.restart) == (job.requeue_id, job.restart_count),
+        end_time=job.end_time,
+        wanted_nodes=min(config.resources.nodes[1], len(job.nodelist)),
+    )
+
+
+def _address(config: Config) -> str:
+    """Return the address of this host as the other nodes see it.
+
+    Raises:
+        SiteForbids: the host's name leads to loopback only.
+    """
+    if config.network.interface != "auto":
+        return address_of(config.network.interface, "")
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    for candidate in (name, socket.gethostname()):
+        try:
+            found = socket.gethostbyname(candidate)
+        except OSError:
+            continue
+        if not found.startswith("127."):
+            return found
+    raise SiteForbids(
+        f"the name of this host ({name}) leads to a loopback address, which other nodes cannot reach",
+        hint="set network.interface to the interface of the compute network (`ip -4 addr` lists them)",
+    )
+
+
+def _listen(supervisor: Supervisor, local: LocalPaths) -> None:
+    """Take the port of the supervisor before this one, so that its agents find the new one; else any."""
+    memory = local.root / PORT_FILE
+    wanted = int(memory.read_text()) if memory.exists() else 0
+    try:
+        port = supervisor.listen(wanted)
+    except OSError as error:
+        log.warning("port %d is taken (%s); the agents are started again", wanted, error)
+        port = supervisor.listen(0)
+    memory.write_text(str(port))
+
+
+def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str:
+    text = f"run {paths.run_id}, job {job.requeue_id}, {len(job.nodelist)} nodes, epoch {epoch}; folder {paths.root}"
+    if not job.no_kill and len(job.nodelist) > 1:
+        text += "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
+        text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
+    if not config.checkpoint.files:
+        text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
+    return text
+
+
+class _Signals:
+    """What Slurm tells by signals. SIGTERM says only that something ends; the job's state says what."""
+
+    def __init__(self) -> None:
+        self._early: list[int] = []
+        self._supervisor: Supervisor | None = None
+        self._job_id = ""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def attach(self, supervisor: Supervisor, job: JobEnv) -> None:
+        """From now on signals become events."""
+        self._supervisor, self._job_id = supervisor, job.job_id
+        for number in self._early:
+            self._on_signal(number, None)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        if self._supervisor is None:
+            self._early.append(number)
+        elif number == signal.SIGUSR2:
+            self._supervisor.emit(StopRequested(why=TIME_LIMIT, save=True))
+        elif number == signal.SIGINT:
+            self._supervisor.emit(StopRequested(why=CANCEL, save=False))
+        else:
+            threading.Thread(target=self._ask_why, daemon=True).start()
+
+    def _ask_why(self) -> None:
+        assert self._supervisor is not None
+        why = {JobState.PREEMPTED: PREEMPT, JobState.TIMEOUT: TIME_LIMIT}
+        try:
+            state = SlurmClient(timeout_s=WHO_ELSE_S).job(self._job_id).state
+        except FtslurmError as error:
+            log.warning("SIGTERM came and Slurm does not say why: %s", error)
+            state = JobState.UNKNOWN
+        if state in (JobState.PENDING, JobState.REQUEUED):
+            log.info("SIGTERM belongs to a requeue; the new incarnation goes on")
+            return
+        self._supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The supervisor's side of checkpoints: what is committed, the commit itself, and what is set aside or removed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftslurm.core.events import CommitDurable, Event, GenerationDurable, Quarantine, StoreScanned
+from ftslurm.errors import FtslurmError
+
+if TYPE_CHECKING:
+    from ftslurm.runtime.spec import CheckpointSpec
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 70.0
+
+
+class Stores:
+    """The store of one run on shared storage. All methods block on it; they run in the supervisor's pool."""
+
+    def __init__(self, run_id: str, spec: CheckpointSpec, epoch: int, emit: Callable[[Event], None]) -> None:
+        self._run_id = run_id
+        self._spec = spec
+        self._root = Path(spec.shared)
+        self._epoch = epoch
+        self._emit = emit
+
+    def scan(self) -> None:
+        """Report which generations are committed; tried again until shared storage answers."""
+        from ftslurm.checkpoint.commit import prepare_store
+        from ftslurm.checkpoint.store import scan
+
+        while True:
+            try:
+                prepare_store(self._root, self._run_id, time.time())
+                found = scan(self._root)
+            except (FtslurmError, OSError) as error:
+                log.warning("the checkpoints in %s cannot be read yet: %s", self._root, error)
+                time.sleep(1.0)
+                continue
+            break
+        committed = tuple((each.generation, each.commit.step, each.commit.world_size) for each in found.generations)
+        refused = tuple((each.generation, each.reason) for each in found.refused)
+        self._emit(StoreScanned(generations=committed, refused=refused))
+
+    def commit(self, action: CommitDurable) -> None:
+        """Write COMMIT.json, then remove what keep_last lets go."""
+        from ftslurm.checkpoint.commit import commit_durable
+        from ftslurm.checkpoint.retention import keep_last
+        from ftslurm.core.manifest import Commit
+
+        commit = Commit(
+            run_id=self._run_id,
+            generation=action.generation,
+            world_size=action.world_size,
+            epoch=self._epoch,
+            parts=action.parts,
+            at=time.time(),
+        )
+        try:
+            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S)
+        except (FtslurmError, OSError) as error:
+            self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
+            return
+        try:
+            dropped = tuple(keep_last(self._root, self._spec.keep_last))
+        except (FtslurmError, OSError) as error:
+            log.warning("old checkpoints cannot be removed: %s", error)
+            dropped = ()
+        self._emit(GenerationDurable(generation=action.generation, digest=digest, dropped=dropped))
+
+    def set_aside(self, action: Quarantine) -> None:
+        """Move a damaged generation out of the way; nothing is deleted."""
+        from ftslurm.checkpoint.commit import quarantine
+
+        quarantine(self._root, action.generation, action.reason, time.time())

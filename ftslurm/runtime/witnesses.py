@@ -1,0 +1,60 @@
+"""Asks the witnesses about a silent node, and reports as soon as enough of them have spoken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+from ftslurm.core.events import Event, Finding, NodeProbed, Outcome, Witness
+from ftslurm.errors import FtslurmError
+from ftslurm.slurm.client import SlurmClient
+from ftslurm.slurm.records import NodeInfo
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 3.0
+
+
+class Witnesses:
+    """The round of questions about one node: one deadline for all, answers passed on as they come."""
+
+    def __init__(self, job_id: str, slurm: SlurmClient) -> None:
+        self._job_id = job_id
+        self._slurm = slurm
+
+    def ask(
+        self, node: str, where: tuple[str, int], others: Mapping[str, str], emit: Callable[[Event], None]
+    ) -> None:
+        """Ask about `node`, which was last reached at `where`; `others` are nodes that were heard just now."""
+        from ftslurm.runtime.probes import ProbeTarget, confirm
+
+        heard: list[Finding] = []
+        lock = Lock()
+
+        def report(finding: Finding) -> None:
+            with lock:
+                heard.append(finding)
+                emit(NodeProbed(node=node, findings=tuple(heard), final=False))
+
+        target = ProbeTarget(
+            node=node,
+            address=where[0],
+            port=where[1],
+            job_id=self._job_id,
+            peer=next((address for name, address in sorted(others.items()) if name != node), ""),
+            slurm=lambda: self._node_state(node),
+        )
+        findings = confirm(target, DEADLINE_S, report)
+        emit(NodeProbed(node=node, findings=findings, final=True))
+
+    def _node_state(self, node: str) -> Finding:
+        """Slurm's word. Only DOWN counts against a node; NOT_RESPONDING says no more than our own silence does."""
+        try:
+            info: NodeInfo | None = self._slurm.nodes((node,)).get(node)
+        except FtslurmError as error:
+            return Finding(witness=Witness.SLURM, outcome=Outcome.UNKNOWN, detail=str(error)[:200])
+        if info is None:
+            return Finding(witness=Witness.SLURM, outcome=Outcome.UNKNOWN, detail="Slurm does not know the node")
+        words = "+".join(sorted(info.words)) + (f", {info.reason}" if info.reason else "")
+        return Finding(witness=Witness.SLURM, outcome=Outcome.FAILED if info.down else Outcome.OK, detail=words)

@@ -1,0 +1,123 @@
+"""From a configuration to a submitted job: the run's folder, the request, the script. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftslurm import paths as names
+from ftslurm import runs
+from ftslurm.errors import CannotCreate
+from ftslurm.slurm.script import JobRequest, literal_pattern, options_from_argv, render, sbatch_argv
+
+if TYPE_CHECKING:
+    from ftslurm.config import Config
+    from ftslurm.paths import RunPaths
+
+DRY_RUN_ID = "DRY-RUN"
+SAVE_LEAD_S = 60
+"""Slurm may send the warning up to 60 s early, never late (sbatch(1)); what is added covers the drain after the save."""
+
+
+def run_root_of(config: Config, given: Path | None) -> Path:
+    """Return where the run's folder goes: the option, then the file, then FTSLURM_RUN_ROOT or the user's default."""
+    if given is not None:
+        return given.absolute()
+    return Path(config.run_root) if config.run_root else names.default_run_root()
+
+
+def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, resumed: bool = False) -> JobRequest:
+    """Return the job that carries a run.
+
+    Args:
+        config: what the user wrote.
+        paths: the run's folder.
+        options: further options of sbatch from the command line; they beat the file's.
+        resumed: the job continues a run that has ended.
+
+    Raises:
+        UsageError: an option is not of the form --name or --name=value.
+    """
+    resources = config.resources
+    extra = options_from_argv(options)
+    given = {name for name, _ in extra}
+    listed = [
+        (name, each)
+        for name, value in resources.sbatch.items()
+        if name not in given and value is not False
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
+    flags = ("--resumed",) if resumed else ()
+    return JobRequest(
+        name=config.name,
+        run_dir=str(paths.root),
+        argv=(sys.executable, "-I", "-m", "ftslurm", "run", "--run-dir", str(paths.root), *flags),
+        min_nodes=resources.nodes[0],
+        max_nodes=resources.nodes[1],
+        ntasks=config.world_size if resources.nodes[0] == resources.nodes[1] else None,
+        ranks_per_node=resources.ranks_per_node,
+        cpus_per_rank=resources.cpus_per_rank,
+        gpus_per_node=resources.gpus_per_node or None,
+        time_s=resources.time,
+        partition=resources.partition,
+        output=literal_pattern(str(paths.logs)) + "/job-%j.out",
+        signal_lead_s=int(min(config.checkpoint.grace + SAVE_LEAD_S, 65_000)),
+        requeue=config.recovery.continue_ != "none",
+        comment=json.dumps({"ftslurm": paths.run_id}, separators=(",", ":")),
+        options=(*listed, *extra),
+        exports={"FTSLURM_HOME": str(names.home().absolute())},
+    )
+
+
+def preview(config: Config, root: Path, options: Sequence[str]) -> JobRequest:
+    """Return the request of a run that does not exist yet, for --dry-run and --test-only."""
+    return request_of(config, names.RunPaths(root / f"{config.name}-{DRY_RUN_ID}"), options)
+
+
+def prepare(config: Config, file: Path, root: Path) -> RunPaths:
+    """Make the run's folder with the configuration in it; values of secrets are in the user's own file only.
+
+    Raises:
+        CannotCreate: the folder cannot be made.
+    """
+    paths = runs.create(root, config.name)
+    try:
+        runs.write_private(paths.config, file.read_bytes())
+        runs.write_private(paths.resolved, json.dumps(config.resolved(), indent=1).encode())
+    except OSError as error:
+        raise CannotCreate(f"cannot write into {paths.root}: {error.strerror}") from error
+    return paths
+
+
+def write_script(paths: RunPaths, request: JobRequest) -> Path:
+    """Render the script into the run's folder, beside those of earlier jobs of the run."""
+    target = paths.script
+    count = 1
+    while target.exists():
+        count += 1
+        target = paths.script.with_name(f"{paths.script.stem}.{count}{paths.script.suffix}")
+    runs.write_private(target, render(request).encode("utf-8", "surrogateescape"))
+    return target
+
+
+def discard(paths: RunPaths) -> None:
+    """Remove the folder of a run that was never submitted."""
+    shutil.rmtree(paths.root, ignore_errors=True)
+    link = names.default_run_root() / paths.run_id
+    if link.is_symlink():
+        link.unlink()
+
+
+def command_line(request: JobRequest) -> list[str]:
+    """Return the options that stand on sbatch's command line."""
+    return sbatch_argv(request)
+
+
+def with_dependency(request: JobRequest, job_id: str) -> JobRequest:
+    """Return the request to start after another job of the run has ended."""
+    return replace(request, options=(*request.options, ("dependency", f"afterany:{job_id}")))

@@ -1,0 +1,70 @@
+"""Owner of the fake Slurm of tests/bin: makes its state, scripts its faults, reads what was asked of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+BIN = Path(__file__).parent.parent / "bin"
+
+
+class FakeSlurm:
+    """Four idle nodes n1 to n4, one partition, accounting on; `environ` finds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "slurm.json"
+        self._write(
+            {
+                "next_id": 101,
+                "partitions": ["main"],
+                "nodes": {f"n{number}": {"state": "IDLE", "reason": ""} for number in range(1, 5)},
+                "jobs": {},
+                "history": {},
+                "accounting": True,
+                "config": {"SlurmdTimeout": "300 sec", "MinJobAge": "300 sec", "KillWait": "30 sec", "JobRequeue": "1"},
+                "faults": {},
+            }
+        )
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment in which its commands are the first on PATH."""
+        return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "FAKE_SLURM_STATE": str(self.path)}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, as it is now."""
+        state: dict[str, Any] = json.loads(self.path.read_text())
+        return state
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Every command line so far."""
+        log = Path(f"{self.path}.calls")
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def fail(self, call: str, kind: str, times: int = 1) -> None:
+        """Let calls that begin with `call` go wrong; kinds as in tests/bin/fake_slurm.py."""
+        state = self.state
+        state["faults"][call] = {"kind": kind, "times": times}
+        self._write(state)
+
+    def change(self, *path: str, value: object) -> None:
+        """Set one value: change("nodes", "n3", "state", value="DOWN+NOT_RESPONDING")."""
+        state = self.state
+        place = state
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        self._write(state)
+
+    @staticmethod
+    def srun(environ: dict[str, str], words: list[str]) -> int:
+        """Run the fake's srun to its end; returns its exit code."""
+        return subprocess.run([str(BIN / "srun"), *words], env=environ, timeout=60, check=False).returncode
+
+    def _write(self, state: dict[str, Any]) -> None:
+        self.path.write_text(json.dumps(state))
