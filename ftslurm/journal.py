@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftslurm.core.events import Action, Event
+from ftslurm.core.actions import Action
+from ftslurm.core.events import Event
 from ftslurm.core.records import from_record, to_record
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance

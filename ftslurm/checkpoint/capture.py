@@ -7,16 +7,14 @@ A capture that was cut short leaves no manifest, and so does not exist.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.digest import Pace, chunks_of, digest_bytes, stopper
-from ftslurm.checkpoint.folderscan import Identity
 from ftslurm.checkpoint.layout import GenerationPaths, manifest_name
 from ftslurm.checkpoint.writers import is_open_for_writing
 from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, FileEntry, NodeManifest, generation_name
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from ftslurm.checkpoint.watch import FoundFile, StepFiles
 
-_CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+_COPY_BYTES = 8 << 20
 _LOOKS = 3
 
 
@@ -81,7 +79,7 @@ def capture(
 def _capture(found: StepFiles, source: Path, target: GenerationPaths, author: Author, pace: Pace) -> Captured:
     entries: list[FileEntry] = []
     for file in found.files:
-        _link(source, target.data, file, author.node)
+        _link(source, target.data, file)
         entries.append(_digest(target.data, file, pace))
     manifest = NodeManifest(
         run_id=author.run_id,
@@ -97,42 +95,24 @@ def _capture(found: StepFiles, source: Path, target: GenerationPaths, author: Au
     return Captured(manifest=manifest, digest=digest_bytes(data), folder=target.root)
 
 
-def _link(source: Path, data: Path, file: FoundFile, node: str) -> None:
+def _link(source: Path, data: Path, file: FoundFile) -> None:
     """Give the file a second name in the generation; a copy where the file system cannot.
 
     What lies there under this name (a capture that was cut short) is replaced.
     """
-    with (
-        disk.folder_of(source, file.name) as (from_folder, last),
-        disk.folder_of(data, file.name, create=True) as (to_folder, _),
-    ):
-        temporary = f"{digest_bytes(file.name.encode())}.{node}.part"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=to_folder)
-        try:
-            os.link(last, temporary, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _CANNOT_LINK:
-                raise
-            _copy(source, file, to_folder, temporary)
-        os.rename(temporary, last, src_dir_fd=to_folder, dst_dir_fd=to_folder)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=to_folder)  # rename(2) does nothing when both are names of one file
-
-
-def _copy(source: Path, file: FoundFile, to_folder: int, last: str) -> None:
-    with disk.opened(source, file.name) as original:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        copy = os.open(last, flags, disk.PRIVATE_FILE, dir_fd=to_folder)
-        try:
-            with os.fdopen(os.dup(original), "rb") as reader, os.fdopen(os.dup(copy), "wb") as writer:
-                shutil.copyfileobj(reader, writer, 8 << 20)
+    if disk.link_over(source, data, file.name):
+        return
+    with disk.opened(source, file.name) as original, disk.folder_of(data, file.name) as (folder, last):
+        temporary = f"{os.getpid()}-{threading.get_ident()}.copy.part"
+        copy = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, disk.PRIVATE_FILE, dir_fd=folder
+        )
+        with os.fdopen(os.dup(original), "rb") as reader, os.fdopen(copy, "wb") as writer:
+            shutil.copyfileobj(reader, writer, _COPY_BYTES)
+            writer.flush()
             found = os.fstat(original)
-            if Identity.of(found) != file.identity:
-                raise DataDamaged(f"{file.name} changed while it was captured")
             os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))
-        finally:
-            os.close(copy)
+        os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _digest(data: Path, file: FoundFile, pace: Pace) -> FileEntry:

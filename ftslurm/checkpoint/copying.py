@@ -19,7 +19,6 @@ from ftslurm.core.manifest import CHUNK_BYTES, FileEntry
 from ftslurm.errors import DataDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -40,11 +39,13 @@ class Copier:
         """Bring one file over; returns the bytes that had to be copied (0: it was there, with the right content).
 
         Raises:
-            DataDamaged: the source is not what the manifest says (ChunkDamaged), or missing.
-            OSError: as the system says.
+            DataDamaged: the source is not what the manifest says.
+            OSError: as the system says; FileNotFoundError where the source is missing.
         """
-        if self.is_there(entry):
-            return 0
+        return 0 if self.is_there(entry) else self.bring(entry)
+
+    def bring(self, entry: FileEntry) -> int:
+        """As `copy`, without looking whether it is there already."""
         with disk.folder_of(self.target, entry.name, create=True) as (folder, last):
             temporary = f"{digest_bytes(entry.name.encode())}.{self.owner}.part"
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,7 +75,7 @@ class Copier:
         try:
             start = self._sound_start(descriptor, entry)
             os.ftruncate(descriptor, start)
-            with self._original(entry) as original:
+            with disk.opened(self.source, entry.name) as original:
                 source = str(self.source)
                 for offset, block in checked_blocks(original, entry, where=source, start=start, pace=self.pace):
                     disk.pwrite_all(descriptor, block, offset)
@@ -92,11 +93,3 @@ class Copier:
             if wrong is not None:
                 return wrong.chunk * CHUNK_BYTES
         return size
-
-    @contextlib.contextmanager
-    def _original(self, entry: FileEntry) -> Iterator[int]:
-        try:
-            with disk.opened(self.source, entry.name) as descriptor:
-                yield descriptor
-        except FileNotFoundError as error:
-            raise DataDamaged(f"{self.source / entry.name} is missing") from error

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PRIVATE_FILE = 0o600
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 _NOT_PLAIN = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EMLINK})
 
 
@@ -133,6 +134,29 @@ def pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
+
+
+def link_over(source: Path, target: Path, name: str) -> bool:
+    """Link the file `name` of `source` into `target`, replacing what is there; False where that cannot be.
+
+    Raises:
+        DataDamaged: a link or no folder on the way.
+        OSError: as the system says.
+    """
+    with folder_of(source, name) as (from_folder, last), folder_of(target, name, create=True) as (to_folder, _):
+        temporary = f"{os.getpid()}-{threading.get_ident()}.link.part"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=to_folder)
+        try:
+            os.link(last, temporary, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _CANNOT_LINK:
+                return False
+            raise
+        os.rename(temporary, last, src_dir_fd=to_folder, dst_dir_fd=to_folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=to_folder)  # rename(2) does nothing when both are names of one file
+    return True
 
 
 def make_folder(path: Path) -> None:

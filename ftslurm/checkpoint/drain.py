@@ -22,7 +22,7 @@ from ftslurm.checkpoint.copying import Copier
 from ftslurm.checkpoint.digest import check_whole, digest_bytes
 from ftslurm.checkpoint.layout import COMMIT, DATA, GenerationPaths, StorePaths, manifest_name
 from ftslurm.checkpoint.pacing import Pacer, Progress
-from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, NodeManifest
+from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, FileEntry, NodeManifest
 from ftslurm.errors import DataDamaged, FtslurmError, StorageError, TryAgain, UsageError
 
 if TYPE_CHECKING:
@@ -183,8 +183,16 @@ class _Job:
                 source=self.source.data, target=there.data, owner=self.manifest.node, durable=True, pace=self.pacer
             )
             for entry in self.manifest.files:
-                self.copied_bytes += copier.copy(entry)
+                self.copied_bytes += self._copy(copier, entry)
         disk.write_small(there.root / manifest_name(self.manifest.node), self.data)
+
+    def _copy(self, copier: Copier, entry: FileEntry) -> int:
+        try:
+            return copier.copy(entry)
+        except FileNotFoundError as error:
+            if (self.source.data / entry.name).exists():
+                raise  # something at the destination, which may come back
+            raise DataDamaged(f"{self.source.data / entry.name} is missing") from error
 
     def _send_away(self, remote: rsync.Remote) -> None:
         """To another host: the own bytes are checked first, because what is compared there is what was sent."""

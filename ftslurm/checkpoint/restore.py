@@ -14,7 +14,8 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.copying import Copier
@@ -25,11 +26,13 @@ from ftslurm.core.manifest import FileEntry, NodeManifest, check_against, is_gen
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    from ftslurm.core.manifest import Commit
     from ftslurm.core.events import Part
+    from ftslurm.core.manifest import Commit
+
+T = TypeVar("T")
 
 _RETRY_S = 0.5
 _OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -106,5 +109,100 @@ class _Gathering:
 
     def entries(self) -> tuple[FileEntry, ...]:
         """All files of the generation, by manifests with the digests that the commit names."""
-        manifests = {part.node: self._first_of(self._manifest_sources(part)) for part in self.commit.parts}
+        manifests: dict[str, NodeManifest] = {}
+        for part in self.commit.parts:
+            what = f"the manifest of {part.node}"
+            manifests[part.node] = self._first_of(what, self._manifest_sources(part))
         return check_against(self.commit, manifests)
+
+    def gather(self, entries: tuple[FileEntry, ...]) -> Path:
+        """Verify every file; returns the folder that holds them all."""
+        self.used.clear()
+        if self.restores is None:
+            return self._in_place(entries)
+        folder = self.restores / self.commit.generation
+        disk.make_folder(folder)
+        _remove_strays(folder, {entry.name for entry in entries})
+        for entry in entries:
+            self._first_of(entry.name, self._file_sources(entry, folder))
+        return folder
+
+    def _in_place(self, entries: tuple[FileEntry, ...]) -> Path:
+        if self.sources.shared is None:
+            raise StorageError(f"{self.commit.generation}: there is neither scratch nor shared storage to restore from")
+        data = StorePaths(self.sources.shared).generation(self.commit.generation).data
+        for entry in entries:
+            self._first_of(entry.name, {"shared": partial(self._check, data, entry)})
+        return data
+
+    def _manifest_sources(self, part: Part) -> dict[str, Callable[[], NodeManifest]]:
+        return {
+            name: partial(read_manifest, place.root, part.node, part.manifest_digest)
+            for name, place in self._places().items()
+        }
+
+    def _file_sources(self, entry: FileEntry, folder: Path) -> dict[str, Callable[[], None]]:
+        """Where one file may come from, the cheapest first."""
+        ways: dict[str, Callable[[], None]] = {"kept": partial(self._check, folder, entry)}
+        places = self._places()
+        if "scratch" in places:
+            ways["scratch"] = partial(self._link, places["scratch"].data, folder, entry)
+        if "shared" in places:
+            ways["shared"] = partial(self._copy, places["shared"].data, folder, entry)
+        return ways
+
+    def _places(self) -> dict[str, GenerationPaths]:
+        generation, sources = self.commit.generation, self.sources
+        places = {} if sources.own is None else {"scratch": GenerationPaths(sources.own / generation)}
+        if sources.shared is not None:
+            places["shared"] = StorePaths(sources.shared).generation(generation)
+        return places
+
+    def _check(self, folder: Path, entry: FileEntry) -> None:
+        with disk.opened(folder, entry.name) as descriptor:
+            check_whole(descriptor, entry, where=str(folder), pace=self.pace)
+
+    def _link(self, data: Path, folder: Path, entry: FileEntry) -> None:
+        """Verify this node's own copy and give it a second name; a copy where the file system cannot."""
+        self._check(data, entry)
+        if not disk.link_over(data, folder, entry.name):
+            self._copy(data, folder, entry)
+
+    def _copy(self, data: Path, folder: Path, entry: FileEntry) -> None:
+        Copier(source=data, target=folder, owner="restore", durable=False, pace=self.pace).bring(entry)
+
+    def _first_of(self, what: str, ways: Mapping[str, Callable[[], T]]) -> T:
+        """The result of the first way that works; what is not there yet is looked for until patience is over."""
+        deadline = time.monotonic() + self.sources.patience_s
+        while True:
+            problems: list[str] = []
+            errors: list[str] = []
+            missing = False
+            for name, way in ways.items():
+                try:
+                    result = way()
+                except FileNotFoundError:
+                    missing = missing or name == "shared"
+                except DataDamaged as error:
+                    problems.append(str(error))
+                except OSError as error:
+                    if error.errno in _OURS:
+                        raise
+                    errors.append(f"{name}: {error.strerror}: {error.filename}")
+                else:
+                    self.used[name] = self.used.get(name, 0) + 1
+                    return result
+            if not missing or time.monotonic() >= deadline:
+                break
+            time.sleep(_RETRY_S)
+        told = "; ".join(problems + errors) or "it is missing in every place"
+        kind = StorageError if errors else DataDamaged
+        raise kind(f"{self.commit.generation}: {what}: {told}")
+
+
+def _remove_strays(folder: Path, wanted: Collection[str]) -> None:
+    """Remove what an earlier program or a killed restore has left in the folder; links are not followed."""
+    for place, _, names in os.walk(folder):
+        for path in (folder / place / name for name in names):
+            if str(path.relative_to(folder)) not in wanted:
+                path.unlink()

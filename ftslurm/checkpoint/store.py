@@ -47,11 +47,12 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A generation that cannot be used. `damaged` is false where it could not be read, or was never finished."""
+    """A generation that cannot be used: `damaged`, or `is_unfinished` (it has no commit), or it cannot be read now."""
 
     generation: str
     reason: str
-    damaged: bool
+    damaged: bool = False
+    is_unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +168,9 @@ def scan(root: Path) -> Scan:
         except DataDamaged as error:
             refused.append(Refusal(generation=name, reason=str(error), damaged=True))
         except FileNotFoundError:
-            refused.append(Refusal(generation=name, reason="no COMMIT.json: it was never finished", damaged=False))
+            refused.append(Refusal(generation=name, reason="no COMMIT.json: it was never finished", is_unfinished=True))
         except OSError as error:
-            refused.append(Refusal(generation=name, reason=f"cannot be read: {error.strerror}", damaged=False))
+            refused.append(Refusal(generation=name, reason=f"cannot be read: {error.strerror}"))
     return Scan(generations=tuple(stored), refused=tuple(refused))
 
 

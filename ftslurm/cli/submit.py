@@ -86,7 +86,9 @@ def _submit(client: SlurmClient, paths: RunPaths, request: object) -> str:
         job_id = client.submit(submission.write_script(paths, request), submission.command_line(request))
     except ServiceUnavailable as error:
         # The job may exist nevertheless (the answer was lost): its comment names the run.
-        raise ServiceUnavailable(str(error), hint=f"the run's folder {paths.root} is kept; see `squeue --me`") from error
+        raise ServiceUnavailable(
+            str(error), hint=f"the run's folder {paths.root} is kept; see `squeue --me`"
+        ) from error
     except FtslurmError:
         submission.discard(paths)
         raise
@@ -98,7 +100,9 @@ def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> N
     import json
 
     if as_json:
-        click.echo(json.dumps({"meta": {"schema": 1}, "job_id": job_id, "run_id": paths.run_id, "run_dir": str(paths.root)}))
+        click.echo(
+            json.dumps({"meta": {"schema": 1}, "job_id": job_id, "run_id": paths.run_id, "run_dir": str(paths.root)})
+        )
     elif parsable:
         click.echo(job_id)
     else:
@@ -109,7 +113,8 @@ def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> N
 def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
     """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code."""
     from ftslurm import journal
-    from ftslurm.core.events import ENDED, EndRun
+    from ftslurm.core.actions import EndRun
+    from ftslurm.core.events import ENDED
     from ftslurm.errors import RunFailed, ServiceUnavailable, TryAgain
 
     pause = WAIT_POLL_S

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core.events import (
-    Action,
-    AskToSave,
-    EndRun,
-    FenceAttempt,
-    Phase,
-    Requeue,
-    RequeueAnswered,
-    Say,
-    StopRequested,
-)
+from ftslurm.core.actions import Action, AskToSave, EndRun, FenceAttempt, Requeue, Say
+from ftslurm.core.events import Phase, RequeueAnswered, StopRequested
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import drop_unfinished, set_timer, unsafe
+from ftslurm.core.saving import drop_unfinished, set_timer, settle_stopped, unsafe
 from ftslurm.core.state import Run
 
 COMPLETE = "complete"
@@ -95,10 +86,14 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return fence(run, policy, clean=len(attempt.finished) == attempt.world_size) if over else (run, ())
     if attempt is not None and not set(attempt.nodes) - set(run.condemned) <= attempt.fenced:
         return run, ()
-    if unsafe(run) and SETTLE not in run.timers:
+    run, actions = settle_stopped(run)
+    if not unsafe(run):
+        run, more = conclude(run, policy)
+        return run, actions + more
+    if SETTLE not in run.timers:
         run, timer = set_timer(run, SETTLE, policy.settle_s)
-        return run, (timer,)
-    return (run, ()) if unsafe(run) else conclude(run, policy)
+        return run, (*actions, timer)
+    return run, actions
 
 
 def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

@@ -1,7 +1,7 @@
-"""What can happen to a run, and what the core may answer: the vocabulary of the whole program.
+"""What can happen to a run: one half of the vocabulary of the whole program. The other half is `core.actions`.
 
-Events come in from the world, stamped at the edge; actions go out and are performed by the supervisor. Both are frozen
-records that survive a round trip through JSON (`to_record`, `from_record`), because the journal is made of them.
+Events come in from the world, stamped at the edge. They are frozen records that survive a round trip through JSON
+(`core.records`), because the journal is made of them.
 `at` is seconds since the epoch (wall clock, for people); `mono` is seconds on the supervisor's monotonic clock and is
 the only time that decisions look at. Heartbeats are not events: `core.detector` digests them, and only a suspicion is
 an event.
@@ -9,7 +9,7 @@ an event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -299,155 +299,3 @@ class StorageStalled(Event):
 
     for_s: float
     error: str = ""
-
-
-# --------------------------------------------------------------------------------------------------------- actions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """Root of all actions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchAgents(Action):
-    """Start agents on these nodes, in a job step of their own."""
-
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeNode(Action):
-    """Ask every witness about a node. The answers come back as NodeProbed."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchAttempt(Action):
-    """Start the training on exactly these nodes; restore from `generation` (empty: from the beginning)."""
-
-    attempt: int
-    nodes: tuple[str, ...]
-    world_size: int
-    generation: str = ""
-    avoid_ports: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseRanks(Action):
-    """The world is the planned one and the checkpoint is at hand: let the ranks start the user's program."""
-
-    attempt: int
-    placement: tuple[str, ...]
-    master_addr: str
-    master_port: int
-    checkpoint: str = ""
-    step: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restore(Action):
-    """Bring every verified byte of a durable generation to these nodes, for this attempt."""
-
-    generation: str
-    attempt: int
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FenceAttempt(Action):
-    """Kill every process of this attempt and older ones on these nodes; cancel its job step in the background.
-
-    `clean` is true when every rank reported exit code 0: files that a finished writer left are then complete.
-    """
-
-    attempt: int
-    nodes: tuple[str, ...]
-    clean: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskToSave(Action):
-    """Ask the program to save now, in the way that its configuration names."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitLocal(Action):
-    """Replicate the LOCAL record of a generation to all agents."""
-
-    generation: str
-    step: int
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drain(Action):
-    """The one drain target of the job: these nodes copy their parts to shared storage."""
-
-    generation: str
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitDurable(Action):
-    """Write COMMIT.json, last; then apply keep_last."""
-
-    generation: str
-    step: int
-    world_size: int
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CleanScratch(Action):
-    """Generations up to and including this one may leave the nodes' scratch."""
-
-    watermark: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantine(Action):
-    """Set a damaged generation aside; never delete it."""
-
-    generation: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requeue(Action):
-    """Ask Slurm for new nodes: requeue, NumTasks, NumNodes, ExcNodeList, in this order."""
-
-    num_nodes: int
-    num_tasks: int
-    exclude: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndRun(Action):
-    """The run has ended: agents are told to leave, the parent returns `code`."""
-
-    phase: Phase
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetTimer(Action):
-    """Send TimerFired(name, token) after `after_s` seconds."""
-
-    name: str
-    token: int
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Say(Action):
-    """Tell the user: one line on the job's output, and in the story that `explain` prints."""
-
-    text: str
-    slug: str = ""
-    facts: dict[str, str] = field(default_factory=dict)

@@ -9,18 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ftslurm.core.actions import Action, LaunchAttempt, Quarantine, ReleaseRanks, Restore, Say
 from ftslurm.core.ending import FAILED, REQUEUE, leave
-from ftslurm.core.events import (
-    Action,
-    LaunchAttempt,
-    Phase,
-    Quarantine,
-    ReleaseRanks,
-    Restore,
-    RestoreReady,
-    RestoreRefused,
-    Say,
-)
+from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
 from ftslurm.core.phases import LAUNCHING, enter
 from ftslurm.core.placement import usable
 from ftslurm.core.recovery import Policy

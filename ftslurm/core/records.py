@@ -14,18 +14,19 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from ftslurm.core import events
+from ftslurm.core import actions, events
 from ftslurm.errors import DataDamaged
 
 _KINDS: dict[str, type[Any]] = {
     name: kind
-    for name, kind in vars(events).items()
-    if isinstance(kind, type) and issubclass(kind, (events.Event, events.Action))
+    for module in (events, actions)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, (events.Event, actions.Action))
 }
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
-def to_record(value: events.Event | events.Action) -> dict[str, Any]:
+def to_record(value: events.Event | actions.Action) -> dict[str, Any]:
     """Return the JSON-ready form of an event or an action."""
     return {"type": type(value).__name__, **_fields(value)}
 

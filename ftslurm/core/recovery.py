@@ -170,9 +170,9 @@ def _relaunch(now: Situation, policy: Policy) -> _Option:
 
 
 def _shrink(now: Situation, policy: Policy) -> _Option:
-    count = usable(now.live, policy.ranks_per_node, policy.world_multiple_of)
-    if count >= len(now.nodes):
+    if all(node in now.live for node in now.nodes):
         return _Option(Kind.SHRINK, (), 0.0, "", "no node was lost")
+    count = usable(now.live[: now.wanted], policy.ranks_per_node, policy.world_multiple_of)
     if count < max(policy.min_nodes, 1):
         return _Option(Kind.SHRINK, (), 0.0, "", f"{count} usable nodes are fewer than min_nodes {policy.min_nodes}")
     if not now.no_kill and now.lost:

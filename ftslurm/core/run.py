@@ -10,18 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ftslurm.core import ending, launching, saving, stopping
-from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, Verdict, judge_node
+from ftslurm.core import ending, launching, nodes, saving, stopping
+from ftslurm.core.actions import Action, LaunchAgents, ProbeNode, Say
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.events import (
     ENDED,
-    Action,
     AgentLost,
     AgentUp,
     AllocationGranted,
     Event,
-    FenceAttempt,
     GenerationDurable,
-    LaunchAgents,
     LaunchEnded,
     NodeFenced,
     NodeHeard,
@@ -31,12 +29,10 @@ from ftslurm.core.events import (
     PartPending,
     PartSaved,
     Phase,
-    ProbeNode,
     RankExited,
     RequeueAnswered,
     RestoreReady,
     RestoreRefused,
-    Say,
     SlurmReported,
     StopRequested,
     StorageStalled,
@@ -53,10 +49,7 @@ Step = tuple[Run, tuple[Action, ...]]
 Rule = Callable[[Run, Any, Policy], Step]
 
 AGENTS = "agents"
-REPROBE = "reprobe:"
-AGENT = "agent:"
 ADOPT_S = 5.0
-AGENT_BACK_S = 15.0
 
 
 def advance(run: Run, event: Event, policy: Policy) -> Step:
@@ -112,9 +105,9 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
     )
     if event.resumed:
         run = replace(run, failures=(), requeues=0)
-    nodes = tuple(node for node in event.nodes if node not in run.condemned)
+    wanted = tuple(node for node in event.nodes if node not in run.condemned)
     run, timer = saving.set_timer(run, AGENTS, policy.agents_s)
-    return run, (LaunchAgents(nodes=nodes), timer)
+    return run, (LaunchAgents(nodes=wanted), timer)
 
 
 def _adopt(run: Run, policy: Policy) -> Step:
@@ -138,125 +131,6 @@ def _adopt(run: Run, policy: Policy) -> Step:
     if run.phase in (Phase.STOPPING, Phase.DRAINING):
         run, fence = saving.set_timer(run, ending.FENCE, policy.fence_s)
         return run, (*actions, fence)
-    return run, actions
-
-
-# -------------------------------------------------------------------------------------------------------- nodes
-
-
-def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
-    """An agent is there, for the first time or again."""
-    if event.node not in run.nodes or event.node in run.condemned:
-        return run, ()
-    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
-    run = replace(run, agents=run.agents | {event.node}, suspects=suspects)
-    if run.phase is Phase.STARTING:
-        return launching.first(run, policy)
-    run, drain = saving.restart_drain(run) if _holds_target(run, event.node) else (run, ())
-    attempt = run.attempt
-    if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
-        return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
-    return _calm(run, drain)
-
-
-def _holds_target(run: Run, node: str) -> bool:
-    saved = run.find_saved(run.drain_target)
-    return saved is not None and node in saved.holders - saved.drained
-
-
-def _calm(run: Run, actions: tuple[Action, ...] = ()) -> Step:
-    """Back to training when nobody is suspect any more."""
-    return (enter(run, Phase.TRAINING) if run.phase is Phase.SUSPECTING and not run.suspects else run), actions
-
-
-def on_agent_lost(run: Run, event: AgentLost, policy: Policy) -> Step:
-    """An agent's connection was closed by its side: ask the witnesses whether its node is well."""
-    if event.node not in run.agents:
-        return run, ()
-    run = replace(run, agents=run.agents - {event.node})
-    return _suspect(run, event.node, 0.0, policy)
-
-
-def on_suspected(run: Run, event: NodeSuspected, policy: Policy) -> Step:
-    """A node has been silent for too long."""
-    if event.node in run.suspects or event.node not in run.nodes or event.node in run.condemned:
-        return run, ()
-    return _suspect(run, event.node, event.silent_s, policy)
-
-
-def _suspect(run: Run, node: str, silent_s: float, policy: Policy) -> Step:
-    del policy
-    run = replace(run, suspects={**run.suspects, node: silent_s})
-    run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
-    return run, (ProbeNode(node=node),)
-
-
-def on_heard(run: Run, event: NodeHeard, policy: Policy) -> Step:
-    """A suspected node beats again."""
-    del policy
-    if event.node not in run.suspects:
-        return run, ()
-    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
-    return _calm(replace(run, suspects=suspects), (Say(text=f"{event.node} is heard again", slug="node_heard"),))
-
-
-def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
-    """The witnesses have spoken about a suspect."""
-    if event.node not in run.suspects:
-        return run, ()
-    verdict = judge_node(
-        event.node, event.findings, run.suspects[event.node], final=event.final, wants_hard=len(run.incident) >= 1
-    )
-    if verdict.verdict is Verdict.LOST:
-        return condemn(run, event.node, verdict.diagnosis, policy)
-    if verdict.verdict is Verdict.WELL:
-        run, timer = saving.set_timer(run, AGENT + event.node, AGENT_BACK_S)
-        text = f"{verdict.diagnosis.reason}: the node is well, its agent is started again"
-        return run, (Say(text=text, slug="agent_lost"), LaunchAgents(nodes=(event.node,)), timer)
-    if not event.final:
-        return run, ()
-    run, timer = saving.set_timer(run, REPROBE + event.node, policy.reprobe_s)
-    return run, (Say(text=verdict.diagnosis.reason, slug="node_undecided"), timer)
-
-
-def condemn(run: Run, node: str, found: Diagnosis, policy: Policy) -> Step:
-    """Give a node up for the rest of the run."""
-    run = replace(
-        run,
-        condemned={**run.condemned, node: found},
-        suspects={each: since for each, since in run.suspects.items() if each != node},
-        agents=run.agents - {node},
-        incident=(*run.incident, node),
-    )
-    run = saving.forget_node(run, node)
-    attempt = run.attempt
-    concerned = attempt is not None and node in attempt.nodes
-    if concerned and run.phase in LIVE | LAUNCHING:
-        return stopping.begin(run, found, policy)
-    said = Say(text=found.reason, slug=found.cause)
-    if run.phase is Phase.STARTING:
-        run, more = launching.first(run, policy)
-    elif concerned and run.phase is Phase.STOPPING:
-        run, more = stopping.check(replace(run, blame=found), policy)
-    elif concerned and run.phase is Phase.DRAINING:
-        run, more = ending.check(run, policy)
-    else:
-        run, more = _calm(run)
-    return run, (said, *more)
-
-
-def on_slurm(run: Run, event: SlurmReported, policy: Policy) -> Step:
-    """Slurm's word. A node that it has taken out of the job is lost to this job, however healthy (M19)."""
-    actions: tuple[Action, ...] = ()
-    for node in event.gone:
-        if node in run.nodes and node not in run.condemned:
-            reason = f"Slurm has taken {node} out of the job"
-            found = Diagnosis(cause=Cause.EXCISED, scope=Scope.NODE, where=node, confidence=1.0, reason=reason)
-            run, more = condemn(run, node, found, policy)
-            actions += more
-    if event.job_state == "CANCELLED" and run.phase not in ENDED | {Phase.REQUEUED, Phase.DRAINING}:
-        run, more = ending.on_stop(run, StopRequested(why=ending.CANCEL, save=False), policy)
-        actions += more
     return run, actions
 
 
@@ -325,7 +199,7 @@ def on_fenced(run: Run, event: NodeFenced, policy: Policy) -> Step:
             found = Diagnosis(
                 cause=Cause.NODE_UNKILLABLE, scope=Scope.NODE, where=event.node, confidence=0.9, reason=reason
             )
-            return condemn(run, event.node, found, policy)
+            return nodes.condemn(run, event.node, found, policy)
         return run, (Say(text=f"{event.node}: still there: {', '.join(event.left[:5])}", slug="fence_left"),)
     if run.phase is Phase.STOPPING:
         return stopping.check(run, policy)
@@ -435,8 +309,8 @@ def _when_draining(rule: Callable[[Run, Policy], Step]) -> Rule:
 
 TIMERS: dict[str, Rule] = {
     AGENTS: _agents_over,
-    REPROBE.rstrip(":"): _probe_again,
-    AGENT.rstrip(":"): _probe_again,
+    nodes.REPROBE.rstrip(":"): _probe_again,
+    nodes.AGENT.rstrip(":"): _probe_again,
     ending.FENCE: _fence_over,
     ending.GRACE: _when_draining(lambda run, policy: ending.fence(run, policy, clean=False)),
     ending.SETTLE: _when_draining(ending.on_settle_over),
@@ -466,11 +340,11 @@ def _stop(run: Run, event: StopRequested, policy: Policy) -> Step:
 
 TABLE: dict[type[Event], dict[Phase, Rule]] = {
     AllocationGranted: _only(on_allocation, frozenset(Phase)),
-    AgentUp: _only(on_agent_up, ACTIVE),
-    AgentLost: _only(on_agent_lost, ACTIVE),
-    NodeSuspected: _only(on_suspected, ACTIVE),
-    NodeHeard: _only(on_heard, ACTIVE),
-    NodeProbed: _only(on_probed, ACTIVE),
+    AgentUp: _only(nodes.on_agent_up, ACTIVE),
+    AgentLost: _only(nodes.on_agent_lost, ACTIVE),
+    NodeSuspected: _only(nodes.on_suspected, ACTIVE),
+    NodeHeard: _only(nodes.on_heard, ACTIVE),
+    NodeProbed: _only(nodes.on_probed, ACTIVE),
     WorldMustered: _only(on_mustered, LAUNCHING),
     RankExited: _only(on_exited, ACTIVE),
     LaunchEnded: _only(on_launch_ended, LAUNCHING),
@@ -482,7 +356,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     StoreScanned: _only(on_scanned, ACTIVE),
     RestoreReady: _only(launching.on_restore_ready, LAUNCHING),
     RestoreRefused: _only(launching.on_restore_refused, LAUNCHING),
-    SlurmReported: _only(on_slurm, ACTIVE),
+    SlurmReported: _only(nodes.on_slurm, ACTIVE),
     StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
     RequeueAnswered: _only(
         lambda run, event, policy: ending.on_requeue_answered(run, event), frozenset({Phase.DRAINING})

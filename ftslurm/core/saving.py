@@ -11,20 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core.events import (
-    Action,
-    CleanScratch,
-    CommitDurable,
-    CommitLocal,
-    Drain,
-    GenerationDurable,
-    PartDrained,
-    PartPending,
-    PartSaved,
-    Say,
-    SetTimer,
-    StoreScanned,
-)
+from ftslurm.core.actions import Action, CleanScratch, CommitDurable, CommitLocal, Drain, Say, SetTimer
+from ftslurm.core.events import GenerationDurable, PartDrained, PartPending, PartSaved, StoreScanned
 from ftslurm.core.manifest import generation_name
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
@@ -167,9 +155,16 @@ def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> tuple[Run,
             timer,
         )
     run = run.with_saved(replace(saved, state=SavedState.DURABLE))
-    run = replace(run, saved=tuple(each for each in run.saved if each.generation not in event.dropped), drain_target="")
+    order = (saved.step, saved.attempt)
+    kept = [each for each in run.saved if each.generation not in event.dropped and not _passed_over(each, order)]
+    run = replace(run, saved=tuple(kept), drain_target="")
     run, more = next_target(run)
     return run, (CleanScratch(watermark=event.generation), *more)
+
+
+def _passed_over(saved: Saved, order: tuple[int, int]) -> bool:
+    """An older checkpoint that never became durable is of no use once a newer one is."""
+    return saved.state in (SavedState.LOCAL, SavedState.LOST) and (saved.step, saved.attempt) < order
 
 
 def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
@@ -199,6 +194,29 @@ def forget_node(run: Run, node: str) -> Run:
         kept.append(replace(saved, state=SavedState.LOST) if exposed or waiting else saved)
     lost_target = any(each.generation == run.drain_target and each.state is SavedState.LOST for each in kept)
     return replace(run, saved=tuple(kept), drain_target="" if lost_target else run.drain_target)
+
+
+def settle_stopped(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """The attempt is gone and every live node has told what it holds: what is whole by now is LOCAL, the rest is dropped.
+
+    With no node lost, the union over nodes is complete by itself. With one lost, nobody knows what it held: then a
+    checkpoint counts when its holders are at least those of the whole one before it.
+    """
+    actions: tuple[Action, ...] = ()
+    whole = [each for each in run.saved if each.state in (SavedState.LOCAL, SavedState.DURABLE)]
+    usual = whole[-1].holders if whole else _expected(run)
+    for saved in [each for each in run.saved if each.state is SavedState.PENDING]:
+        known = not run.incident or (bool(usual) and saved.holders >= usual)
+        if saved.parts and not saved.pending and known and not _lacks_ranks(saved):
+            run, more = _commit_local(run, saved)
+            actions += more
+    return drop_unfinished(run), actions
+
+
+def _lacks_ranks(saved: Saved) -> bool:
+    """Where files are named by rank, every rank's must be there."""
+    ranks = {rank for part in saved.parts for rank in part.ranks}
+    return bool(ranks) and len(ranks) < saved.world_size
 
 
 def drop_unfinished(run: Run) -> Run:

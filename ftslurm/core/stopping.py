@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ftslurm.core.actions import Action, FenceAttempt, ProbeNode, Say
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits
 from ftslurm.core.ending import FAILED, FENCE, REQUEUE, leave
-from ftslurm.core.events import Action, FenceAttempt, NodeFenced, Phase, ProbeNode, Say
+from ftslurm.core.events import NodeFenced, Phase
 from ftslurm.core.launching import launch
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, Situation, fruitless_after, plan
-from ftslurm.core.saving import drop_unfinished, next_target, set_timer
+from ftslurm.core.saving import next_target, set_timer, settle_stopped
 from ftslurm.core.state import Failure, Run
 
 RELAUNCH = "relaunch"
@@ -73,7 +74,7 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     found = run.blame or diagnose_exits(attempt.failed)
     if found.cause is Cause.LAUNCH_FAILED:
         return _after_launch_failure(run, found, policy)
-    run = drop_unfinished(run)
+    run, kept = settle_stopped(run)
     failure = Failure(
         attempt=attempt.number, diagnosis=found, progressed=_progressed(run, policy), newest_step=run.newest_step
     )
@@ -82,9 +83,10 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     choice = plan(found, _situation(run, repeated=repeated), policy)
     why = f"{choice.kind}: {choice.reason}"
     facts = {str(kind): text for kind, text in choice.rejected}
-    said = (Say(text=found.reason, slug=found.cause), Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
+    cause = () if run.blame else (Say(text=found.reason, slug=found.cause),)
+    said = (*cause, Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
     run, more = carry_out(run, choice, found, policy)
-    return run, said + more
+    return run, kept + said + more
 
 
 def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

@@ -78,6 +78,7 @@ def boot_node(node: Machine, login_pid: int, lock: int) -> None:
 
 def dismantle(layout: Layout) -> None:
     """End whatever a lab of this name is or left behind, in any state; logs and `shared` stay."""
+    layout.complete.unlink(missing_ok=True)
     spec = record.load(layout) or LabSpec(name=layout.name)
     folders = sorted((layout.base / "machines").glob("*"))
     if not record.is_of_this_boot(layout):

@@ -122,6 +122,7 @@ class Cluster:
                 assembly.assemble(spec, self.layout, lock, self._report)
                 self._report(f"lab {self.name}: waiting for Slurm")
                 self._wait_ready(spec)
+                self.layout.complete.touch()
             except BaseException:  # an interrupt too must leave nothing behind
                 assembly.dismantle(self.layout)
                 raise
@@ -137,7 +138,7 @@ class Cluster:
         """State of every machine, ready for JSON; `up` tells whether the lab is up at all."""
         spec = record.load(self.layout)
         login = None if spec is None else machine.process_one(self._machine(LOGIN, spec))
-        if spec is None or login is None:
+        if spec is None or login is None or not self.layout.complete.exists():
             return {"name": self.name, "up": False, "nodes": []}
         links = network.links(login.pid)
         slurm = self._node_states()
@@ -334,15 +335,18 @@ class Cluster:
         return self._alive(self._machine(LOGIN, self.spec)).pid
 
     def _is_running(self, nodes: int) -> bool:
+        """A lab that came up completely and whose login host lives; nodes may be off, if somebody killed them."""
         spec = record.load(self.layout)
-        if spec is None or machine.process_one(self._machine(LOGIN, spec)) is None:
+        if spec is None or not self.layout.complete.exists():
+            return False
+        if machine.process_one(self._machine(LOGIN, spec)) is None:
             return False
         if spec.node_count != nodes:
             raise UsageError(
                 f"lab {self.name} is already up with {spec.node_count} nodes",
                 hint=f"ftslurm lab down --name {self.name}",
             )
-        return all(machine.process_one(self._machine(node, spec)) for node in spec.nodes)
+        return True
 
     def _wait_ready(self, spec: LabSpec) -> None:
         """All nodes idle, and a step with PMIx runs on all of them."""

@@ -104,6 +104,11 @@ class Layout:
         return self.base / "state.json"
 
     @property
+    def complete(self) -> Path:
+        """Exists once the lab has come up completely; without it the next `up` begins afresh."""
+        return self.base / "complete"
+
+    @property
     def generation(self) -> Path:
         """How often the lab has come up; survives `down`."""
         return self.base / "generation"

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftslurm.core.events import (
+from ftslurm.core.actions import (
     Action,
-    AgentUp,
     AskToSave,
     CleanScratch,
     CommitDurable,
@@ -24,7 +23,6 @@ from ftslurm.core.events import (
     FenceAttempt,
     LaunchAgents,
     LaunchAttempt,
-    LaunchEnded,
     ProbeNode,
     Quarantine,
     ReleaseRanks,
@@ -32,13 +30,14 @@ from ftslurm.core.events import (
     Restore,
     Say,
 )
+from ftslurm.core.events import AgentUp, LaunchEnded
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
-from ftslurm.runtime.spec import AgentSpec, checkpoint_of
 from ftslurm.runtime.slurm_watch import SlurmWatch
+from ftslurm.runtime.spec import AgentSpec, checkpoint_of
 from ftslurm.runtime.stores import Stores
 from ftslurm.runtime.witnesses import Witnesses
 from ftslurm.slurm.client import SlurmClient
@@ -275,9 +274,7 @@ class Performer:
 
     def _commit_local(self, action: CommitLocal) -> None:
         parts = [{"node": part.node, "digest": part.manifest_digest} for part in action.parts]
-        self._of.hub.broadcast(
-            {"t": "local", "generation": action.generation, "step": action.step, "parts": parts}
-        )
+        self._of.hub.broadcast({"t": "local", "generation": action.generation, "step": action.step, "parts": parts})
 
     def _drain(self, action: Drain) -> None:
         self._each(action.nodes, {"t": "drain", "generation": action.generation})

@@ -121,7 +121,7 @@ class RankTable:
                 node=self._node,
                 code=int(message.get("code", 1)),
                 signal=signal,
-                tail=str(message.get("tail", "")),
+                tail=str(message.get("tail", "")) if signal or message.get("code") else "",
                 oom=oom,
             )
         )

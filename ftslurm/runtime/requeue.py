@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 
 from ftslurm.config import Config
-from ftslurm.core.events import Requeue, RequeueAnswered
+from ftslurm.core.actions import Requeue
+from ftslurm.core.events import RequeueAnswered
 from ftslurm.errors import FtslurmError, TryAgain
 from ftslurm.slurm import nodeset
 from ftslurm.slurm.client import JobField, SlurmClient
@@ -77,7 +78,9 @@ def _read_back(slurm: SlurmClient, job_id: str, asked: Requeue, exclude: tuple[s
     except FtslurmError as error:
         return f"requeued, but the request cannot be read back: {error}"
     missing = sorted(set(exclude) - set(now.exc_nodes))
-    text = f"job {job_id} is {now.state}, asks for {now.num_nodes} nodes and excludes {', '.join(now.exc_nodes) or 'none'}"
+    text = (
+        f"job {job_id} is {now.state}, asks for {now.num_nodes} nodes and excludes {', '.join(now.exc_nodes) or 'none'}"
+    )
     if missing:
         text += f"; NOT excluded: {', '.join(missing)}"
     if now.num_nodes is not None and now.num_nodes != asked.num_nodes:

@@ -32,7 +32,7 @@ DRAIN_PATIENCE_S = 30.0
 SHARED_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "afs", "panfs", "pvfs2", "wekafs", "glusterfs"}
 )
-LOCAL_CANDIDATES = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "LOCALSCRATCH", "TMPDIR")
+LOCAL_CANDIDATES = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "LOCALSCRATCH")
 LOCAL_PATHS = ("/scratch", "/localscratch", "/local/scratch", "/tmp")  # noqa: S108 - a 0700 folder below is checked
 
 
@@ -154,9 +154,7 @@ class Saver:
     def _capture(self, files: StepFiles) -> None:
         from ftslurm.checkpoint.capture import Author, capture
 
-        author = Author(
-            run_id=self._spec.run_id, attempt=self._attempt, node=self._node, world_size=self._world
-        )
+        author = Author(run_id=self._spec.run_id, attempt=self._attempt, node=self._node, world_size=self._world)
         try:
             captured = capture(files, self.folder, self._generations, author)
         except FtslurmError as error:
@@ -165,7 +163,10 @@ class Saver:
             return
         self._report(
             PartSaved(
-                attempt=self._attempt, step=files.step, world_size=self._world, part=captured.manifest.part(captured.digest)
+                attempt=self._attempt,
+                step=files.step,
+                world_size=self._world,
+                part=captured.manifest.part(captured.digest),
             )
         )
 
@@ -220,9 +221,7 @@ class Saver:
         )
 
     def _refused(self, generation: str, attempt: int, reason: str, *, damaged: bool) -> RestoreRefused:
-        return RestoreRefused(
-            generation=generation, node=self._node, attempt=attempt, reason=reason, damaged=damaged
-        )
+        return RestoreRefused(generation=generation, node=self._node, attempt=attempt, reason=reason, damaged=damaged)
 
     def clean(self, watermark: str) -> None:
         """Let generations up to the watermark leave scratch; the newest ones stay, for a quick restore."""

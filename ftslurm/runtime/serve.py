@@ -16,8 +16,9 @@ from typing import Any
 
 from ftslurm import journal
 from ftslurm.config import Config, load
+from ftslurm.core.actions import EndRun
 from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
-from ftslurm.core.events import ENDED, AllocationGranted, EndRun, Phase, StopRequested
+from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
 from ftslurm.core.state import Run
 from ftslurm.errors import FtslurmError, SiteForbids
 from ftslurm.paths import LocalPaths, RunPaths
@@ -149,7 +150,9 @@ def _listen(supervisor: Supervisor, local: LocalPaths) -> None:
 def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str:
     text = f"run {paths.run_id}, job {job.requeue_id}, {len(job.nodelist)} nodes, epoch {epoch}; folder {paths.root}"
     if not job.no_kill and len(job.nodelist) > 1:
-        text += "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
+        text += (
+            "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
+        )
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
     if not config.checkpoint.files:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"

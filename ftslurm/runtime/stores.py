@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftslurm.core.events import CommitDurable, Event, GenerationDurable, Quarantine, StoreScanned
+from ftslurm.core.actions import CommitDurable, Quarantine
+from ftslurm.core.events import Event, GenerationDurable, StoreScanned
 from ftslurm.errors import FtslurmError
 
 if TYPE_CHECKING:

@@ -22,16 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ftslurm.config import Config
+from ftslurm.core.actions import Action, EndRun, SetTimer
 from ftslurm.core.events import (
     ENDED,
-    Action,
     AgentUp,
     AllocationGranted,
-    EndRun,
     Event,
     Phase,
     RankExited,
-    SetTimer,
     StorageStalled,
     TimerFired,
 )
@@ -216,7 +214,9 @@ class Supervisor:
         if behind > STALL_S and not self._stalled:
             self._stalled = True
             self.emit(StorageStalled(for_s=round(behind, 1), error=self._journal.error))
-            self.voice.say(f"shared storage has not taken a write for {behind:.0f} s: {self._journal.error or 'it hangs'}")
+            self.voice.say(
+                f"shared storage has not taken a write for {behind:.0f} s: {self._journal.error or 'it hangs'}"
+            )
         elif self._stalled and behind == 0.0:
             self._stalled = False
             self.voice.say("shared storage answers again")

@@ -23,9 +23,7 @@ class Witnesses:
         self._job_id = job_id
         self._slurm = slurm
 
-    def ask(
-        self, node: str, where: tuple[str, int], others: Mapping[str, str], emit: Callable[[Event], None]
-    ) -> None:
+    def ask(self, node: str, where: tuple[str, int], others: Mapping[str, str], emit: Callable[[Event], None]) -> None:
         """Ask about `node`, which was last reached at `where`; `others` are nodes that were heard just now."""
         from ftslurm.runtime.probes import ProbeTarget, confirm
 

@@ -45,7 +45,7 @@ def rank_on(node: str, place: Place) -> int:
         DidNotCome: there is none.
     """
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and _is_rank(folder, place) and _environ(folder).get("SLURMD_NODENAME") == node:
+        if folder.name.isdigit() and _is_rank(folder, place) and environ_of(folder).get("SLURMD_NODENAME") == node:
             return int(folder.name)
     raise DidNotCome(f"no rank on {node}")
 
@@ -60,7 +60,8 @@ def _is_rank(folder: Path, place: Place) -> bool:
     return program[:1] == [str(PROGRAM)] and str(place.progress) in argv
 
 
-def _environ(folder: Path) -> dict[str, str]:
+def environ_of(folder: Path) -> dict[str, str]:
+    """The environment that a process (its folder in /proc) was started with; empty when it is gone."""
     try:
         raw = (folder / "environ").read_bytes().decode("utf-8", "replace")
     except OSError:

@@ -76,7 +76,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def described(facts: dict[str, Any]) -> str:
     """The machine in one line of Markdown."""
+    slurm = f" Slurm {facts['slurm']}," if facts["slurm"] else ""
     return (
         f"Measured on {facts['date']}: {facts['cpus']} cores ({facts['cpu']}), {facts['memory_gib']} GiB,"
-        f" Linux {facts['kernel']}, Slurm {facts['slurm']}, torch {facts['torch']}, Python {facts['python']}.\n"
+        f" Linux {facts['kernel']},{slurm} torch {facts['torch']}, Python {facts['python']}.\n"
     )

@@ -7,6 +7,7 @@ that it need not wait for the lost one. Nothing else differs from the defaults.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -14,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from laboratory import NODES
+
 from ftslurm.lab.cluster import Cluster
 
 PROGRAM = Path(__file__).resolve().parents[2] / "tests" / "programs" / "ddp_counter.py"
-NODES = 4
 SURVIVORS = 3
 
 
@@ -143,11 +145,13 @@ checkpoint:
 
 def ftslurm(lab: Cluster, place: Place) -> str:
     """`ftslurm submit`, every setting that concerns detection and recovery left at its default."""
-    import json
-
-    config = place.folder / "bench.yaml"
     command = json.dumps([sys.executable, *place.command()])  # a JSON list is a YAML list
-    text = CONFIG.format(command=command, runs=json.dumps(str(place.runs)), nodes=NODES)
+    return submit_ftslurm(lab, place, CONFIG.format(command=command, runs=json.dumps(str(place.runs)), nodes=NODES))
+
+
+def submit_ftslurm(lab: Cluster, place: Place, text: str) -> str:
+    """`ftslurm submit` of this configuration; return the job id."""
+    config = place.folder / "bench.yaml"
     config.write_text(text, encoding="utf-8")
     return _job_id(lab, ["ftslurm", "submit", "--parsable", str(config)])
 

@@ -14,8 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,16 @@ import machine
 import progress
 import recovery_report
 from faults import FAULTS, DidNotCome, wait_for_step, wait_until
-from methods import METHODS, NODES, CannotStart, Place, floor, make_place
+from laboratory import laboratory
+from methods import METHODS, CannotStart, floor, make_place
 from split import entries, split
 
-from ftslurm.lab.cluster import Cluster
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+
+    from methods import Place
+
+    from ftslurm.lab.cluster import Cluster
 
 LIMIT_S = {"ftslurm": 90.0, "torchrun": 240.0, "requeue": 330.0, "floor": 60.0}
 START_S = 120.0
@@ -71,20 +73,6 @@ def parse() -> tuple[Plan, str]:
         out=args.out,
     )
     return plan, args.lab
-
-
-@contextmanager
-def laboratory(name: str) -> Iterator[Cluster]:
-    """A lab that is up: the named one, or one of our own that is taken down at the end."""
-    lab = Cluster(name or "bench")
-    if name:
-        yield lab
-        return
-    lab.up(NODES)
-    try:
-        yield lab
-    finally:
-        lab.down(purge=True)
 
 
 def measure(lab: Cluster, plan: Plan, cell: str, number: int) -> dict[str, Any]:

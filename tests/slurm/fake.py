@@ -63,7 +63,7 @@ class FakeSlurm:
 
     @staticmethod
     def srun(environ: dict[str, str], words: list[str]) -> int:
-        """Run the fake's srun to its end; returns its exit code."""
+        """Exit code of the fake's srun, run to its end."""
         return subprocess.run([str(BIN / "srun"), *words], env=environ, timeout=60, check=False).returncode
 
     def _write(self, state: dict[str, Any]) -> None:

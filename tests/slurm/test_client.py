@@ -244,7 +244,7 @@ def test_configuration_and_version(client):
     assert client.version() == (22, 5, 8)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1;rm", "-1", "1 2", "1.0", "1_", "١٢", "1\n", "--help", "1" * 11])
+@pytest.mark.parametrize("text", ["", "x", "1;rm", "-1", "1 2", "1.0", "1_", "\u0661\u0662", "1\n", "--help", "1" * 11])
 def test_only_job_ids_reach_a_command(client, fake, text):
     """Nothing that is no job id becomes an argument of a Slurm command."""
     for call in (client.job, client.requeue, client.steps):

@@ -42,7 +42,7 @@ def test_expand_gives_names_in_order(text, names):
     [
         "n[", "n]", "n[]", "n[1", "n[1-]", "n[-1]", "n[3-1]", "n[1-2-3]", "n[a-b]", "n[1,]", "n[[1]]", ",", "n1,", ",n1",
         "n1,,n2", " n1", "n1 ", "n 1", "n1;rm", "$(id)", "`id`", "n1\n", "n\0", "-n1", "--help", "n/1", "n[1-2]\n", "*",
-        "n[10-09]", "n[1-002]", "@gpu", "n[1-3/2]", "n[1-2]&m1", "n!1", "n^m", "ñ1", "n[١-٢]", ".n1", "n" * 300,
+        "n[10-09]", "n[1-002]", "@gpu", "n[1-3/2]", "n[1-2]&m1", "n!1", "n^m", "ñ1", "n[\u0661-\u0662]", ".n1", "n" * 300,
         "n[1-99999999999999999999]",
     ],
 )  # fmt: skip
@@ -53,7 +53,7 @@ def test_hostile_lists_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["n[1-99999999]", "a[1-999]b[1-999]c[1-999]", ",".join(["n[1-60000]", "m[1-60000]"]), "n" * 2_000_000]
+    "text", ["n[1-99999999]", "a[1-999]b[1-999]c[1-999]", "n[1-60000],m[1-60000]", "n" * 2_000_000]
 )
 def test_lists_without_end_are_refused(text):
     """A few characters cannot make more names than a cluster has."""

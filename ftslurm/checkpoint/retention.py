@@ -1,0 +1,151 @@
+"""What may be deleted, and in which order, so that a crash in between never leaves a half checkpoint that looks whole.
+
+On shared storage: COMMIT.json first (from then on the generation does not exist), then the folder goes to `trash/`,
+then its content. Only durable generations count, by number, never by text. The newest durable generation is never
+touched, nor what the caller protects: generations on their way, or being restored. Damaged ones are not deleted here:
+they are set aside (`commit.quarantine`).
+
+On scratch the supervisor's watermark decides: a generation at or below it is durable or superseded by one that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ftslurm.checkpoint import disk
+from ftslurm.checkpoint.digest import mismatches
+from ftslurm.checkpoint.layout import MANIFESTS, GenerationPaths, ScratchPaths, StorePaths
+from ftslurm.checkpoint.store import read_commit
+from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, NodeManifest, is_generation, parse_generation
+from ftslurm.errors import DataDamaged, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from ftslurm.core.manifest import FileEntry
+
+
+class State(StrEnum):
+    """What a generation is on shared storage."""
+
+    DURABLE = "durable"
+    UNFINISHED = "unfinished"
+    DAMAGED = "damaged"
+
+
+def keep_last(root: Path, count: int, protected: Collection[str] = ()) -> tuple[str, ...]:
+    """Delete all but the newest `count` durable generations (at least one stays); returns the names of the deleted.
+
+    What was never committed and is older than the newest durable generation is swept up with them, unless protected.
+
+    Raises:
+        StorageError: the store cannot be read or changed.
+    """
+    paths = StorePaths(root)
+    try:
+        names = _generations(paths.generations)
+        states = {name: _state(root, name) for name in names}
+        durable = [name for name in names if states[name] is State.DURABLE]
+        kept = set(durable[-max(count, 1) :]) | set(protected)
+        old = names[: names.index(durable[-1])] if durable else []
+        doomed = [name for name in old if name not in kept and states[name] is not State.DAMAGED]
+        for name in doomed:
+            _delete(paths, name)
+        for name in disk.entries_of(paths.trash):
+            shutil.rmtree(paths.trash / name)
+    except OSError as error:
+        raise StorageError(f"cannot delete old checkpoints in {root}: {error.strerror}: {error.filename}") from error
+    return tuple(doomed)
+
+
+def clean_scratch(scratch: ScratchPaths, watermark: str, keep: int = 2) -> tuple[str, ...]:
+    """Delete captured generations at or below `watermark`, except the newest `keep` of all; returns their names.
+
+    With a generation go the program's own files of it in `write/`, but only those that are byte for byte what was
+    captured: a file that was written again, or never captured, stays.
+
+    Raises:
+        DataDamaged: `watermark` is not the name of a generation.
+        StorageError: scratch cannot be read or changed.
+    """
+    limit = parse_generation(watermark)
+    try:
+        names = _generations(scratch.generations)
+        doomed = [name for name in names[: max(0, len(names) - keep)] if parse_generation(name) <= limit]
+        for name in doomed:
+            _clean(scratch, scratch.generation(name))
+    except OSError as error:
+        raise StorageError(f"cannot clean {scratch.root}: {error.strerror}: {error.filename}") from error
+    return tuple(doomed)
+
+
+def _generations(folder: Path) -> list[str]:
+    """The generations in a folder, oldest first."""
+    return sorted(filter(is_generation, disk.entries_of(folder)), key=parse_generation)
+
+
+def _state(root: Path, name: str) -> State:
+    """What its COMMIT.json says. One that cannot be read now raises OSError: nothing is decided then."""
+    try:
+        read_commit(root, name)
+    except FileNotFoundError:
+        return State.UNFINISHED
+    except DataDamaged:
+        return State.DAMAGED
+    return State.DURABLE
+
+
+def _delete(paths: StorePaths, name: str) -> None:
+    """COMMIT first, then the name, then the content."""
+    generation = paths.generation(name)
+    with contextlib.suppress(FileNotFoundError):
+        generation.commit.unlink()
+        disk.fsync_folder(generation.root)
+    disk.make_folder(paths.trash)
+    target = paths.trash / name
+    if target.exists():
+        shutil.rmtree(target)
+    generation.root.rename(target)
+    disk.fsync_folder(paths.generations)
+    shutil.rmtree(target)
+
+
+def _clean(scratch: ScratchPaths, generation: GenerationPaths) -> None:
+    """The program's files first: the captured manifest is what says that they may go."""
+    for name in disk.entries_of(generation.manifests):
+        with contextlib.suppress(DataDamaged, FileNotFoundError):
+            with disk.opened(generation.root, f"{MANIFESTS}/{name}") as descriptor:
+                captured_ns = os.fstat(descriptor).st_mtime_ns
+            data = disk.read_small(generation.root, f"{MANIFESTS}/{name}", MANIFEST_LIMIT_BYTES)
+            for entry in NodeManifest.from_bytes(data).files:
+                if _is_as_captured(scratch.write, generation, entry, captured_ns):
+                    _delete_file(scratch.write, entry.name)
+    shutil.rmtree(generation.root)
+
+
+def _is_as_captured(write: Path, generation: GenerationPaths, entry: FileEntry, captured_ns: int) -> bool:
+    """Whether the program's file is byte for byte the captured one: the same file, untouched since; or read again."""
+    try:
+        with disk.opened(write, entry.name) as ours, disk.opened(generation.data, entry.name) as captured:
+            here, there = os.fstat(ours), os.fstat(captured)
+            if os.path.samestat(here, there) and here.st_mtime_ns < captured_ns and here.st_size == entry.size:
+                return True
+            return next(mismatches(ours, entry), None) is None
+    except (FileNotFoundError, DataDamaged):
+        return False
+
+
+def _delete_file(folder: Path, name: str) -> None:
+    """Delete a file, and the folders that this empties."""
+    path = folder / name
+    path.unlink()
+    for parent in path.parents:
+        if parent == folder:
+            break
+        with contextlib.suppress(OSError):  # not empty
+            parent.rmdir()

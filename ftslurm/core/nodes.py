@@ -1,0 +1,145 @@
+"""What happens to nodes: agents come and go, silence makes suspects, witnesses acquit or condemn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftslurm.core import ending, launching, saving, stopping
+from ftslurm.core.actions import Action, FenceAttempt, LaunchAgents, ProbeNode, Say
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, Verdict, judge_node
+from ftslurm.core.events import (
+    ENDED,
+    AgentLost,
+    AgentUp,
+    NodeHeard,
+    NodeProbed,
+    NodeSuspected,
+    Phase,
+    SlurmReported,
+    StopRequested,
+)
+from ftslurm.core.phases import LAUNCHING, LIVE, enter
+from ftslurm.core.recovery import Policy
+from ftslurm.core.state import Run
+
+Step = tuple[Run, tuple[Action, ...]]
+
+REPROBE = "reprobe:"
+AGENT = "agent:"
+AGENT_BACK_S = 15.0
+
+
+def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
+    """An agent is there, for the first time or again."""
+    if event.node not in run.nodes or event.node in run.condemned:
+        return run, ()
+    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
+    run = replace(run, agents=run.agents | {event.node}, suspects=suspects)
+    if run.phase is Phase.STARTING:
+        return launching.first(run, policy)
+    run, drain = saving.restart_drain(run) if _holds_target(run, event.node) else (run, ())
+    attempt = run.attempt
+    if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
+        return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
+    return _calm(run, drain)
+
+
+def _holds_target(run: Run, node: str) -> bool:
+    saved = run.find_saved(run.drain_target)
+    return saved is not None and node in saved.holders - saved.drained
+
+
+def _calm(run: Run, actions: tuple[Action, ...] = ()) -> Step:
+    """Back to training when nobody is suspect any more."""
+    return (enter(run, Phase.TRAINING) if run.phase is Phase.SUSPECTING and not run.suspects else run), actions
+
+
+def on_agent_lost(run: Run, event: AgentLost, policy: Policy) -> Step:
+    """An agent's connection was closed by its side: ask the witnesses whether its node is well."""
+    if event.node not in run.agents:
+        return run, ()
+    run = replace(run, agents=run.agents - {event.node})
+    return _suspect(run, event.node, 0.0, policy)
+
+
+def on_suspected(run: Run, event: NodeSuspected, policy: Policy) -> Step:
+    """A node has been silent for too long."""
+    if event.node in run.suspects or event.node not in run.nodes or event.node in run.condemned:
+        return run, ()
+    return _suspect(run, event.node, event.silent_s, policy)
+
+
+def _suspect(run: Run, node: str, silent_s: float, policy: Policy) -> Step:
+    del policy
+    run = replace(run, suspects={**run.suspects, node: silent_s})
+    run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
+    return run, (ProbeNode(node=node),)
+
+
+def on_heard(run: Run, event: NodeHeard, policy: Policy) -> Step:
+    """A suspected node beats again."""
+    del policy
+    if event.node not in run.suspects:
+        return run, ()
+    suspects = {node: since for node, since in run.suspects.items() if node != event.node}
+    return _calm(replace(run, suspects=suspects), (Say(text=f"{event.node} is heard again", slug="node_heard"),))
+
+
+def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
+    """The witnesses have spoken about a suspect."""
+    if event.node not in run.suspects:
+        return run, ()
+    verdict = judge_node(
+        event.node, event.findings, run.suspects[event.node], final=event.final, wants_hard=len(run.incident) >= 1
+    )
+    if verdict.verdict is Verdict.LOST:
+        return condemn(run, event.node, verdict.diagnosis, policy)
+    if verdict.verdict is Verdict.WELL:
+        run, timer = saving.set_timer(run, AGENT + event.node, AGENT_BACK_S)
+        text = f"{verdict.diagnosis.reason}: the node is well, its agent is started again"
+        return run, (Say(text=text, slug="agent_lost"), LaunchAgents(nodes=(event.node,)), timer)
+    if not event.final:
+        return run, ()
+    run, timer = saving.set_timer(run, REPROBE + event.node, policy.reprobe_s)
+    return run, (Say(text=verdict.diagnosis.reason, slug="node_undecided"), timer)
+
+
+def condemn(run: Run, node: str, found: Diagnosis, policy: Policy) -> Step:
+    """Give a node up for the rest of the run."""
+    run = replace(
+        run,
+        condemned={**run.condemned, node: found},
+        suspects={each: since for each, since in run.suspects.items() if each != node},
+        agents=run.agents - {node},
+        incident=(*run.incident, node),
+    )
+    run = saving.forget_node(run, node)
+    attempt = run.attempt
+    concerned = attempt is not None and node in attempt.nodes
+    if concerned and run.phase in LIVE | LAUNCHING:
+        return stopping.begin(run, found, policy)
+    said = Say(text=found.reason, slug=found.cause)
+    if run.phase is Phase.STARTING:
+        run, more = launching.first(run, policy)
+    elif concerned and run.phase is Phase.STOPPING:
+        run, more = stopping.check(replace(run, blame=found), policy)
+    elif concerned and run.phase is Phase.DRAINING:
+        run, more = ending.check(run, policy)
+    else:
+        run, more = _calm(run)
+    return run, (said, *more)
+
+
+def on_slurm(run: Run, event: SlurmReported, policy: Policy) -> Step:
+    """Slurm's word. A node that it has taken out of the job is lost to this job, however healthy (M19)."""
+    actions: tuple[Action, ...] = ()
+    for node in event.gone:
+        if node in run.nodes and node not in run.condemned:
+            reason = f"Slurm has taken {node} out of the job"
+            found = Diagnosis(cause=Cause.EXCISED, scope=Scope.NODE, where=node, confidence=1.0, reason=reason)
+            run, more = condemn(run, node, found, policy)
+            actions += more
+    if event.job_state == "CANCELLED" and run.phase not in ENDED | {Phase.REQUEUED, Phase.DRAINING}:
+        run, more = ending.on_stop(run, StopRequested(why=ending.CANCEL, save=False), policy)
+        actions += more
+    return run, actions

@@ -1,0 +1,67 @@
+"""One lab of four nodes for the whole session, whole and idle again before each test that uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ftslurm.errors import FtslurmError
+from ftslurm.lab import prerequisites
+from ftslurm.lab.cluster import Cluster, lab_root
+
+_OTHER_SESSION_S = 240.0
+
+
+@pytest.fixture(scope="session")
+def needs_lab() -> None:
+    """Skip, saying why, where no lab can come up."""
+    try:
+        prerequisites.require()
+    except FtslurmError as error:
+        pytest.skip(f"{error} ({error.hint})")
+
+
+@pytest.fixture(scope="session")
+def lab_name(needs_lab: None) -> Iterator[str]:
+    """The session's lab; FTSLURM_TEST_LAB lets two sessions run side by side, else the second one waits."""
+    name = os.environ.get("FTSLURM_TEST_LAB", "test") + os.environ.get("PYTEST_XDIST_WORKER", "")
+    lab_root().mkdir(parents=True, exist_ok=True)
+    with (lab_root() / f".{name}.session").open("w") as held:
+        wait_for_turn(held.fileno(), name)
+        yield name
+
+
+def wait_for_turn(descriptor: int, name: str) -> None:
+    """Wait until no other test session holds the lab."""
+    deadline = time.monotonic() + _OTHER_SESSION_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                pytest.fail(f"another test session holds lab {name}: set FTSLURM_TEST_LAB to another name")
+            time.sleep(0.2)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def lab(lab_name: str) -> Iterator[Cluster]:
+    """A lab with the nodes n1 to n4, its login host, and the ordinary user `lab.user`."""
+    cluster = Cluster(lab_name)
+    cluster.down(purge=True)
+    cluster.up(4)
+    yield cluster
+    cluster.down(purge=True)
+
+
+@pytest.fixture(autouse=True)
+def healed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mend every node and cancel every job that a test left behind."""
+    yield
+    if "lab" in request.fixturenames:
+        request.getfixturevalue("lab").restore()
