@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,28 +70,192 @@ def ls(run_or_job: str, *, as_json: bool) -> None:
 @click.option("--step", type=click.IntRange(min=0), help="Only the checkpoints of this step.")
 @json_option
 def verify(run_or_job: str, *, step: int | None, as_json: bool) -> int:
-    """Read every byte of the durable checkpoints of RUN_OR_JOB. Exit code 65 when one is damaged."""
-    from ftslurm.errors import DataDamaged, UsageError
+    """Read every byte of the durable checkpoints of RUN_OR_JOB. Exit code 65 when one is damaged.
+
+    Exit code 74 when one cannot be read.
+    """
+    from ftslurm.errors import DataDamaged, StorageError, UsageError
 
     root = store_of(run_or_job)
-    verdicts = [verdict for verdict in _verdicts(root, step, as_json=as_json)]
+    verdicts = _verify_all(root, step, (lambda _: None) if as_json else _say)
     if not verdicts and step is not None:
         raise UsageError(f"there is no durable checkpoint of step {step} in {root}")
-    ok = all(verdict["ok"] for verdict in verdicts)
+    states = {verdict["state"] for verdict in verdicts}
     if as_json:
-        _print_json({"store": str(root), "ok": ok, "checkpoints": verdicts})
+        _print_json({"store": str(root), "ok": states <= {Found.OK}, "checkpoints": verdicts})
     elif not verdicts:
         click.echo(f"no durable checkpoints in {root}", err=True)
-    return 0 if ok else DataDamaged.exit_code
+    if Found.DAMAGED in states:
+        return DataDamaged.exit_code
+    return StorageError.exit_code if Found.UNREADABLE in states else 0
 
 
 def store_of(run_or_job: str) -> Path:
-    """The checkpoint store of a run, or the store's own folder. Raises UsageError where there is none."""
+    """The checkpoint store of a run, or of the store's own folder. Raises UsageError where there is none."""
     from ftslurm.checkpoint.layout import StorePaths
     from ftslurm.runs import find_run
-    from ftslurm.runtime.spec import store_root
 
     given = Path(run_or_job)
     if "/" in run_or_job and StorePaths(given).run_file.is_file():
         return given
-    return store_root(find_run(run_or_job))
+    paths = find_run(run_or_job)
+    try:
+        resolved = json.loads(paths.resolved.read_bytes())
+        text = str(resolved["checkpoint"]["shared"])
+        places = {"{run_dir}": str(paths.root), "{run_id}": paths.run_id, "{name}": str(resolved["name"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return paths.checkpoints
+    for word, value in places.items():
+        text = text.replace(word, value)
+    return Path(text)
+
+
+# ------------------------------------------------------------------------------------------------------------------ ls
+
+
+def table(rows: tuple[Row, ...], now: float) -> list[str]:
+    """The lines of the table, with a heading; reasons stand at the end."""
+    heading = ("GENERATION", "STEP", "STATE", "SIZE", "FILES", "AGE", "NODES", "REASON")
+    cells = [heading, *(_cells(row, now) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(heading) - 1)]
+    right = {1, 3, 4, 5}
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, [*widths, 0], strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row: Row, now: float) -> tuple[str, ...]:
+    from ftslurm.slurm import nodeset
+
+    return (
+        row.generation,
+        str(row.step),
+        str(row.standing),
+        "-" if row.size_bytes is None else short_size(row.size_bytes),
+        "-" if row.files is None else str(row.files),
+        "-" if row.at is None else short_age(now - row.at),
+        nodeset.fold(row.nodes) if row.nodes else "-",
+        row.reason,
+    )
+
+
+def short_size(size_bytes: int) -> str:
+    """Three digits and a binary unit: 1.5G."""
+    size = float(size_bytes)
+    for unit in ("B", "K", "M", "G", "T"):
+        if size < 1000 or unit == "T":
+            return f"{size:.0f}{unit}" if size >= 100 or unit == "B" else f"{size:.1f}{unit}"
+        size /= 1024
+    return ""
+
+
+def short_age(seconds: float) -> str:
+    """The largest unit that fits: 45s, 12m, 3h, 2d. A clock that is behind gives 0s."""
+    whole = max(0, int(seconds))
+    for unit, worth in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= 2 * worth:
+            return f"{whole // worth}{unit}"
+    return f"{whole}s"
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    return {
+        "generation": row.generation,
+        "step": row.step,
+        "attempt": row.attempt,
+        "state": str(row.standing),
+        "size_bytes": row.size_bytes,
+        "files": row.files,
+        "nodes": list(row.nodes),
+        "world_size": row.world_size,
+        "committed_at": row.at,
+        "reason": row.reason,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+class Found(StrEnum):
+    """What reading a checkpoint has shown."""
+
+    OK = "OK"
+    DAMAGED = "DAMAGED"
+    UNREADABLE = "UNREADABLE"
+
+
+def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """The verdict on every generation that claims to be durable, each told as soon as it is known."""
+    from ftslurm.checkpoint.store import scan
+    from ftslurm.core.manifest import parse_generation
+
+    found = scan(root)
+    refused = {each.generation: each for each in found.refused if not each.is_unfinished}
+    sizes = {each.generation: each.commit.size_bytes for each in found.generations}
+    verdicts: list[dict[str, Any]] = []
+    for name in sorted([*refused, *sizes], key=parse_generation):
+        if step is not None and parse_generation(name)[0] != step:
+            continue
+        if name in refused:
+            state = Found.DAMAGED if refused[name].damaged else Found.UNREADABLE
+            verdict = _as_verdict(name, None, state, [{"file": "", "chunk": None, "what": refused[name].reason}])
+        else:
+            verdict = _read(root, name, sizes[name])
+        tell(verdict)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _read(root: Path, name: str, size_bytes: int) -> dict[str, Any]:
+    from ftslurm.checkpoint.pacing import Pacer
+    from ftslurm.checkpoint.store import verify as read_all
+    from ftslurm.errors import DataDamaged, StorageError
+
+    try:
+        found = read_all(root, name, Pacer(progress=Meter(name), total=size_bytes))
+    except (DataDamaged, StorageError) as error:
+        state = Found.DAMAGED if isinstance(error, DataDamaged) else Found.UNREADABLE
+        return _as_verdict(name, size_bytes, state, [{"file": "", "chunk": None, "what": str(error)}])
+    problems = [{"file": each.name, "chunk": each.chunk, "what": str(each)} for each in found.problems]
+    return _as_verdict(name, size_bytes, Found.OK if found.ok else Found.DAMAGED, problems)
+
+
+def _as_verdict(name: str, size_bytes: int | None, state: Found, problems: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"generation": name, "state": str(state), "size_bytes": size_bytes, "problems": problems}
+
+
+class Meter:
+    """Progress on stderr, only for people who wait at a terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._began = time.monotonic()
+        self._told = 0.0
+        self._wanted = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` bytes are read."""
+        now = time.monotonic()
+        if not self._wanted or now - self._began < PROGRESS_AFTER_S:
+            return
+        if done >= total:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        elif now - self._told >= PROGRESS_EVERY_S:
+            self._told = now
+            speed = short_size(int(done / (now - self._began)))
+            click.echo(f"\r\x1b[K{self._label}: {100 * done // max(total, 1)} %, {speed}/s", nl=False, err=True)
+
+
+def _say(verdict: dict[str, Any]) -> None:
+    size = "" if verdict["size_bytes"] is None else f"  {short_size(verdict['size_bytes'])}"
+    click.echo(f"{verdict['generation']}  {verdict['state']}{size}")
+    for problem in verdict["problems"]:
+        click.echo(f"  {problem['what']}")
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    click.echo(json.dumps({"meta": {"schema": 1}, **content}, indent=2, ensure_ascii=False))

@@ -62,6 +62,8 @@ class Restore(Action):
 class FenceAttempt(Action):
     """Kill every process of this attempt and older ones on these nodes; cancel its job step in the background.
 
+    Condemned nodes are told too: one that was only frozen hears it when it wakes. Nobody waits for their answer.
+
     `clean` is true when every rank reported exit code 0: files that a finished writer left are then complete.
     """
 

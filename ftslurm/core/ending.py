@@ -70,10 +70,9 @@ def fence(run: Run, policy: Policy, *, clean: bool) -> tuple[Run, tuple[Action, 
     attempt = run.attempt
     if attempt is None or attempt.fencing:
         return check(run, policy)
-    nodes = tuple(node for node in attempt.nodes if node in run.agents and node not in run.condemned)
     run = replace(run, attempt=replace(attempt, fencing=True))
     run, timer = set_timer(run, FENCE, policy.fence_s)
-    actions: tuple[Action, ...] = (FenceAttempt(attempt=attempt.number, nodes=nodes, clean=clean), timer)
+    actions: tuple[Action, ...] = (FenceAttempt(attempt=attempt.number, nodes=attempt.nodes, clean=clean), timer)
     run, more = check(run, policy)
     return run, actions + more
 

@@ -31,7 +31,9 @@ AGENT_BACK_S = 15.0
 
 def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
     """An agent is there, for the first time or again."""
-    if event.node not in run.nodes or event.node in run.condemned:
+    if event.node in run.condemned:
+        return run, _end_stale_ranks(run, event.node)
+    if event.node not in run.nodes:
         return run, ()
     suspects = {node: since for node, since in run.suspects.items() if node != event.node}
     run = replace(run, agents=run.agents | {event.node}, suspects=suspects)
@@ -42,6 +44,15 @@ def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
     if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
         return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
     return _calm(run, drain)
+
+
+def _end_stale_ranks(run: Run, node: str) -> tuple[Action, ...]:
+    """A node that was given up speaks again: what it still runs belongs to an attempt that is over."""
+    attempt = run.attempt
+    if attempt is None:
+        return ()
+    over = attempt.number if node in attempt.nodes else attempt.number - 1
+    return (FenceAttempt(attempt=over, nodes=(node,)),) if over >= 0 else ()
 
 
 def _holds_target(run: Run, node: str) -> bool:

@@ -30,11 +30,10 @@ def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple
     assert attempt is not None
     blame = run.blame if found is None or (run.blame and run.blame.scope is Scope.NODE) else found
     run = replace(enter(run, Phase.STOPPING), blame=blame, attempt=replace(attempt, fencing=True))
-    nodes = tuple(node for node in attempt.nodes if node in run.agents and node not in run.condemned)
     run, timer = set_timer(run, FENCE, policy.fence_s)
     said = () if found is None else (Say(text=found.reason, slug=found.cause),)
     run, more = check(run, policy)
-    return run, (*said, FenceAttempt(attempt=attempt.number, nodes=nodes), timer, *more)
+    return run, (*said, FenceAttempt(attempt=attempt.number, nodes=attempt.nodes), timer, *more)
 
 
 def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

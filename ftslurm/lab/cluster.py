@@ -246,7 +246,7 @@ class Cluster:
             ServiceUnavailable: it did not boot.
         """
         if node in DAEMONS:
-            daemons.start(self._machine(LOGIN, self.spec), self._login_pid(), Daemon(node))
+            daemons.start(self._machine(LOGIN, self.spec), Daemon(node))
             return
         target = self._machine(self._known(node), self.spec)
         with record.locked(self.layout) as lock:

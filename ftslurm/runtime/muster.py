@@ -20,7 +20,7 @@ class Muster:
     nodes: dict[int, str] = field(default_factory=dict)
     ports: dict[int, int] = field(default_factory=dict)
     steps: set[str] = field(default_factory=set)
-    _whole: bool = False
+    whole: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, node: str, message: Mapping[str, Any]) -> WorldMustered | None:
@@ -33,9 +33,9 @@ class Muster:
                 self.steps.add(str(message["step"]))
             # A launcher that starts more ranks than planned is as wrong as one that starts fewer.
             world = max(self.world_size, int(message.get("world") or 0))
-            if self._whole or len(self.nodes) < world or set(self.nodes) != set(range(len(self.nodes))):
+            if self.whole or len(self.nodes) < world or set(self.nodes) != set(range(len(self.nodes))):
                 return None
-            self._whole = True
+            self.whole = True
             return WorldMustered(
                 attempt=self.attempt,
                 placement=tuple(self.nodes[each] for each in range(len(self.nodes))),

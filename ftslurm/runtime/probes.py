@@ -56,6 +56,9 @@ SSH_OPTIONS = (
     "PermitLocalCommand=no",
     "ConnectionAttempts=1",
 )
+# What ping prints for ICMP errors (ping_common.c of iputils): a router's "no" to us, or a host that is not there.
+PING_FILTERED = re.compile(r"From \S+ .*(prohibited|filtered|port unreachable|protocol unreachable).*", re.IGNORECASE)
+PING_ERROR = re.compile(r"Destination (Host|Net) Unreachable|Time to live exceeded", re.IGNORECASE)
 # ssh's own words (readconf.c, sshconnect.c, packet.c of OpenSSH 7 to 10); everything else is UNKNOWN.
 SSH_SILENT = re.compile(
     r"banner exchange|timed out waiting for banner|exchange_identification: .*timed out", re.IGNORECASE
@@ -182,13 +185,15 @@ def _ping_host(host: str, deadline_s: float) -> Word:
     if not HOST.fullmatch(host):
         return Outcome.UNKNOWN, f"{host!r} is no host name"
     seconds = max(1, round(deadline_s / 3))
-    argv = ["ping", "-n", "-q", "-c", "1", "-i", "0.2", "-W", str(seconds), "-w", str(seconds), host]
+    argv = ["ping", "-n", "-c", "1", "-i", "0.2", "-W", str(seconds), "-w", str(seconds), host]
     code, words = _run(argv, deadline_s, env.clean(os.environ))
     if code == 0:
         return Outcome.OK, "answers ping"
-    if code == 1:
-        return Outcome.UNREACHABLE, f"no answer to ping in {seconds} s"
-    return Outcome.UNKNOWN, words or "ping did not end"
+    filtered = PING_FILTERED.search(words)
+    if code != 1 or filtered:
+        return Outcome.UNKNOWN, filtered[0] if filtered else words or "ping did not end"
+    error = PING_ERROR.search(words)
+    return Outcome.UNREACHABLE, error[0] if error else f"no answer to ping in {seconds} s"
 
 
 def _tcp(target: ProbeTarget, deadline_s: float) -> Word:

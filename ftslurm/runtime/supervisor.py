@@ -80,7 +80,7 @@ class Supervisor:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._timers: list[tuple[float, str, int]] = []
         self._acks: dict[int, set[str]] = {}
-        self.muster: Muster | None = None
+        self.muster = _adopted(run)
         self.addresses: dict[str, str] = {}
         self.ports: dict[str, int] = {}
         self.voice = Voice()
@@ -231,6 +231,14 @@ class Supervisor:
         self.hub.close(3.0)
         self.voice.close()
         return end
+
+
+def _adopted(run: Run) -> Muster | None:
+    """Return the world of an attempt that a supervisor before this one released."""
+    attempt = run.attempt
+    if attempt is None or not attempt.released or attempt.fencing:
+        return None
+    return Muster(attempt.number, attempt.world_size, {}, whole=True)
 
 
 def claim(context: Context) -> tuple[Lease, int]:

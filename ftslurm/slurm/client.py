@@ -192,6 +192,22 @@ class SlurmClient:
             answer.check()
         return self._job_of_accounting(job_id)
 
+    def jobs(self, job_ids: Iterable[str]) -> dict[str, JobInfo]:
+        """All of these jobs that slurmctld knows, ended ones too, in one call; the others are left out.
+
+        Raises:
+            ServiceUnavailable: slurmctld did not answer.
+        """
+        wanted = [parse.check_job_id(job_id) for job_id in dict.fromkeys(job_ids)]
+        if not wanted:
+            return {}
+        argv = ["squeue", "--noheader", "--states=all", "-j", ",".join(wanted), "-o", parse.JOB_COLUMNS]
+        answer = self.run(argv)
+        if answer.returncode != 0 and not _UNKNOWN_JOB.search(answer.words):
+            answer.check()
+        known = parse.squeue_jobs(answer.stdout)
+        return {job_id: known[job_id] for job_id in wanted if job_id in known}
+
     def nodes(self, names: Iterable[str]) -> dict[str, NodeInfo]:
         """The named nodes, in one call; names that Slurm does not know are left out."""
         wanted = [nodeset.check_name(name) for name in names]

@@ -30,6 +30,7 @@ SACCT_COLUMNS = (
     "JobID,JobIDRaw,State,ExitCode,NodeList,NNodes,Submit,Start,End,Reason,User,Partition,JobName,WorkDir,Comment"
 )
 STEP_COLUMNS = f"%i{SEPARATOR}%N{SEPARATOR}%j"
+JOB_COLUMNS = SEPARATOR.join(("%i", "%A", "%T", "%r", "%D", "%N", "%V", "%S", "%e", "%u", "%P", "%j"))
 
 _JOB = r"([0-9]{1,10})(?:_([0-9]{1,10}|\[[0-9,%:-]{1,4096}\])|\+[0-9]{1,5})?"
 _JOB_ID = re.compile(_JOB)
@@ -117,7 +118,9 @@ def epoch(value: object) -> float | None:
 
 
 def show_job(text: str, job_id: str) -> JobInfo:
-    """The record of `job_id` from `scontrol show job`, with or without -o.
+    """The record of `job_id` from `scontrol show job`.
+
+    The one-line form (-o) is read too, but there a job's name can mimic fields: do not ask for it.
 
     Raises:
         UnexpectedAnswer: there is no such record in the text.
@@ -134,7 +137,7 @@ def show_job(text: str, job_id: str) -> JobInfo:
 def job_from_json(text: str, job_id: str) -> JobInfo:
     """As `show_job`, from `squeue --json` or (23.02 and later) `scontrol show job --json`, in every shape since 21.08."""
     try:
-        jobs = json.loads(text)["jobs"]
+        jobs = [dict(job) for job in json.loads(text)["jobs"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedAnswer(f"there are no jobs in {text[:200]!r}: {error}") from error
     for job in jobs:
@@ -210,6 +213,38 @@ def squeue_steps(text: str) -> tuple[StepInfo, ...]:
         if _STEP_ID.fullmatch(step_id):
             steps.append(StepInfo(step_id=step_id, name=name, nodes=node_list(nodes)))
     return tuple(steps)
+
+
+def squeue_jobs(text: str) -> dict[str, JobInfo]:
+    """The jobs from `squeue -h -o JOB_COLUMNS`, by their id as squeue shows it and by the plain one."""
+    jobs: dict[str, JobInfo] = {}
+    for line in text.splitlines():
+        cells = line.split(SEPARATOR)
+        if len(cells) != JOB_COLUMNS.count(SEPARATOR) + 1 or not _JOB_ID.fullmatch(cells[0]):
+            continue
+        info = JobInfo(
+            job_id=cells[0],
+            state=job_state(cells[2]),
+            source=Source.CONTROLLER,
+            state_words=tuple(cells[2].split()),
+            reason=_null(cells[3]),
+            num_nodes=_int(cells[4].partition("-")[0]),
+            nodes=node_list(cells[5]),
+            submit_time=epoch(cells[6]),
+            start_time=epoch(cells[7]),
+            end_time=epoch(cells[8]),
+            user=cells[9],
+            partition=_null(cells[10]),
+            name=cells[11],
+        )
+        jobs[info.job_id] = info
+        jobs.setdefault(cells[1], info)
+    return jobs
+
+
+def short_state(state: JobState) -> str:
+    """The state as squeue's ST column writes it: `R`, `PD`; `-` where it has no short form."""
+    return next((short for short, known in _SHORT_STATES.items() if known is state), "-")
 
 
 def show_config(text: str) -> SiteConfig:

@@ -50,7 +50,7 @@ def _cpu_model() -> str:
 
 def slurm_version(lab: Cluster) -> str:
     """As in 24.11.5; Slurm's commands tell it only where they find a cluster."""
-    return lab.login(["sinfo", "--version"]).stdout.removeprefix("slurm").strip()
+    return lab.login(["sinfo", "--version"]).stdout.split()[-1]
 
 
 def _version(package: str) -> str:

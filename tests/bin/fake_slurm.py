@@ -127,15 +127,19 @@ class Slurm:
 
     def squeue(self) -> int:
         steps = bool({"-s", "--steps"} & set(self.argv))
-        wanted = self.option("-j", "--jobs")
-        if wanted and wanted not in self.jobs and not steps:
+        wanted = [word for word in self.option("-j", "--jobs").split(",") if word]
+        if len(wanted) == 1 and wanted[0] not in self.jobs and not steps:  # of several, unknown ones are left out
             return refuse(f"slurm_load_jobs error: {INVALID_JOB}")
         form = self.option("-o", "--format", default="%i %T")
         for job_id, job in self.jobs.items():
-            if wanted not in {"", job_id}:
+            if wanted and job_id not in wanted:
+                continue
+            if not wanted and job["end"] and "--states=all" not in self.argv:
                 continue
             rows = [{"i": job_id, "A": job_id, "j": job["name"], "T": job["state"], "k": job["comment"] or "(null)",
-                     "N": fold(job["nodes"]), "u": job["user"]}]  # fmt: skip
+                     "N": fold(job["nodes"]), "u": job["user"], "r": job["reason"], "D": str(job["num_nodes"]),
+                     "V": str(job["submit"]), "S": str(job["start"] or "N/A"), "e": str(job["end"] or "N/A"),
+                     "P": job["partition"]}]  # fmt: skip
             if steps:
                 rows = [
                     {"i": f"{job_id}.{number}", "N": fold(step["nodes"]), "j": step["name"]}

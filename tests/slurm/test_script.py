@@ -130,9 +130,19 @@ def test_hostile_text_reaches_the_run_as_it_is(text, tmp_path):
 def test_hostile_text_is_one_word_of_sbatch(text):
     """Name, comment, partition and any option are one word with this value, by every release's rules of quoting."""
     request = replace(
-        PLAIN, name="x" + text, comment=text + "y", partition="p" + text, options=(("account", text), ("qos", "q" + text))
+        PLAIN,
+        name="x" + text,
+        comment=text + "y",
+        partition="p" + text,
+        options=(("account", text), ("qos", "q" + text)),
     )
-    wanted = {f"--job-name=x{text}", f"--comment={text}y", f"--partition=p{text}", f"--account={text}", f"--qos=q{text}"}
+    wanted = {
+        f"--job-name=x{text}",
+        f"--comment={text}y",
+        f"--partition=p{text}",
+        f"--account={text}",
+        f"--qos=q{text}",
+    }
     rendered = render(request)
     assert wanted <= set(options_of(request))
     assert directives_of(rendered) == directives_of(rendered, quotes='"') == directives_of(rendered, quotes="")

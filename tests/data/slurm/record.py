@@ -19,7 +19,9 @@ from ftslurm.lab.cluster import Cluster
 SEPARATOR = "\x1f"
 SACCT = "JobID,JobIDRaw,State,ExitCode,NodeList,NNodes,Submit,Start,End,Reason,User,Partition,JobName,WorkDir,Comment"
 ENVIRON = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
-STEPS = "#!/bin/bash\nsrun --overlap -N2 -n2 -w n2,n3 sleep 600 &\nsrun --overlap -N1 -n1 -J 'a step|x' sleep 600 &\nwait\n"
+STEPS = (
+    "#!/bin/bash\nsrun --overlap -N2 -n2 -w n2,n3 sleep 600 &\nsrun --overlap -N1 -n1 -J 'a step|x' sleep 600 &\nwait\n"
+)
 
 
 class Recorder:
@@ -37,8 +39,10 @@ class Recorder:
         return done.returncode, self.tidy(done.stdout), self.tidy(done.stderr)
 
     def tidy(self, text: str) -> str:
-        text = text.replace(str(self.lab.shared), "/shared").replace(str(self.lab.layout.root), "/lab")
-        text = text.replace("/lab/" + self.lab.name, "/lab").replace(self.lab.user, "alice")
+        """Take out what is of the recording machine alone; JSON writes a slash as `\\/`."""
+        for path, name in ((self.lab.shared, "/shared"), (self.lab.layout.root / self.lab.name, "/lab")):
+            text = text.replace(str(path), name).replace(str(path).replace("/", "\\/"), name.replace("/", "\\/"))
+        text = text.replace(self.lab.user, "alice")
         return re.sub(r"OS=Linux \S+", "OS=Linux 6.1.0-13-amd64", text)
 
     def keep(self, name: str, argv: list[str]) -> None:
@@ -84,7 +88,6 @@ def living(recorder: Recorder) -> None:
     recorder.wait_steps(job)
     recorder.lab.login(["scontrol", "update", "NodeName=n4", "State=DRAIN", "Reason=bad disk"])
     recorder.keep("job_running.txt", ["scontrol", "show", "job", job])
-    recorder.keep("job_running_oneline.txt", ["scontrol", "show", "job", "-o", job])
     recorder.keep("squeue_running.json", ["squeue", "--json"])
     recorder.keep("job_running.json", ["scontrol", "show", "job", job, "--json"])
     recorder.keep("steps.txt", ["squeue", "-s", "-h", "-j", job, "-o", f"%i{SEPARATOR}%N{SEPARATOR}%j"])
@@ -115,7 +118,9 @@ def living(recorder: Recorder) -> None:
     recorder.keep("job_array.txt", ["scontrol", "show", "job", array])
     recorder.ask(["scancel", array])
     time.sleep(8)  # slurmdbd gets the end of a job with a delay
-    recorder.keep("sacct.txt", ["sacct", "-X", "-n", "-P", f"--delimiter={SEPARATOR}", "-j", f"{job},{array}", "-o", SACCT])
+    recorder.keep(
+        "sacct.txt", ["sacct", "-X", "-n", "-P", f"--delimiter={SEPARATOR}", "-j", f"{job},{array}", "-o", SACCT]
+    )
 
 
 def losing_a_node(recorder: Recorder) -> None:

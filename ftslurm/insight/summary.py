@@ -1,0 +1,176 @@
+"""Where a run stands, in one record, from its journal alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftslurm import journal
+from ftslurm.core.actions import EndRun, LaunchAttempt
+from ftslurm.core.events import ENDED, AllocationGranted, Phase
+from ftslurm.errors import DataDamaged
+from ftslurm.insight.facts import actions, begins_incarnation, given_up
+from ftslurm.insight.saves import Save, Saves
+
+if TYPE_CHECKING:
+    from ftslurm.journal import Entry
+    from ftslurm.paths import RunPaths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What is known of a run; times are epoch seconds, None where the journal does not tell.
+
+    Attributes:
+        entries: how many journal entries there are.
+        job_id: the job of the newest incarnation.
+        allocation: its nodes.
+        wanted: how many nodes the user asked for.
+        attempt: the newest attempt's number.
+        nodes: that attempt's nodes.
+        excluded: nodes that were given up for the rest of the run.
+        started: when the newest incarnation started.
+        ended: when the run ended.
+        limit: when Slurm's time limit ends the job.
+        last: when the newest entry was written.
+        code: the exit code of a run that has ended.
+    """
+
+    entries: int = 0
+    phase: Phase = Phase.SUBMITTED
+    epoch: int = 0
+    job_id: str = ""
+    restart: int = 0
+    requeues: int = 0
+    allocation: tuple[str, ...] = ()
+    wanted: int | None = None
+    attempt: int | None = None
+    nodes: tuple[str, ...] = ()
+    ranks: int | None = None
+    excluded: tuple[str, ...] = ()
+    newest: Save | None = None
+    durable: Save | None = None
+    begun: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    limit: float | None = None
+    last: float | None = None
+    code: int | None = None
+    reason: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended by its own word."""
+        return self.phase in ENDED
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What is remembered while the entries go by."""
+
+    saves: Saves = field(default_factory=Saves)
+    granted: AllocationGranted | None = None
+    started: float | None = None
+    launch: LaunchAttempt | None = None
+    end: EndRun | None = None
+    ended: float | None = None
+    excluded: dict[str, None] = field(default_factory=dict)
+    requeues: int = 0
+    first: Entry | None = None
+    last: Entry | None = None
+    count: int = 0
+
+    def see(self, entry: Entry) -> None:
+        event = entry.event
+        if isinstance(event, AllocationGranted):
+            if begins_incarnation(entry):
+                self.started, self.end, self.ended = entry.t, None, None
+                self.requeues = 0 if event.resumed else self.requeues
+            self.granted = event
+        if entry.phase == Phase.REQUEUED and self.last is not None and self.last.phase != Phase.REQUEUED:
+            self.requeues += 1
+        lost = given_up(entry, self.granted.nodes if self.granted else (), self.excluded)
+        self.excluded.update(dict.fromkeys(node for node, _, _ in lost))
+        self.saves.see(entry, [node for node, _, _ in lost])
+        for launch in actions(entry, LaunchAttempt):
+            self.launch = launch
+        for end in actions(entry, EndRun):
+            self.end, self.ended = end, entry.t
+        self.first = self.first or entry
+        self.last = entry
+        self.count += 1
+
+
+def summarise(entries: Iterable[Entry]) -> Summary:
+    """Return where the run stands after these entries.
+
+    Raises:
+        DataDamaged: an entry names a phase that this release does not know.
+    """
+    fold = _Fold()
+    for entry in entries:
+        fold.see(entry)
+    if fold.last is None or fold.first is None:
+        return Summary()
+    granted, launch, end = fold.granted, fold.launch, fold.end
+    return Summary(
+        entries=fold.count,
+        phase=_phase(fold.last.phase),
+        epoch=fold.last.epoch,
+        job_id=granted.job_id if granted else "",
+        restart=granted.restart if granted else 0,
+        requeues=fold.requeues,
+        allocation=granted.nodes if granted else (),
+        wanted=(granted.wanted_nodes or len(granted.nodes)) if granted else None,
+        attempt=launch.attempt if launch else None,
+        nodes=launch.nodes if launch else (),
+        ranks=launch.world_size if launch else None,
+        excluded=tuple(fold.excluded),
+        newest=fold.saves.newest,
+        durable=fold.saves.newest_durable,
+        begun=fold.first.t,
+        started=fold.started,
+        ended=fold.ended,
+        limit=granted.end_time if granted else None,
+        last=fold.last.t,
+        code=end.code if end else None,
+        reason=end.reason if end else "",
+    )
+
+
+def _phase(text: str) -> Phase:
+    try:
+        return Phase(text)
+    except ValueError:
+        raise DataDamaged(f"the journal names the phase {text[:40]!r}", hint="written by a newer ftslurm?") from None
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class Cache:
+    """Summaries of many runs, read again only where a journal has grown: for a display that is redrawn."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[Stamp, Summary]] = {}
+
+    def of(self, paths: RunPaths) -> Summary:
+        """Return where a run stands now.
+
+        Raises:
+            DataDamaged: its journal has a line that cannot be read.
+            StorageError: its journal cannot be read.
+        """
+        stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in journal_files(paths))
+        known = self._known.get(paths.root)
+        if known is None or known[0] != stamp:
+            known = (stamp, summarise(journal.read(paths)))
+            self._known[paths.root] = known
+        return known[1]
+
+
+def journal_files(paths: RunPaths) -> list[Path]:
+    """The journal's files, in no particular order."""
+    return sorted(paths.root.glob("journal.*.jsonl"))
