@@ -45,7 +45,7 @@ def test_neutral_loop_passes_over_a_broken_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "code"),
     [("exit:7", 7), ("signal:SIGSEGV", -signal.SIGSEGV), ("exception", 1)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_crash_once(how: str, code: int, tmp_path: Path) -> None:
     """The planned failure comes once where a marker is given, in the asked way, and the next attempt gets through."""

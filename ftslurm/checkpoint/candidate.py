@@ -85,6 +85,8 @@ class Judge:
             pass  # gone: the next listing drops it
         except (DataDamaged, PermissionError) as error:
             candidate.state, candidate.reason = State.REFUSED, str(error)
+        except OSError as error:  # the disk has a bad moment: nothing has settled
+            candidate.quiet_s, candidate.reason = 0.0, f"it cannot be read: {error.strerror}"
 
     def _decide(self, candidate: Candidate, descriptor: int, writers: Writers, *, last_word: bool) -> None:
         if not (last_word or self._is_due(candidate)):

@@ -2,7 +2,7 @@
 
 A pattern is relative to the program's checkpoint folder. `*` stands for anything but `/`, `?` for one character,
 `{step}` for the step and `{rank}` for the rank, both in digits. Without `{step}` the step is the first number in what
-the wildcards matched. A name that says *on its way* (`.tmp`, `.part`, `~`, …) never matches.
+the wildcards matched. A name that says *on its way* (`.tmp`, `.part`, `~`, …, or a leading dot) never matches.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pattern:
 
     def match(self, name: str) -> Match | None:
         """The step and rank of `name`, or None."""
-        if name.endswith(TEMP_SUFFIXES):
+        if name.endswith(TEMP_SUFFIXES) or self._hides(name):
             return None
         found = self._whole.fullmatch(name)
         if found is None:
@@ -83,6 +83,10 @@ class Pattern:
             return None
         alone = not ranks and len(found.groups()) == 1 and re.fullmatch("[0-9]+", found[1]) is not None
         return Match(step=steps.pop(), rank=ranks.pop() if ranks else None, alone=alone)
+
+    def _hides(self, name: str) -> bool:
+        """As in a shell, a wildcard does not stand for a leading dot: such files are on their way, too."""
+        return name.rpartition("/")[2].startswith(".") and not self.text.rpartition("/")[2].startswith(".")
 
     def may_hold(self, folder: str) -> bool:
         """Whether `folder` (relative) can hold files of this pattern, at any depth."""

@@ -64,8 +64,8 @@ def _zip_fault(descriptor: int, size: int) -> str:
 def _entries_fault(descriptor: int, archive: zipfile.ZipFile) -> str:
     """Every entry that the directory names must lie before the directory and begin as an entry does."""
     for entry in archive.infolist():
-        end = entry.header_offset + _ZIP_LOCAL_BYTES + entry.compress_size
-        if end > archive.start_dir or os.pread(descriptor, 4, entry.header_offset) != _ZIP_START:
+        start, end = entry.header_offset, entry.header_offset + _ZIP_LOCAL_BYTES + entry.compress_size
+        if start < 0 or end > archive.start_dir or os.pread(descriptor, 4, start) != _ZIP_START:
             return f"the zip's directory names {entry.filename[:80]!r} where there is no such entry"
     return ""
 

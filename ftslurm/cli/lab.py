@@ -146,3 +146,35 @@ thaw = _fault("thaw", "Let a frozen NODE go on.")
 def slow(node: str, delay: float, loss: float, name: str) -> None:
     """Delay and lose packets on their way to NODE; without options the link is good again."""
     _cluster(name).slow(node, delay_ms=delay, loss_percent=loss)
+
+
+@lab.group(epilog=FAULT_EXAMPLES.replace("{verb} n2", "storage attach\n  ftslurm lab storage freeze"))
+def storage() -> None:
+    """Shared storage that can be frozen, filled or broken, at <lab>/slowshared on every machine."""
+
+
+def _storage_command(verb: str, text: str) -> None:
+    """One command that does one thing to the storage."""
+
+    @storage.command(name=verb, help=text)
+    @name_option
+    def command(name: str) -> None:
+        from ftslurm.lab.passthrough import Fault
+
+        faults = {"quota": Fault.OVER_QUOTA, "full": Fault.FULL, "readonly": Fault.READ_ONLY, "broken": Fault.BROKEN}
+        device = _cluster(name).storage
+        if verb in faults:
+            device.fail(faults[verb])
+        else:
+            getattr(device, verb)()
+
+
+_storage_command("attach", "Mount it on every machine.")
+_storage_command("freeze", "Let every operation on it block, as on a hard NFS mount without its server.")
+_storage_command("thaw", "Let blocked operations go on.")
+_storage_command("quota", "Let everything that needs room fail with EDQUOT.")
+_storage_command("full", "Let everything that needs room fail with ENOSPC.")
+_storage_command("readonly", "Let every change fail with EROFS.")
+_storage_command("broken", "Let everything fail with EIO.")
+_storage_command("restore", "Make it well again.")
+_storage_command("detach", "Unmount it; whoever waits in it gets an error.")

@@ -29,7 +29,7 @@ class Summary:
         allocation: its nodes.
         wanted: how many nodes the user asked for.
         attempt: the newest attempt's number.
-        nodes: that attempt's nodes.
+        nodes: that attempt's nodes, empty before the incarnation has one.
         excluded: nodes that were given up for the rest of the run.
         started: when the newest incarnation started.
         ended: when the run ended.
@@ -74,6 +74,7 @@ class _Fold:
     granted: AllocationGranted | None = None
     started: float | None = None
     launch: LaunchAttempt | None = None
+    launched_here: bool = False
     end: EndRun | None = None
     ended: float | None = None
     excluded: dict[str, None] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class _Fold:
         event = entry.event
         if isinstance(event, AllocationGranted):
             if begins_incarnation(entry):
-                self.started, self.end, self.ended = entry.t, None, None
+                self.started, self.end, self.ended, self.launched_here = entry.t, None, None, False
                 self.requeues = 0 if event.resumed else self.requeues
             self.granted = event
         if entry.phase == Phase.REQUEUED and self.last is not None and self.last.phase != Phase.REQUEUED:
@@ -95,7 +96,7 @@ class _Fold:
         self.excluded.update(dict.fromkeys(node for node, _, _ in lost))
         self.saves.see(entry, [node for node, _, _ in lost])
         for launch in actions(entry, LaunchAttempt):
-            self.launch = launch
+            self.launch, self.launched_here = launch, True
         for end in actions(entry, EndRun):
             self.end, self.ended = end, entry.t
         self.first = self.first or entry
@@ -125,8 +126,8 @@ def summarise(entries: Iterable[Entry]) -> Summary:
         allocation=granted.nodes if granted else (),
         wanted=(granted.wanted_nodes or len(granted.nodes)) if granted else None,
         attempt=launch.attempt if launch else None,
-        nodes=launch.nodes if launch else (),
-        ranks=launch.world_size if launch else None,
+        nodes=launch.nodes if launch and fold.launched_here else (),
+        ranks=launch.world_size if launch and fold.launched_here else None,
         excluded=tuple(fold.excluded),
         newest=fold.saves.newest,
         durable=fold.saves.newest_durable,

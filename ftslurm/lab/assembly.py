@@ -84,8 +84,11 @@ def dismantle(layout: Layout) -> None:
     if not record.is_of_this_boot(layout):
         for folder in folders:
             (folder / "init.pid").unlink(missing_ok=True)
-    for folder in folders:
-        machine.power_off(Machine(name=folder.name, spec=spec, layout=layout))
+    # The login host first: with it ends its storage, for which processes of the nodes may be waiting.
+    names = sorted((folder.name for folder in folders), key=lambda name: (name != LOGIN, name))
+    for name in names:
+        if not machine.power_off(Machine(name=name, spec=spec, layout=layout)):
+            raise ServiceUnavailable(f"{name} of lab {layout.name} does not end: a process hangs in the kernel")
     if find_tool("ip"):
         network.unplug_host(spec)
     for name in ("machines", "state", "etc", "munge", "home", "gpu"):

@@ -29,9 +29,11 @@ from ftslurm.lab.boot import Machine
 from ftslurm.lab.daemons import DAEMONS, Daemon
 from ftslurm.lab.layout import LOGIN, NODE_LIMIT, USER, LabSpec, Layout
 from ftslurm.lab.machine import Who
+from ftslurm.lab.storage import Storage
 
 DEFAULT_ROOT = Path("/var/lib/ftslurm-lab")
 _READY_S = 30.0
+_KILL_S = 2.0
 
 
 def lab_root() -> Path:
@@ -237,7 +239,8 @@ class Cluster:
         if node in DAEMONS:
             daemons.send(self._login_pid(), Daemon(node), signal.SIGKILL)
             return
-        machine.power_off(self._machine(self._known(node), self.spec))
+        network.unplug(self._login_pid(), self._known(node))  # first: a dying kernel's FIN and RST must reach nobody
+        machine.power_off(self._machine(node, self.spec), _KILL_S)
 
     def start(self, node: str) -> None:
         """Switch a killed node on (empty /tmp, the old /scratch), or start a killed daemon; else nothing happens.
@@ -277,6 +280,7 @@ class Cluster:
         spec = self.spec
         login = self._alive(self._machine(LOGIN, spec))
         machine.continue_all(login.pid)
+        self.storage.restore()
         for daemon in Daemon:
             self.start(daemon)
         links = network.links(login.pid)
@@ -292,6 +296,11 @@ class Cluster:
         self.login(["scancel", "--quiet", "--user=root"], timeout=20.0)
         self.login(["scancel", "--quiet", f"--user={self.user}"], timeout=20.0)
         self.wait_idle(timeout)
+
+    @property
+    def storage(self) -> Storage:
+        """Shared storage that can be frozen, filled or broken."""
+        return Storage(self._machine(LOGIN, self.spec))
 
     def wait_idle(self, timeout: float = 60.0) -> None:
         """Wait until every node is idle and no job is left.

@@ -88,14 +88,18 @@ def wait_for(machine: Machine, mark: Path, timeout_s: float = _BOOT_S) -> None:
         time.sleep(POLL_S)
 
 
-def power_off(machine: Machine) -> None:
-    """End everything in the machine at once, as when its power is cut; nothing happens if it is off."""
+def power_off(machine: Machine, patience_s: float = 10.0) -> bool:
+    """End everything in the machine at once, as when its power is cut; False if something outlives `patience_s`.
+
+    Only a process that waits for frozen storage can outlive it. It will never run again, but ends with the storage.
+    """
     ref = process_one(machine)
-    if ref is not None:
-        end(ref)
+    gone = ref is None or end(ref, patience_s)
     machine.registration.unlink(missing_ok=True)
     machine.booted.unlink(missing_ok=True)
-    _remove_cgroup(machine)
+    if gone:
+        _remove_cgroup(machine)
+    return gone
 
 
 def stop_all(init_pid: int) -> None:
@@ -103,7 +107,7 @@ def stop_all(init_pid: int) -> None:
     stopped: set[int] = set()
     while fresh := set(members(init_pid)) - stopped:  # a process may fork while its siblings are being stopped
         for pid in fresh:
-            _signal(pid, signal.SIGSTOP)
+            send(pid, signal.SIGSTOP)
         stopped |= fresh
 
 
@@ -112,7 +116,7 @@ def continue_all(init_pid: int) -> None:
     inside = members(init_pid)
     parents = {parent for pid in inside if (parent := _parent(pid)) is not None} - set(inside)
     for pid in (*inside, *(pid for pid in parents if _is_stopped_nsenter(pid))):
-        _signal(pid, signal.SIGCONT)
+        send(pid, signal.SIGCONT)
 
 
 def is_frozen(init_pid: int) -> bool:
@@ -177,7 +181,8 @@ def _boot_failed(machine: Machine) -> ServiceUnavailable:
     )
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
+def send(pid: int, number: signal.Signals) -> None:
+    """Signal a process that may have ended meanwhile."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 

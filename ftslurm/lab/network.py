@@ -67,6 +67,12 @@ def unplug_host(spec: LabSpec) -> None:
     _run(["ip", "link", "delete", spec.host_interface])
 
 
+def unplug(login_pid: int, node: str) -> None:
+    """Take a node's link away for good, without a last word from either end; nothing happens if it is gone."""
+    _in_switch(login_pid, ["ip", "link", "set", node, "down"])
+    _in_switch(login_pid, ["ip", "link", "delete", node])
+
+
 def set_link(login_pid: int, node: str, *, up: bool) -> None:
     """Cut a node off, or heal it."""
     _batch(login_pid, [f"link set {node} {'up' if up else 'down'}"])

@@ -13,8 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftslurm.errors import ServiceUnavailable
-
 POLL_S = 0.01
 
 
@@ -64,18 +62,15 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def end(ref: ProcessRef, timeout_s: float = 10.0) -> None:
-    """SIGKILL a process and wait until it is gone.
-
-    Raises:
-        ServiceUnavailable: it does not go, as a process that waits for hanging storage does.
-    """
+def end(ref: ProcessRef, patience_s: float) -> bool:
+    """SIGKILL a process and wait until it is gone; False if it still is there after `patience_s` seconds."""
     ref.send(signal.SIGKILL)
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + patience_s
     while ref.is_alive():
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(f"process {ref.pid} did not end within {timeout_s:.0f} s of SIGKILL")
+            return False
         time.sleep(POLL_S)
+    return True
 
 
 def members(init_pid: int) -> list[int]:

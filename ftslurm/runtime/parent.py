@@ -51,7 +51,10 @@ class Parent:
         reader, writer = os.pipe()
         argv = [sys.executable, "-I", "-m", "ftslurm.runtime.serve", "--say", str(writer), *self._arguments]
         environ = {**os.environ, "FTSLURM_ROLE": "supervisor"}
+        # Signals wait until the supervisor has its handlers: the time limit's warning must neither kill it nor be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         self._child = subprocess.Popen(argv, pass_fds=(writer,), env=environ)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.close(writer)
         if self._pending is not None:
             self._child.send_signal(self._pending)

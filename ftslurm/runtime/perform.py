@@ -282,7 +282,11 @@ class Performer:
     # ----------------------------------------------------------------------------------------------------- end
 
     def _requeue(self, action: Requeue) -> None:
+        """From here on SIGTERM is the requeue's own; agents leave, so that the job does not linger in COMPLETING."""
         context = self._of.context
+        self._of.requeuing = True
+        self._of.hub.watching = False
+        self._of.hub.broadcast({"t": "leave"})
         self._of.emit(requeue(self._slurm, context.job.requeue_id, action, context.config))
 
     def _end(self, action: EndRun) -> None:

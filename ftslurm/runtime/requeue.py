@@ -39,7 +39,9 @@ def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, config: Config) -> 
         changes.append((JobField.EXC_NODE_LIST, nodeset.fold(exclude)))
     changes.append((JobField.START_TIME, "now"))
     problems = [problem for field, value in changes if (problem := _change(slurm, job_id, field, value))]
-    return RequeueAnswered(ok=True, detail="; ".join([_read_back(slurm, job_id, asked, exclude), *problems]))
+    detail = "; ".join([_read_back(slurm, job_id, asked, exclude), *problems])
+    log.info("requeued: %s", detail)
+    return RequeueAnswered(ok=True, detail=detail)
 
 
 def _known(slurm: SlurmClient, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -170,6 +170,8 @@ class _Signals:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # The parent starts this process with them blocked, so that none comes before its handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(signal.Signals))
 
     def attach(self, supervisor: Supervisor, job: JobEnv) -> None:
         """From now on signals become events."""
@@ -190,6 +192,9 @@ class _Signals:
 
     def _ask_why(self) -> None:
         assert self._supervisor is not None
+        if self._supervisor.requeuing:
+            log.info("SIGTERM belongs to the requeue that was just asked for")
+            return
         why = {JobState.PREEMPTED: PREEMPT, JobState.TIMEOUT: TIME_LIMIT}
         try:
             state = SlurmClient(timeout_s=WHO_ELSE_S).job(self._job_id).state

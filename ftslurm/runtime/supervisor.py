@@ -91,6 +91,7 @@ class Supervisor:
         self._journal = Writer(context.paths, epoch, tail)
         self._performer = Performer(self)
         self._stalled = False
+        self.requeuing = False
 
     # ------------------------------------------------------------------------------------------------ events
 

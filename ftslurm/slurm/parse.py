@@ -135,7 +135,7 @@ def show_job(text: str, job_id: str) -> JobInfo:
 
 
 def job_from_json(text: str, job_id: str) -> JobInfo:
-    """As `show_job`, from `squeue --json` or (23.02 and later) `scontrol show job --json`, in every shape since 21.08."""
+    """As `show_job`, from `squeue --json` or (since 23.02) `scontrol show job --json`, in every shape since 21.08."""
     try:
         jobs = [dict(job) for job in json.loads(text)["jobs"]]
     except (ValueError, KeyError, TypeError) as error:

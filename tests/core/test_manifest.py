@@ -16,19 +16,23 @@ DIGEST = "0123456789abcdef" * 2
 
 
 def entry(name: str = "step_1.pt", size: int = 5, rank: int | None = None) -> m.FileEntry:
+    """A file with chunks for its size."""
     return m.FileEntry(name=name, size=size, chunks=DIGEST * -(-size // m.CHUNK_BYTES), rank=rank)
 
 
 def manifest(node: str = "n1", *files: m.FileEntry) -> m.NodeManifest:
+    """A node with one file, or these."""
     return m.NodeManifest(run_id="run", generation="000000001-0000", node=node, world_size=2, files=files or (entry(),))
 
 
 def commit(*manifests: m.NodeManifest) -> m.Commit:
+    """A generation of these parts."""
     parts = tuple(each.part(DIGEST) for each in manifests)
     return m.Commit(run_id="run", generation="000000001-0000", world_size=2, epoch=3, parts=parts, at=1.5)
 
 
 def part(node: str, *ranks: int) -> Part:
+    """What an event says of a node that has files of these ranks."""
     return Part(node=node, manifest_digest=DIGEST, files=1, size_bytes=1, ranks=ranks)
 
 

@@ -53,7 +53,7 @@ class FakeSlurm:
         self._write(state)
 
     def change(self, *path: str, value: object) -> None:
-        """Set one value: change("nodes", "n3", "state", value="DOWN+NOT_RESPONDING")."""
+        """Set one value, as in `nodes, n3, state` to DOWN."""
         state = self.state
         place = state
         for key in path[:-1]:
@@ -63,7 +63,7 @@ class FakeSlurm:
 
     @staticmethod
     def srun(environ: dict[str, str], words: list[str]) -> int:
-        """Exit code of the fake's srun, run to its end."""
+        """Run the command of the fake for job steps to its end; its exit code."""
         return subprocess.run([str(BIN / "srun"), *words], env=environ, timeout=60, check=False).returncode
 
     def _write(self, state: dict[str, Any]) -> None:

@@ -217,7 +217,7 @@ def test_reconstructed_nodes(folder):
 
 
 def test_accounting_of_jobs_arrays_and_nothing():
-    """sacct's newest record of a job and of an array task; a job that it does not list is None."""
+    """The newest record of accounting of a job and of an array task; a job that it does not list is None."""
     text = (DATA / "22.05.8" / "sacct.txt").read_text()
     rows = [line.split(parse.SEPARATOR) for line in text.splitlines()]
     job = parse.sacct_job(text, rows[0][0])
@@ -304,9 +304,7 @@ def test_versions_with_suffixes(text):
     assert parse.version(text) == (24, 11, 0)
 
 
-@pytest.mark.parametrize(
-    "call", [parse.version, lambda text: parse.job_from_json(text, "1"), lambda text: parse.node_list(text)]
-)
+@pytest.mark.parametrize("call", [parse.version, lambda text: parse.job_from_json(text, "1"), parse.node_list])
 @pytest.mark.parametrize("text", ["[", '{"jobs": 3}', "<html>", "n[1-"])
 def test_what_is_no_answer_is_told(call, text):
     """A text of another kind is an error of Slurm's, not a traceback."""

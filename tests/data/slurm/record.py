@@ -39,7 +39,7 @@ class Recorder:
         return done.returncode, self.tidy(done.stdout), self.tidy(done.stderr)
 
     def tidy(self, text: str) -> str:
-        """Take out what is of the recording machine alone; JSON writes a slash as `\\/`."""
+        r"""Take out what is of the recording machine alone; JSON writes a slash as `\/`."""
         for path, name in ((self.lab.shared, "/shared"), (self.lab.layout.root / self.lab.name, "/lab")):
             text = text.replace(str(path), name).replace(str(path).replace("/", "\\/"), name.replace("/", "\\/"))
         text = text.replace(self.lab.user, "alice")
