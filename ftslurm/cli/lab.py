@@ -161,7 +161,13 @@ def _storage_command(verb: str, text: str) -> None:
     def command(name: str) -> None:
         from ftslurm.lab.passthrough import Fault
 
-        faults = {"quota": Fault.OVER_QUOTA, "full": Fault.FULL, "readonly": Fault.READ_ONLY, "broken": Fault.BROKEN}
+        faults = {
+            "hang": Fault.HANG,
+            "quota": Fault.OVER_QUOTA,
+            "full": Fault.FULL,
+            "readonly": Fault.READ_ONLY,
+            "broken": Fault.BROKEN,
+        }
         device = _cluster(name).storage
         if verb in faults:
             device.fail(faults[verb])
@@ -170,7 +176,8 @@ def _storage_command(verb: str, text: str) -> None:
 
 
 _storage_command("attach", "Mount it on every machine.")
-_storage_command("freeze", "Let every operation on it block, as on a hard NFS mount without its server.")
+_storage_command("freeze", "Let every operation on it block; who waits can be killed.")
+_storage_command("hang", "Let every operation on it block, and who waits cannot be killed (state D).")
 _storage_command("thaw", "Let blocked operations go on.")
 _storage_command("quota", "Let everything that needs room fail with EDQUOT.")
 _storage_command("full", "Let everything that needs room fail with ENOSPC.")

@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
+    from ftslurm.slurm.records import JobInfo
 
 WAIT_POLL_S = 2.0
 SLOW_POLL_S = 10.0
@@ -110,6 +111,20 @@ def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> N
         click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
 
 
+def _hurry(client: SlurmClient, info: JobInfo) -> None:
+    """Start a requeued job now instead of two minutes later, which its owner may do once it is pending again."""
+    from ftslurm.errors import FtslurmError
+    from ftslurm.slurm.client import JobField
+    from ftslurm.slurm.records import JobState
+
+    if info.state is not JobState.PENDING or not info.restart_count or info.reason != "BeginTime":
+        return
+    try:
+        client.update_job(info.job_id, JobField.START_TIME, "now")
+    except FtslurmError as error:
+        click.echo(f"ftslurm: the requeued job cannot be started earlier: {error}", err=True)
+
+
 def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
     """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code."""
     from ftslurm import journal
@@ -124,7 +139,9 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
         if ends and ends[-1].phase in ENDED:
             return ends[-1].code
         try:
-            state = client.job(job_id).state
+            info = client.job(job_id)
+            state = info.state
+            _hurry(client, info)
         except (ServiceUnavailable, TryAgain) as error:
             click.echo(f"ftslurm: {error}; still waiting", err=True)
         else:

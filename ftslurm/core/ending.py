@@ -137,7 +137,8 @@ def on_requeue_answered(run: Run, event: RequeueAnswered) -> tuple[Run, tuple[Ac
     if not event.ok:
         return _end(replace(run, reason=f"Slurm refused the requeue: {event.detail}"), Phase.FAILED, TEMPORARY)
     said = Say(text=f"the job goes back to the queue: {event.detail}", slug="requeued")
-    return replace(enter(run, Phase.REQUEUED), requeues=run.requeues + 1), (said,)
+    condemned = {node: found for node, found in run.condemned.items() if node not in event.forgiven}
+    return replace(enter(run, Phase.REQUEUED), condemned=condemned), (said,)
 
 
 def _end(run: Run, phase: Phase, code: int) -> tuple[Run, tuple[Action, ...]]:

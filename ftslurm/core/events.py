@@ -279,10 +279,11 @@ class StopRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequeueAnswered(Event):
-    """What Slurm said to a requeue."""
+    """What Slurm said to a requeue; `forgiven` nodes could not be excluded, since too few would be left to ask for."""
 
     ok: bool
     detail: str
+    forgiven: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

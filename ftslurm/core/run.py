@@ -77,9 +77,11 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
     if event.same_incarnation and run.phase not in (Phase.SUBMITTED, Phase.REQUEUED):
         return _adopt(replace(run, epoch=event.epoch, agents=frozenset(), suspects={}, timers={}), policy)
     kept = tuple(each for each in run.saved if each.state in (SavedState.DURABLE, SavedState.DAMAGED))
+    requeued = event.job_id == run.job_id and event.restart > run.restart
     run = replace(
         run,
         phase=Phase.STARTING,
+        requeues=run.requeues + requeued,
         epoch=event.epoch,
         job_id=event.job_id,
         restart=event.restart,

@@ -1,1 +1,1 @@
-"""What a person gets to see of a run: told from its journal alone, without asking anybody and without changing anything."""
+"""What a person gets to see of a run: told from its journal alone; nobody is asked and nothing is changed."""

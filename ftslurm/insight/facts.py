@@ -1,7 +1,7 @@
 """Reading one journal entry: what the core said in it, and which nodes it gave up.
 
-The story of a run is told from what was recorded, not by taking the decisions again: a journal may have been written by an
-older release, whose decisions were others. Slugs are the core's stable names for what it says.
+The story of a run is told from what was recorded, not by taking the decisions again: a journal may have been written by
+an older release, whose decisions were others. Slugs are the core's stable names for what it says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from ftslurm.core.events import AllocationGranted, NodeFenced, NodeProbed, Slurm
 if TYPE_CHECKING:
     from ftslurm.journal import Entry
 
-NODE_CAUSES = frozenset({Cause.NODE_UNREACHABLE, Cause.NODE_FROZEN, Cause.NODE_DOWN, Cause.NODE_UNKILLABLE, Cause.EXCISED})
+NODE_CAUSES = frozenset(
+    {Cause.NODE_UNREACHABLE, Cause.NODE_FROZEN, Cause.NODE_DOWN, Cause.NODE_UNKILLABLE, Cause.EXCISED}
+)
 """Verdicts after which a node stays out for the rest of the run."""
 
 PLAN = "plan_"

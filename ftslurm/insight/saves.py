@@ -1,7 +1,7 @@
 """The checkpoints of a run, as its journal tells of them: which there are, since when, and which of them are good.
 
-The same rules as `core.saving`, read from what was recorded. Where a generation was only found on shared storage, nobody
-knows when its files were written: then `seen` is None, and no age is made up for it.
+The same rules as `core.saving`, read from what was recorded. Where a generation was only found on shared storage,
+nobody knows when its files were written: then `seen` is None, and no age is made up for it.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class Saves:
         """The newest on shared storage."""
         return self._last((SavedState.DURABLE,))
 
-    def find(self, generation: str) -> Save | None:
-        """One of them."""
-        return self._known.get(generation)
+    @property
+    def wanted(self) -> Save | None:
+        """The one that the newest attempt was started from; None: from the beginning."""
+        return self._known.get(self._wanted)
 
     def see(self, entry: Entry, lost: Collection[str]) -> None:
         """Take an entry into account; `lost` are the nodes that it condemns."""

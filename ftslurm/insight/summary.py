@@ -118,7 +118,7 @@ def summarise(entries: Iterable[Entry]) -> Summary:
     granted, launch, end = fold.granted, fold.launch, fold.end
     return Summary(
         entries=fold.count,
-        phase=_phase(fold.last.phase),
+        phase=phase_of(fold.last),
         epoch=fold.last.epoch,
         job_id=granted.job_id if granted else "",
         restart=granted.restart if granted else 0,
@@ -141,11 +141,17 @@ def summarise(entries: Iterable[Entry]) -> Summary:
     )
 
 
-def _phase(text: str) -> Phase:
+def phase_of(entry: Entry) -> Phase:
+    """The phase after an entry.
+
+    Raises:
+        DataDamaged: this release does not know it.
+    """
     try:
-        return Phase(text)
+        return Phase(entry.phase)
     except ValueError:
-        raise DataDamaged(f"the journal names the phase {text[:40]!r}", hint="written by a newer ftslurm?") from None
+        text = f"journal entry {entry.number} names the phase {entry.phase[:40]!r}"
+        raise DataDamaged(text, hint="written by a newer ftslurm?") from None
 
 
 Stamp = tuple[tuple[str, int, int], ...]

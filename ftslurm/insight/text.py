@@ -1,8 +1,8 @@
-"""Words for people: text made safe for a terminal, durations, times of day.
+r"""Words for people: text made safe for a terminal, durations, times of day.
 
-Rule: whatever comes from outside (names, reasons, the tail of a traceback) goes through `visible` before it is printed. A
-journal holds what programs printed, and a terminal obeys what it reads: escape sequences, carriage returns that overwrite
-a line, characters that turn the direction of writing. All of these are shown as `\\x1b` and never sent.
+Rule: whatever comes from outside (names, reasons, the tail of a traceback) goes through `visible` before it is printed.
+A journal holds what programs printed, and a terminal obeys what it reads: escape sequences, carriage returns that
+overwrite a line, characters that turn the direction of writing. They are shown as `\x1b` and never sent.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import unicodedata
+from collections.abc import Iterable
+
+from ftslurm.errors import UsageError
+from ftslurm.slurm import nodeset
 
 NARROWEST = 80
 WIDEST = 120
@@ -35,8 +39,11 @@ def _shown(character: str) -> str:
     if category[0] != "C" and category not in ("Zl", "Zp"):
         return character
     code = ord(character)
-    names = {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
-    return names.get(code) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}")
+    if character in "\n\r\t":
+        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[character]
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"
 
 
 def took(seconds: float) -> str:
@@ -91,3 +98,12 @@ def count(number: int, word: str) -> str:
 def terminal_width() -> int:
     """Columns to fill: those of the terminal (or COLUMNS), between 80 and 120."""
     return min(max(shutil.get_terminal_size((WIDEST, 24)).columns, NARROWEST), WIDEST)
+
+
+def folded(nodes: Iterable[str]) -> str:
+    """Node names in Slurm's short form; names that cannot be a node's are listed as they are, made visible."""
+    names = list(nodes)
+    try:
+        return nodeset.fold(names)
+    except UsageError:
+        return ",".join(visible(name) for name in names)

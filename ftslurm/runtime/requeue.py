@@ -1,8 +1,11 @@
 """Giving the job back to Slurm, smaller or without the condemned nodes.
 
 The order matters: requeue, NumTasks, NumNodes (before NumTasks the job would stay pending with BadConstraints for ever:
-M28), ExcNodeList, StartTime. After the requeue everything is on borrowed time: Slurm ends this very process after
+M28), ExcNodeList. After the requeue everything is on borrowed time: Slurm ends this very process after
 KillWait, so SIGTERM is ignored by the caller and every call has a deadline. What was written is read back.
+
+StartTime=now is not among them: while this process lives the job is COMPLETING, and at the end of that Slurm sets the
+start two minutes off again (measured on 22.05). From outside it works in seconds: `ftslurm submit --wait` does it.
 """
 
 from __future__ import annotations
@@ -31,27 +34,33 @@ def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, config: Config) -> 
     except FtslurmError as error:
         return RequeueAnswered(ok=False, detail=str(error))
     low, high = config.resources.nodes
+    exclude, forgiven = _excludable(slurm, job_id, asked)
     changes: list[tuple[JobField, str]] = []
     if low == high:
         changes += [(JobField.NUM_TASKS, str(asked.num_tasks)), (JobField.NUM_NODES, str(asked.num_nodes))]
-    exclude = _known(slurm, asked.exclude)
     if exclude:
         changes.append((JobField.EXC_NODE_LIST, nodeset.fold(exclude)))
-    changes.append((JobField.START_TIME, "now"))
     problems = [problem for field, value in changes if (problem := _change(slurm, job_id, field, value))]
     detail = "; ".join([_read_back(slurm, job_id, asked, exclude), *problems])
     log.info("requeued: %s", detail)
-    return RequeueAnswered(ok=True, detail=detail)
+    return RequeueAnswered(ok=True, detail=detail, forgiven=forgiven)
 
 
-def _known(slurm: SlurmClient, names: tuple[str, ...]) -> tuple[str, ...]:
-    """One name that Slurm does not know makes it refuse the whole list (A1)."""
+def _excludable(slurm: SlurmClient, job_id: str, asked: Requeue) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the nodes to exclude, and those that are forgiven because the partition is too small without them.
+
+    One name that Slurm does not know makes it refuse the whole list (A1). A job that asks for more nodes than are left
+    would be pending for ever; a node that is still bad is found out again when its agent does not come up.
+    """
     try:
-        unknown = set(slurm.unknown_nodes(names))
+        present = slurm.partition_nodes(slurm.job(job_id).partition)
     except FtslurmError as error:
-        log.warning("cannot check the names of the nodes to exclude: %s", error)
-        return names
-    return tuple(name for name in names if name not in unknown)
+        log.warning("cannot check the nodes to exclude: %s", error)
+        return asked.exclude, ()
+    known = tuple(name for name in asked.exclude if name in present)
+    if len(present) - len(known) >= asked.num_nodes:
+        return known, ()
+    return (), known
 
 
 def _change(slurm: SlurmClient, job_id: str, field: JobField, value: str) -> str:
@@ -85,6 +94,8 @@ def _read_back(slurm: SlurmClient, job_id: str, asked: Requeue, exclude: tuple[s
     )
     if missing:
         text += f"; NOT excluded: {', '.join(missing)}"
+    if asked.exclude and not exclude:
+        text += f"; without {', '.join(asked.exclude)} the partition has fewer than {asked.num_nodes} nodes: not excluded"
     if now.num_nodes is not None and now.num_nodes != asked.num_nodes:
         text += f"; {asked.num_nodes} nodes were wanted"
     return text

@@ -266,6 +266,11 @@ class SlurmClient:
         """The site's settings, as slurmctld runs with them."""
         return parse.show_config(self.run(["scontrol", "show", "config"]).check().stdout)
 
+    def partition_nodes(self, partition: str) -> tuple[str, ...]:
+        """All nodes of a partition, whatever their state; none if Slurm does not know it."""
+        answer = self.run(["sinfo", "--noheader", "-N", "-p", partition, "-o", "%N"]).check()
+        return tuple(dict.fromkeys(nodeset.check_name(line.strip()) for line in answer.stdout.splitlines() if line.strip()))
+
     def unknown_nodes(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that Slurm does not know: a single one makes it refuse a whole ExcNodeList."""
         wanted = tuple(names)
@@ -281,7 +286,10 @@ class SlurmClient:
         return self.run(["sbatch", *options, str(script.absolute()), *arguments], timeout_s=SUBMIT_TIMEOUT_S)
 
     def _job_of_accounting(self, job_id: str) -> JobInfo:
-        """What sacct says; without accounting, or without a record, that nobody knows."""
+        """What sacct says; without accounting, or without a record, that nobody knows.
+
+        Accounting lags: seconds after a job's end its node list was still seen to be that of the last node alone.
+        """
         argv = ["sacct", "-X", "-n", "-P", f"--delimiter={parse.SEPARATOR}", "-j", job_id, "-o", parse.SACCT_COLUMNS]
         try:
             info = parse.sacct_job(self.run(argv).check().stdout, job_id)

@@ -12,6 +12,7 @@ import pytest
 from ftslurm.errors import FtslurmError
 from ftslurm.lab import prerequisites
 from ftslurm.lab.cluster import Cluster, lab_root
+from tests.lab.oracles import leftovers_of
 
 _OTHER_SESSION_S = 240.0
 
@@ -65,3 +66,13 @@ def healed(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "lab" in request.fixturenames:
         request.getfixturevalue("lab").restore()
+
+
+@pytest.fixture
+def other(lab_name: str) -> Iterator[Cluster]:
+    """A second lab, not yet up, beside the session's one; gone afterwards."""
+    cluster = Cluster(f"{lab_name}-other")
+    cluster.down(purge=True)
+    yield cluster
+    cluster.down(purge=True)
+    assert leftovers_of(cluster.name) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ftslurm.runtime import rank
-from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, Server, serve
+from ftslurm.runtime.control import Channel, Credentials, Server, serve
 
 RANK_PY = Path(rank.__file__)
 PATIENCE_S = 30.0
@@ -45,6 +45,12 @@ def state_of(pid: int) -> str:
 
 def is_gone(pid: int) -> bool:
     return state_of(pid) in ("", "Z", "X")
+
+
+def child_of(pid: int) -> int:
+    """The first child of a process; 0 where it has none."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else 0
 
 
 class Agent:
@@ -111,20 +117,9 @@ def rank_env(folder: Path, **more: str) -> dict[str, str]:
     return {**env, **ours, "FTSLURM_LAUNCHER": "srun", **slurm, **more}
 
 
-def start_rank(env: dict[str, str], *command: str, python: str = sys.executable) -> subprocess.Popen[str]:
+def start_rank(
+    env: dict[str, str], *command: str, python: str = sys.executable, file: Path = RANK_PY
+) -> subprocess.Popen[str]:
     """Start a wrapper as the launcher does."""
-    argv = [python, "-I", "-S", str(RANK_PY), "--", *command]
+    argv = [python, "-I", "-S", str(file), "--", *command]
     return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def closed(work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, str]:
-    """Run until the channel is closed; return why."""
-
-    async def run() -> str:
-        try:
-            await work
-        except ChannelClosed as error:
-            return str(error)
-        raise AssertionError("the channel was not closed")
-
-    return run()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.conftest import Starter
-from tests.runtime.stage import PATIENCE_S, Agent, is_gone, rank_env, start_rank, wait_until
+from tests.runtime.stage import PATIENCE_S, Agent, child_of, is_gone, rank_env, start_rank, wait_until
 
 WORKER_TREE = Path(__file__).parents[1] / "programs" / "worker_tree.py"
 SLEEP = ("sleep", "600")
@@ -141,7 +141,7 @@ def test_a_killed_wrapper_takes_its_program_along(agent: Agent, start: Starter, 
     process = start(*SLEEP)
     agent.expect("register")
     agent.go(log=str(folder / "rank.log"))
-    child = wait_until(lambda: _child_of(process.pid), "the program runs")
+    child = wait_until(lambda: child_of(process.pid), "the program runs")
     process.kill()
     wait_until(lambda: is_gone(child), "the program is gone")
 
@@ -180,8 +180,3 @@ def test_the_agents_signal_reaches_group_or_program(agent: Agent, start: Starter
 def _announced(folder: Path, count: int) -> dict[str, int]:
     found = [path.read_text().split() for path in folder.glob("attempt-2-*")]
     return {kind: int(pid) for kind, pid, _ in found} if len(found) == count else {}
-
-
-def _child_of(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0]) if children else 0

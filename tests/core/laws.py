@@ -1,0 +1,192 @@
+"""The laws that hold for every run, whatever happens: checked after each event of each scenario and property test.
+
+A `Laws` object watches from outside. What it knows of the world (which node confirmed what, which rank registered) it has
+from the events alone, never from the state that it judges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+
+from ftslurm.core.actions import (
+    Action,
+    CommitDurable,
+    CommitLocal,
+    EndRun,
+    FenceAttempt,
+    LaunchAttempt,
+    ReleaseRanks,
+    Requeue,
+    Restore,
+    SetTimer,
+)
+from ftslurm.core.events import (
+    ENDED,
+    AllocationGranted,
+    Event,
+    NodeFenced,
+    PartDrained,
+    Phase,
+    RestoreReady,
+    WorldMustered,
+)
+from ftslurm.core.recovery import Policy
+from ftslurm.core.state import Run, SavedState
+
+
+@dataclass
+class Laws:
+    """What must never be broken; `check` raises AssertionError with the sentence of the law."""
+
+    policy: Policy
+    run: Run = field(default_factory=Run)
+    event: Event = field(default_factory=Event)
+    launched: list[int] = field(default_factory=list)
+    released: set[int] = field(default_factory=set)
+    fence_asked: dict[int, set[str]] = field(default_factory=dict)
+    fenced: dict[int, set[str]] = field(default_factory=dict)
+    mustered: dict[int, WorldMustered] = field(default_factory=dict)
+    at_hand: dict[tuple[int, str], set[str]] = field(default_factory=dict)
+    drained: dict[str, set[str]] = field(default_factory=dict)
+    tokens: set[int] = field(default_factory=set)
+    requeues_asked: int = 0
+    live: tuple[int, tuple[str, ...]] | None = None
+
+    def check(self, event: Event, run: Run, actions: tuple[Action, ...]) -> None:
+        """Judge one step of a run."""
+        before, self.run, self.event = self.run, run, event
+        self._note(event)
+        self._state(before, run, event)
+        for action in actions:
+            self._action(action)
+        if run.phase in ENDED and before.phase not in ENDED:
+            assert any(isinstance(action, EndRun) for action in actions), "a run that ends says so once"
+
+    # ------------------------------------------------------------------------------------------------ the world
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, NodeFenced) and not event.left and event.node in self.fence_asked.get(event.attempt, ()):
+            self.fenced.setdefault(event.attempt, set()).add(event.node)
+        elif isinstance(event, WorldMustered):
+            self.mustered[event.attempt] = event
+        elif isinstance(event, RestoreReady):
+            self.at_hand.setdefault((event.attempt, event.generation), set()).add(event.node)
+        elif isinstance(event, PartDrained) and not event.error:
+            self.drained.setdefault(event.generation, set()).add(event.node)
+        elif isinstance(event, AllocationGranted):
+            self.requeues_asked = 0
+            if self.run.attempt is None:
+                self.live = None  # a new incarnation: Slurm has ended every job step of the one before
+
+    # ------------------------------------------------------------------------------------------------ the state
+
+    def _state(self, before: Run, run: Run, event: Event) -> None:
+        granted = isinstance(event, AllocationGranted)
+        if before.phase in ENDED and not (granted and event.resumed):
+            assert run == before, "an ended run changes only when the user resumes it"
+        assert run.next_attempt >= before.next_attempt, "attempt numbers never decrease"
+        assert set(run.condemned) >= set(before.condemned), "a condemned node stays condemned"
+        assert not run.agents & set(run.condemned), "a condemned node has no agent that counts"
+        assert not set(run.suspects) & set(run.condemned), "a condemned node is suspected no more"
+        if not granted:
+            assert run.failures[: len(before.failures)] == before.failures, "failures are never forgotten"
+        attempt = run.attempt
+        if attempt is not None:
+            assert attempt.number < run.next_attempt, "the number of the attempt has been used up"
+            assert set(attempt.nodes) <= set(run.nodes), "an attempt stays inside the allocation"
+        if run.drain_target:
+            assert run.find_saved(run.drain_target) is not None, "the drain target is a checkpoint that is known"
+        names = [each.generation for each in run.saved]
+        assert len(names) == len(set(names)), "a generation is known once"
+
+    # ---------------------------------------------------------------------------------------------- the actions
+
+    @singledispatchmethod
+    def _action(self, action: Action) -> None:
+        """Actions without a law of their own."""
+
+    @_action.register
+    def _launch(self, action: LaunchAttempt) -> None:
+        run, policy = self.run, self.policy
+        assert not self.launched or action.attempt > max(self.launched), "attempt numbers are never used again"
+        self.launched.append(action.attempt)
+        if self.live is not None:
+            number, nodes = self.live
+            alive = set(nodes) - self.fenced.get(number, set()) - set(run.condemned)
+            assert not alive, f"attempt {action.attempt} is launched while attempt {number} lives on {sorted(alive)}"
+        self.live = (action.attempt, action.nodes)
+        assert set(action.nodes) <= set(run.nodes) - set(run.condemned), "planned nodes are allocated, not condemned"
+        assert len(set(action.nodes)) == len(action.nodes), "no node is planned twice"
+        assert action.world_size == len(action.nodes) * policy.ranks_per_node, "every node gets its ranks"
+        assert action.world_size % max(policy.world_multiple_of, 1) == 0, "the world has an allowed size"
+        assert policy.min_nodes <= len(action.nodes) <= run.wanted, "between min_nodes and what the user asked for"
+        assert set(action.nodes) <= run.agents, "every planned node has an agent"
+
+    @_action.register
+    def _release(self, action: ReleaseRanks) -> None:
+        attempt, world = self.run.attempt, self.mustered.get(action.attempt)
+        assert attempt is not None, "ranks of an attempt are released"
+        assert action.attempt == attempt.number, "only the ranks of the current attempt are released"
+        assert action.attempt not in self.released, "ranks are released once"
+        self.released.add(action.attempt)
+        assert world is not None, "ranks are released after they have mustered"
+        assert set(world.placement) == set(attempt.nodes), "the world is the planned one"
+        assert len(world.placement) == attempt.world_size, "the world has the planned size"
+        assert action.placement == world.placement, "ranks are where they said"
+        assert not set(action.placement) & set(self.run.condemned), "no rank sits on a condemned node"
+        if attempt.generation:
+            ready = self.at_hand.get((action.attempt, attempt.generation), set())
+            assert set(attempt.nodes) <= ready, "every node has the checkpoint before ranks are released"
+
+    @_action.register
+    def _restore(self, action: Restore) -> None:
+        attempt, saved = self.run.attempt, self.run.find_saved(action.generation)
+        assert attempt is not None, "a checkpoint is restored for an attempt"
+        assert action.attempt == attempt.number, "a checkpoint is restored for the current attempt only"
+        assert saved is not None, "a known checkpoint is restored"
+        assert saved.state is SavedState.DURABLE, "only a durable checkpoint is restored"
+        assert action.generation == attempt.generation, "the checkpoint of the plan is restored"
+        assert action.nodes, "a checkpoint is restored somewhere"
+        assert set(action.nodes) <= set(attempt.nodes), "a checkpoint is restored on planned nodes"
+        assert not attempt.fencing, "nothing is restored for an attempt that is being stopped"
+
+    @_action.register
+    def _fence(self, action: FenceAttempt) -> None:
+        attempt = self.run.attempt
+        assert attempt is not None, "an attempt is fenced"
+        assert action.attempt in self.launched or not action.nodes or attempt.number == action.attempt
+        assert not set(action.nodes) & set(self.run.condemned) or self.run.phase in ENDED, "no condemned node is asked"
+        self.fence_asked.setdefault(action.attempt, set()).update(action.nodes)
+
+    @_action.register
+    def _local(self, action: CommitLocal) -> None:
+        assert action.parts, "a checkpoint has parts"
+        assert self.run.attempt is not None, "only a live attempt's checkpoint is committed"
+        assert action.generation.endswith(f"-{self.run.attempt.number:04d}"), "only the live attempt's checkpoint counts"
+
+    @_action.register
+    def _durable(self, action: CommitDurable) -> None:
+        holders = {part.node for part in action.parts}
+        assert holders, "a checkpoint has parts"
+        assert holders <= self.drained.get(action.generation, set()), "COMMIT is written when every part is there"
+
+    @_action.register
+    def _requeue(self, action: Requeue) -> None:
+        self.requeues_asked += 1
+        assert self.requeues_asked == 1, "Slurm is asked for one requeue"
+        assert self.run.phase is Phase.DRAINING, "a requeue is the last step of leaving"
+        assert set(action.exclude) == set(self.run.condemned), "every condemned node is excluded"
+
+    @_action.register
+    def _timer(self, action: SetTimer) -> None:
+        assert action.token not in self.tokens, "no token is used twice"
+        self.tokens.add(action.token)
+        assert action.after_s >= 0, "a timer runs forward"
+
+    @_action.register
+    def _end(self, action: EndRun) -> None:
+        assert action.phase in ENDED, "a run ends in an ended phase"
+        assert (action.phase, action.code, action.reason) == (self.run.phase, self.run.code, self.run.reason)
+        assert action.reason, "an end has a reason"
+        assert (action.code == 0) == (action.phase is Phase.FINISHED), "exit code 0 means finished"

@@ -1,0 +1,82 @@
+"""Each benchmark runs from end to end on a tiny size and writes what its page needs. Times are never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftslurm.lab.cluster import Cluster
+from tests.local_ranks import ROOT, clean_environment
+
+BENCHMARKS = ROOT / "scripts" / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def lab_name() -> Iterator[str]:
+    """A lab of four nodes of its own."""
+    lab = Cluster("bench-smoke")
+    lab.down(purge=True)
+    lab.up(4)
+    yield lab.name
+    lab.down(purge=True)
+
+
+def bench(name: str, *options: object) -> tuple[dict[str, Any], str]:
+    """Run a benchmark; return its results and its page."""
+    out = Path(str(options[options.index("--out") + 1]))
+    argv = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *map(str, options)]
+    environ = clean_environment()
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((out / f"{name}.json").read_text()), (out / f"{name}.md").read_text()
+
+
+@pytest.mark.lab
+def test_recovery(lab_name: str, tmp_path: Path) -> None:
+    """A killed rank comes back under ftslurm, and its time is split; the floor stands beside it; cells are merged."""
+    bench("recovery", "--cells", "floor:none", "--lab", lab_name, "--out", tmp_path)
+    value, page = bench("recovery", "--cells", "ftslurm:kill", "--lab", lab_name, "--out", tmp_path)
+    found = {(one["method"], one["fault"]): one for one in value["samples"]}
+    assert found.keys() == {("floor", "none"), ("ftslurm", "kill")}
+    killed = found["ftslurm", "kill"]
+    assert killed["back"]
+    assert killed["world_size"] == 4
+    assert killed["lost_steps"] >= 0
+    assert 0 < killed["process_start_s"] < killed["first_step_s"] <= killed["new_step_s"]
+    assert set(killed["phases"]) == {"detect", "decide", "stop", "launch", "first"}
+    assert sum(killed["phases"].values()) == pytest.approx(killed["new_step_s"], abs=0.01)
+    assert "**ftslurm** | 1 of 1" in page
+
+
+@pytest.mark.lab
+def test_overhead(lab_name: str, tmp_path: Path) -> None:
+    """Agents are found on all nodes, parent and supervisor on the first, and the command line is timed."""
+    value, page = bench("overhead", "--lab", lab_name, "--out", tmp_path)
+    roles = {(one["node"], one["role"]) for one in value["at_rest"]}
+    assert roles >= {(f"n{number}", "agent") for number in range(1, 5)} | {("n1", "parent"), ("n1", "supervisor")}
+    assert all(one["share"] >= 0 for one in value["at_rest"])
+    assert set(value["command_line"]) == {"ftslurm --help", "python -c pass"}
+    assert "| n4 |" in page
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    """Every way of moving a checkpoint is measured in every round."""
+    value, page = bench("checkpoint", "--dir", tmp_path, "--out", tmp_path)
+    assert set(value["seconds"]) == {"memcpy", "digest", "capture", "drain", "rsync", "cp", "verify"}
+    assert all(len(took) == 2 and min(took) > 0 for took in value["seconds"].values())
+    assert "drain by verified copy" in page
+
+
+def test_results_name_no_machine() -> None:
+    """Published results hold no host name and no path of the machine that they were measured on."""
+    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.*")):
+        text = path.read_text(encoding="utf-8")
+        for word in (str(ROOT), str(Path.home()), "/var/lib", "/tmp/"):
+            assert word not in text, f"{path.name} holds {word}"
