@@ -33,7 +33,7 @@ SSH = "ssh -oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=15 -oServer
 SILENCE_S = 120
 """rsync gives up when nothing moves for so long."""
 
-_REMOTE = re.compile(r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>/.*)")
+_REMOTE = re.compile(r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>/(?!/).*)")
 _FSYNC_SINCE = (3, 2, 4)
 _SLOWEST = 1 << 20
 _POLL_S = 0.2

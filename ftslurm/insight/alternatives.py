@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftslurm.core.diagnosis import Cause, NodeVerdict, Verdict, diagnose_exits, is_cascade, judge_node
+from ftslurm.core.diagnosis import NodeVerdict, Verdict, diagnose_exits, is_cascade, judge_node
 from ftslurm.core.events import Finding, Outcome, RankExited, Witness
 
 _ASKED = (Witness.PING, Witness.TCP, Witness.SSH, Witness.SRUN, Witness.SLURM, Witness.PEER)
@@ -22,12 +22,11 @@ class Evidence:
     node: str
     findings: tuple[Finding, ...]
     silent_s: float
-    final: bool
     wants_hard: bool
 
     def judged(self, findings: Sequence[Finding]) -> NodeVerdict:
-        """What the rules say to these findings, everything else being equal."""
-        return judge_node(self.node, findings, self.silent_s, final=self.final, wants_hard=self.wants_hard)
+        """What the rules say to these findings, everything else being equal, when no more will come."""
+        return judge_node(self.node, findings, self.silent_s, final=True, wants_hard=self.wants_hard)
 
 
 def of_node(evidence: Evidence) -> tuple[str, ...]:
@@ -39,38 +38,33 @@ def of_node(evidence: Evidence) -> tuple[str, ...]:
     if now.verdict is not Verdict.LOST:
         return ()
     by = {finding.witness: finding for finding in evidence.findings}
-    kept: list[Witness] = []
-    renamed: dict[Cause, list[Witness]] = {}
-    doubted: list[Witness] = []
+    changes: dict[tuple[str, str], list[Witness]] = {}
     for witness in _ASKED:
         finding = by.get(witness)
         turned = Outcome.UNKNOWN if finding is not None and finding.outcome is Outcome.OK else Outcome.OK
         other = evidence.judged([*_without(evidence.findings, witness), Finding(witness=witness, outcome=turned)])
-        if other.verdict is Verdict.LOST:
-            if other.diagnosis.cause is not now.diagnosis.cause:
-                renamed.setdefault(other.diagnosis.cause, []).append(witness)
-        elif turned is Outcome.OK:
-            kept.append(witness)
-        else:
-            doubted.append(witness)
-    return tuple(_sentences(evidence.node, kept, renamed, doubted))
+        effect = _effect(evidence.node, now, other)
+        if effect:
+            how = "answering" if turned is Outcome.OK else "not answering"
+            changes.setdefault((how, effect), []).append(witness)
+    sentences = [f"{_one_of(witnesses)} {how} {effect}" for (how, effect), witnesses in changes.items()]
+    none = f"no single answer: {evidence.node} would have been given up whatever one more witness had said"
+    return tuple(sentences or [none])
+
+
+def _effect(node: str, now: NodeVerdict, other: NodeVerdict) -> str:
+    """What the other verdict would have meant; empty where it is the same."""
+    if other.verdict is Verdict.WELL:
+        return f"would have kept {node}"
+    if other.verdict is Verdict.UNKNOWN:
+        return f"would have left it open: {node} would have been asked about again"
+    if other.diagnosis.cause is not now.diagnosis.cause:
+        return f"would have made it {other.diagnosis.cause}, and {node} lost all the same"
+    return ""
 
 
 def _without(findings: Sequence[Finding], witness: Witness) -> list[Finding]:
     return [finding for finding in findings if finding.witness is not witness]
-
-
-def _sentences(
-    node: str, kept: list[Witness], renamed: dict[Cause, list[Witness]], doubted: list[Witness]
-) -> list[str]:
-    sentences = []
-    if kept:
-        sentences.append(f"{_one_of(kept)} answering would have kept {node}")
-    for cause, witnesses in renamed.items():
-        sentences.append(f"{_one_of(witnesses)} answering would have made it {cause}: given up all the same")
-    if doubted:
-        sentences.append(f"without the answer of {_one_of(doubted)} nothing would have been decided yet")
-    return sentences or [f"no single answer: {node} would have been given up whatever one more witness had said"]
 
 
 def _one_of(witnesses: Sequence[Witness]) -> str:
@@ -86,10 +80,10 @@ def of_ranks(exits: Sequence[RankExited]) -> tuple[str, ...]:
     rest = [event for event in exits if event is not primary]
     if not rest:
         return ()
-    consequences = sum(is_cascade(event) for event in rest)
     without = diagnose_exits(rest)
     sentences = [f"without the report of rank {primary.rank} it would have been {without.cause}: {without.reason}"]
+    consequences = sum(is_cascade(event) for event in rest)
     if consequences:
-        sentences.append(f"{consequences} of {len(rest)} other exits look like the consequence of a lost connection")
+        which = f"all {len(rest)}" if consequences == len(rest) else f"{consequences} of {len(rest)}"
+        sentences.append(f"{which} other exits count as consequences: their last lines speak of a lost connection")
     return tuple(sentences)
-

@@ -22,7 +22,8 @@ NODE_CAUSES = frozenset(
 """Verdicts after which a node stays out for the rest of the run."""
 
 PLAN = "plan_"
-_CAUSES = frozenset(Cause)
+_VERDICTS = frozenset(Cause) - {Cause.AGENT_LOST, Cause.CHECKPOINT_DAMAGED}
+"""The other two are said in passing: a node that is well, a checkpoint that is set aside."""
 
 Kind = TypeVar("Kind", bound=Action)
 
@@ -37,9 +38,9 @@ def says(entry: Entry) -> Iterator[Say]:
     return actions(entry, Say)
 
 
-def cause_of(said: Say) -> Cause | None:
-    """The cause, where what was said is a verdict."""
-    return Cause(said.slug) if said.slug in _CAUSES else None
+def verdict_of(said: Say) -> Cause | None:
+    """The cause, where what was said is a verdict on a failure."""
+    return Cause(said.slug) if said.slug in _VERDICTS else None
 
 
 def begins_incarnation(entry: Entry) -> bool:
@@ -55,7 +56,7 @@ def given_up(entry: Entry, nodes: Collection[str], before: Collection[str]) -> l
         nodes: the nodes of the allocation.
         before: those condemned already.
     """
-    verdicts = [(cause, said.text) for said in says(entry) if (cause := cause_of(said)) in NODE_CAUSES and cause]
+    verdicts = [(cause, said.text) for said in says(entry) if (cause := verdict_of(said)) in NODE_CAUSES and cause]
     event = entry.event
     if isinstance(event, SlurmReported):
         gone = [node for node in event.gone if node in nodes and node not in before]

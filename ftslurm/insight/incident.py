@@ -96,9 +96,12 @@ class Incident:
 
     @property
     def stages(self) -> tuple[tuple[str, float | None], ...]:
-        """How long each part took, in seconds; launch and restore run side by side."""
+        """How long each part took, in seconds; launch and restore run side by side.
+
+        How long a rank had been dead when its end was reported is not known.
+        """
         return (
-            ("detect", _between(self.sign, self.noticed)),
+            ("detect", _between(self.sign, self.noticed) or None),
             ("decide", _between(self.noticed, self.decided)),
             ("stop", _between(self.decided, self.stopped)),
             ("launch", _between(self.launched, self.mustered)),

@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """One line of the story, said `count` times until `until`; `incident` is the number of the one that belongs here."""
+    """One line of the story, said `count` times until `until`; `incident` is the number of one that belongs here."""
 
     t: float
     kind: Kind

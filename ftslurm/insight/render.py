@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +16,8 @@ from ftslurm.insight.text import clock, count, day, folded, time_of_day, took, v
 WIDTH = 100
 _LABEL = 12
 _INDENT = 4
-_ALL_DAY = 60.0
+_MINUTE_S = 60.0
+_QUANTITY = re.compile(r"(\d) (s|ms|min|h|d)\b")
 
 
 def render(story: Story, *, title: str = "the run", width: int = WIDTH) -> str:
@@ -81,7 +83,7 @@ def _moment(moment: Moment, begun: float, width: int) -> Iterator[str]:
 
 def relative(seconds: float) -> str:
     """`+33.6 s` in the first minute, then `+12:03`."""
-    return f"+{seconds:.1f} s" if seconds < _ALL_DAY else f"+{clock(seconds)}"
+    return f"+{seconds:.1f} s" if seconds < _MINUTE_S else f"+{clock(seconds)}"
 
 
 # ----------------------------------------------------------------------------------------------------- incidents
@@ -108,7 +110,7 @@ def _ending(incident: Incident, width: int) -> Iterator[str]:
     yield from _field("took", _took(incident), width)
     if incident.lost_s:
         since = f"since the checkpoint of step {incident.restored_from.step}" if incident.restored_from else "so far"
-        yield from _field("cost", f"{took(incident.lost_s)} of training {since}: done again", width)
+        yield from _field("cost", f"{took(incident.lost_s)} of training {since}, to be done again", width)
     if incident.outcome and incident.released is None:
         yield from _field("outcome", incident.outcome, width)
 
@@ -164,7 +166,9 @@ def _field(label: str, text: str, width: int) -> Iterator[str]:
 
 def _wrapped(text: str, width: int, first: str) -> list[str]:
     """`text` made visible and wrapped, behind `first`, with a hanging indent."""
+    # A number stays with its unit; NUL can stand in for the space, since nothing that is visible holds it.
+    tied = _QUANTITY.sub("\\1\0\\2", visible(text))
     wrapped = textwrap.wrap(
-        visible(text), width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
+        tied, width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
     )
-    return wrapped or [first.rstrip()]
+    return [line.replace("\0", " ") for line in wrapped] or [first.rstrip()]

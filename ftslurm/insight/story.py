@@ -29,7 +29,7 @@ from ftslurm.core.events import (
 )
 from ftslurm.insight import incident as told
 from ftslurm.insight.alternatives import Evidence
-from ftslurm.insight.facts import PLAN, actions, begins_incarnation, cause_of, given_up, says
+from ftslurm.insight.facts import PLAN, actions, begins_incarnation, given_up, says, verdict_of
 from ftslurm.insight.incident import Choice, Incident, Judgement, Note
 from ftslurm.insight.ledger import Ledger, Spent
 from ftslurm.insight.noticing import who_noticed
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ftslurm.journal import Entry
 
 _RECOVERING = frozenset({Phase.STOPPING, Phase.PLANNING, Phase.RELAUNCHING})
+_LEFT = frozenset({Phase.DRAINING, Phase.REQUEUED}) | ENDED
 _REFUSALS = frozenset({"checkpoint_damaged", "checkpoint_refused"})
 _TOLD_ELSEWHERE = frozenset({"released", "node_heard", "requeued"})
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -153,7 +154,7 @@ class Teller:
     # ----------------------------------------------------------------------------------------------- incidents
 
     def _opens(self, entry: Entry, phase: Phase, lost: bool) -> bool:  # noqa: FBT001 - a fact of the entry
-        verdict = any(cause_of(said) not in (None, Cause.AGENT_LOST) for said in says(entry))
+        verdict = any(verdict_of(said) for said in says(entry))
         planned = any(said.slug.startswith(PLAN) for said in says(entry))
         return lost or verdict or planned or (phase in _RECOVERING and self._phase not in _RECOVERING)
 
@@ -165,9 +166,7 @@ class Teller:
         number = len(self._incidents) + 1
         sign = noticed - (since.silent_s if since else 0.0)
         self._flush()
-        self._open = Incident(
-            number=number, attempt=self._attempt, sign=sign, noticed=noticed, by=by, decided=entry.t
-        )
+        self._open = Incident(number=number, attempt=self._attempt, sign=sign, noticed=noticed, by=by, decided=entry.t)
         self._moments.append(Moment(t=noticed, kind=Kind.INCIDENT, text=by, incident=number))
         if self._ledger.now is Spent.TRAINING:
             self._ledger.switch(sign, Spent.RECOVERY)
@@ -179,9 +178,7 @@ class Teller:
             event = entry.event
             silent_s = since.silent_s if since else 0.0
             hard = self._fallen >= 1
-            evidence = Evidence(
-                node=node, findings=event.findings, silent_s=silent_s, final=event.final, wants_hard=hard
-            )
+            evidence = Evidence(node=node, findings=event.findings, silent_s=silent_s, wants_hard=hard)
         self._excluded[node] = None
         self._fallen += 1
         if self._open is not None:
@@ -192,14 +189,14 @@ class Teller:
     def _said(self, entry: Entry, said: Say) -> None:
         """Put what the core said where it belongs: a verdict, a plan, a note."""
         self._counts["refused"] += said.slug in _REFUSALS
-        cause = cause_of(said)
+        cause = verdict_of(said)
         if self._open is not None and said.slug.startswith(PLAN):
             kind = said.slug.removeprefix(PLAN)
             choice = Choice(
                 t=entry.t, kind=kind, reason=said.text.removeprefix(f"{kind}: "), rejected=tuple(said.facts.items())
             )
             self._open = replace(self._open, choices=(*self._open.choices, choice))
-        elif self._open is not None and cause is not None and cause is not Cause.AGENT_LOST:
+        elif self._open is not None and cause is not None:
             if said.text not in {each.reason for each in self._open.judgements}:
                 self._open = told.with_judgement(self._open, self._judged(entry, cause, said.text))
         elif said.slug not in _TOLD_ELSEWHERE:
@@ -247,7 +244,7 @@ class Teller:
         for end in actions(entry, EndRun):
             self._end = end
             self._flush()
-            self._moment(entry.t, Kind.END, f"{end.phase}: {end.reason} (exit code {end.code})")
+            self._moment(entry.t, Kind.END, f"{end.phase}, exit code {end.code}: {end.reason}")
 
     def _released(self, entry: Entry, release: ReleaseRanks) -> None:
         restored = self._saves.wanted if release.checkpoint else None
@@ -262,16 +259,14 @@ class Teller:
             self._close(what)
             self._awaits_job = len(self._incidents) - 1
         if self._awaits_job is not None:
-            over = replace(
-                self._incidents[self._awaits_job], released=entry.t, restored_from=restored, lost_s=lost_s
-            )
+            over = replace(self._incidents[self._awaits_job], released=entry.t, restored_from=restored, lost_s=lost_s)
             self._incidents[self._awaits_job] = over
         self._awaits_job = None
         self._moment(entry.t, Kind.RELEASED, what)
 
     def _phase_changed(self, entry: Entry, phase: Phase) -> None:
         before, self._phase = self._phase, phase
-        if phase is Phase.DRAINING:
+        if phase in _LEFT:
             kinds = [choice.kind for choice in self._open.choices] if self._open else []
             self._close(_LEAVING.get(kinds[-1] if kinds else "", "the run was leaving already"))
         if phase is before:
@@ -337,7 +332,7 @@ class Teller:
             jobs=tuple(self._jobs),
             begun=self._first.t,
             until=until,
-            moments=tuple(self._moments),
+            moments=tuple(sorted(self._moments, key=lambda moment: moment.t)),
             incidents=tuple(self._incidents),
             excluded=tuple(self._excluded),
             newest=self._saves.newest,

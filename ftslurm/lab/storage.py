@@ -11,6 +11,7 @@ import importlib.util
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ftslurm.errors import ServiceUnavailable
@@ -53,25 +54,29 @@ class Storage:
             folder.mkdir(exist_ok=True)
         self.backing.chmod(0o1777)
         self._say(Fault.NONE)
-        log = self._login.layout.log / "storage.log"
         program = [sys.executable, "-I", "-m", _PROGRAM, str(self.backing), str(self.path), str(self._control)]
         command = [
             "bash",
             "-c",
             'log=$1; shift; setsid --fork "$@" </dev/null >"$log" 2>&1',
             "bash",
-            str(log),
+            str(self._log),
             *program,
         ]
-        done = machine.run(machine.entry(self._login, self._login_ref(), command, Who()), _ATTACH_S)
-        if done.returncode != 0 or not self._wait_mounted():
-            raise ServiceUnavailable(f"the lab's storage does not mount at {self.path}", hint=f"see {log}")
+        machine.run(machine.entry(self._login, self._login_ref(), command, Who()), _ATTACH_S)
+        self._wait(self._is_mounted, "it does not mount")
 
     def detach(self) -> None:
-        """Unmount it; whoever waits in it gets an error."""
+        """Unmount it; whoever waits in it gets an error.
+
+        Raises:
+            ServiceUnavailable: it is not attached, or does not go.
+        """
         self._signal(signal.SIGKILL)
+        self._wait(lambda: not self._pids(), "its program does not end")
         unmount = ["umount", "--lazy", str(self.path)]
         machine.run(machine.entry(self._login, self._login_ref(), unmount, Who()), _ATTACH_S)
+        self._wait(lambda: not self._is_mounted(), "it does not unmount")
 
     def freeze(self) -> None:
         """Every operation blocks from now on; with `fail(Fault.HANG)` even SIGKILL does not end who waits."""
@@ -105,6 +110,10 @@ class Storage:
     def _control(self) -> Path:
         return self._login.layout.base / "state" / "storage-fault"
 
+    @property
+    def _log(self) -> Path:
+        return self._login.layout.log / "storage.log"
+
     def _login_ref(self) -> ProcessRef:
         ref = machine.process_one(self._login)
         if ref is None:
@@ -132,14 +141,16 @@ class Storage:
         for pid in self._require_attached():
             machine.send(pid, number)
 
-    def _wait_mounted(self) -> bool:
-        mounts = Path(f"/proc/{self._login_ref().pid}/mounts")
+    def _is_mounted(self) -> bool:
+        mounts = Path(f"/proc/{self._login_ref().pid}/mounts").read_text(encoding="utf-8")
+        return f" {self.path} fuse" in mounts
+
+    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
         deadline = time.monotonic() + _ATTACH_S
-        while f" {self.path} fuse" not in mounts.read_text(encoding="utf-8"):
-            if not self._pids() or time.monotonic() > deadline:
-                return False
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ServiceUnavailable(f"the lab's storage: {complaint}", hint=f"see {self._log}")
             time.sleep(POLL_S)
-        return True
 
     @staticmethod
     def _require() -> None:

@@ -28,7 +28,8 @@ from pathlib import Path
 from ftslurm.runtime import probes
 
 RUN, ATTEMPT, RANK, ROLE = "FTSLURM_RUN_ID", "FTSLURM_ATTEMPT", "FTSLURM_RANK", "FTSLURM_ROLE"
-PROC = Path("/proc")
+MARK = b"FTSLURM_"
+PROC = "/proc"
 CGROUP = Path("/sys/fs/cgroup")
 ENDED, STOPPED = frozenset("ZXx"), frozenset("Tt")
 STEP = re.compile(r"(.*/job_[0-9]+/step_[0-9]+)(?:/|$)")
@@ -157,16 +158,14 @@ def writers(run_id: str, attempt: int) -> Writers:
 
 def stopped(pids: Collection[int]) -> frozenset[int]:
     """Return those of the processes that are stopped (by a signal, a debugger, or a suspended job)."""
-    found = (_read(PROC / str(pid)) for pid in pids)
+    found = (_read(f"{PROC}/{pid}") for pid in pids)
     return frozenset(proc.pid for proc in found if proc is not None and proc.state in STOPPED)
 
 
 def environ_of(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty where it is gone or not ours to read."""
-    with suppress(OSError):
-        pairs = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        return {name: value for name, _, value in (os.fsdecode(pair).partition("=") for pair in pairs) if name}
-    return {}
+    pairs = _bytes(f"{PROC}/{pid}/environ").split(b"\0")
+    return {name: value for name, _, value in (os.fsdecode(pair).partition("=") for pair in pairs) if name}
 
 
 def step_group(pid: int) -> str | None:
@@ -195,21 +194,26 @@ def oom_kills(pid: int) -> int | None:
 
 
 def _table(run_id: str) -> dict[int, Proc]:
-    """All processes of ours."""
+    """All processes of ours. Speed counts: what forks while it is being killed must be found young."""
     us, found = os.geteuid(), {}
     for name in filter(str.isdigit, os.listdir(PROC)):
         try:
-            ours = (PROC / name).stat().st_uid == us
+            ours = os.stat(f"{PROC}/{name}").st_uid == us  # noqa: PTH116 - three times as fast
         except OSError:
             continue  # it has ended meanwhile
-        proc = _read(PROC / name) if ours else None
-        if proc is None:
-            continue
-        environ = environ_of(proc.pid)
-        number = environ.get(ATTEMPT, "") if environ.get(RUN) == run_id else ""
-        attempt = int(number) if number.isdecimal() else None
-        found[proc.pid] = replace(proc, attempt=attempt, rank=RANK in environ, role=ROLE in environ)
+        proc = _read(f"{PROC}/{name}") if ours else None
+        if proc is not None:
+            found[proc.pid] = _marked(proc, run_id)
     return found
+
+
+def _marked(proc: Proc, run_id: str) -> Proc:
+    if MARK not in _bytes(f"{PROC}/{proc.pid}/environ"):
+        return proc
+    environ = environ_of(proc.pid)
+    number = environ.get(ATTEMPT, "") if environ.get(RUN) == run_id else ""
+    attempt = int(number) if number.isdecimal() else None
+    return replace(proc, attempt=attempt, rank=RANK in environ, role=ROLE in environ)
 
 
 def _belonging(table: dict[int, Proc], attempt: int, groups: Iterable[str]) -> tuple[Proc, ...]:
@@ -255,34 +259,43 @@ def _members(group: str) -> set[int]:
     return found
 
 
-def _read(folder: Path) -> Proc | None:
+def _read(folder: str) -> Proc | None:
     """One process (or thread) by its folder in /proc; None where it is gone. Fields of stat: proc(5)."""
-    with suppress(OSError):
-        name, _, rest = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
-        field = rest.split()
-        return Proc(
-            pid=int(folder.name),
-            name=name.partition("(")[2],
-            state=field[0],
-            ppid=int(field[1]),
-            pgrp=int(field[2]),
-            threads=int(field[17]),
-            start=int(field[19]),
-        )
-    return None
+    name, _, rest = _bytes(f"{folder}/stat").decode(errors="replace").rpartition(")")
+    field = rest.split()
+    if len(field) < 20:
+        return None
+    return Proc(
+        pid=int(folder.rpartition("/")[2]),
+        name=name.partition("(")[2],
+        state=field[0],
+        ppid=int(field[1]),
+        pgrp=int(field[2]),
+        threads=int(field[17]),
+        start=int(field[19]),
+    )
 
 
 def _threads(pid: int) -> list[Proc]:
     with suppress(OSError):
-        return [thread for folder in (PROC / str(pid) / "task").iterdir() if (thread := _read(folder)) is not None]
+        folder = f"{PROC}/{pid}/task"
+        return [thread for tid in os.listdir(folder) if (thread := _read(f"{folder}/{tid}")) is not None]
     return []
 
 
-def _word(pid: int, name: str) -> str:
-    """A small file of /proc/PID; empty where the process is gone, or is not ours."""
+def _bytes(path: str) -> bytes:
+    """A file of /proc; empty where the process is gone, or is not ours."""
     with suppress(OSError):
-        return (PROC / str(pid) / name).read_text(encoding="utf-8", errors="replace")
-    return ""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return b"".join(iter(lambda: os.read(fd, 2**18), b""))
+        finally:
+            os.close(fd)
+    return b""
+
+
+def _word(pid: int, name: str) -> str:
+    return _bytes(f"{PROC}/{pid}/{name}").decode(errors="replace")
 
 
 def _mount(controllers: str) -> Path:
@@ -302,7 +315,7 @@ def _kill(proc: Proc) -> None:
     except OSError:  # a kernel before 5.3, or a container that forbids it
         handle = -1
     try:
-        now = _read(PROC / str(proc.pid))
+        now = _read(f"{PROC}/{proc.pid}")
         if now is None or now.start != proc.start:
             return
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: a setuid program; it is reported as left

@@ -10,7 +10,7 @@ needs `wire.py` beside it (`FILES`) and a Python from 3.8 on, nothing else. Heav
 - Killing means the tree: the wrapper is a child subreaper, so daemons and workers cannot get away (prctl(2)).
 """
 # No pathlib: importing it takes longer than all that is done before the rank has registered.
-# ruff: noqa: PTH103, PTH120, PTH123, PTH208
+# ruff: noqa: PTH103, PTH120, PTH123
 
 from __future__ import annotations
 

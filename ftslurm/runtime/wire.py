@@ -12,7 +12,7 @@ nothing is acted upon unless the holder of the run's key has sent it now, on thi
 This file travels beside `rank.py` into users' containers: standard library only, Python 3.8 syntax.
 """
 # No pathlib: importing it takes longer than all that is done before the rank has registered.
-# ruff: noqa: PTH118, PTH208
+# ruff: noqa: PTH118
 
 from __future__ import annotations
 

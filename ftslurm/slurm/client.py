@@ -8,6 +8,7 @@ Rules:
   condition raises `TryAgain`; Slurm's no raises `Refused` with Slurm's own words.
 - Writes (submit, requeue, update) are never repeated here: after a timeout they may have taken effect. Whoever
   repeats looks first (`find_submitted`, `job`).
+- A command outlives a SIGTERM to the batch step: a requeue from inside the job brings one at once.
 - `cancel` can be fired without waiting: with an unreachable node scancel blocks for 12 s (measured on 22.05.8).
 
 squeue(1), scontrol(1), sacct(1), sbatch(1), scancel(1).
@@ -31,7 +32,7 @@ from ftslurm.slurm import env, nodeset, parse
 from ftslurm.slurm.records import JobInfo, JobState, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 LOG = logging.getLogger(__name__)
@@ -128,10 +129,11 @@ class SlurmClient:
         if argv[0] != "sbatch":  # sbatch would hand these on to the job
             environ |= {"LC_ALL": "C", env.TIME_FORMAT: "%s"}
         try:
-            process = subprocess.Popen(
-                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
-                text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True,
-            )  # fmt: skip
+            with _shielded():
+                process = subprocess.Popen(
+                    list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
+                    text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True,
+                )  # fmt: skip
         except OSError as error:
             raise ServiceUnavailable(
                 f"{argv[0]} cannot be run: {error.strerror or error}", hint="is Slurm installed and on PATH?"
@@ -269,7 +271,9 @@ class SlurmClient:
     def partition_nodes(self, partition: str) -> tuple[str, ...]:
         """All nodes of a partition, whatever their state; none if Slurm does not know it."""
         answer = self.run(["sinfo", "--noheader", "-N", "-p", partition, "-o", "%N"]).check()
-        return tuple(dict.fromkeys(nodeset.check_name(line.strip()) for line in answer.stdout.splitlines() if line.strip()))
+        return tuple(
+            dict.fromkeys(nodeset.check_name(line.strip()) for line in answer.stdout.splitlines() if line.strip())
+        )
 
     def unknown_nodes(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that Slurm does not know: a single one makes it refuse a whole ExcNodeList."""
@@ -303,6 +307,20 @@ class SlurmClient:
             _check_cancel(self.run(argv, timeout_s=CANCEL_TIMEOUT_S))
         except (ServiceUnavailable, Refused, TryAgain) as error:
             LOG.warning("%s", error)
+
+
+@contextlib.contextmanager
+def _shielded() -> Iterator[None]:
+    """Let a command that starts here live through SIGTERM.
+
+    Slurm sends it to every process of the batch step as soon as the job is requeued, and was seen to end the very
+    scontrol that had asked for it. A blocked signal stays blocked through exec; a handler of ours would not protect.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

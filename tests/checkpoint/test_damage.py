@@ -6,7 +6,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def content(step: int) -> dict[str, dict[str, bytes]]:
         "n1": {BIG.format(step): some_bytes(size, step)},
         "n2": {OTHER.format(step): some_bytes(size, step + 1), f"step_{step}/small.json": b"{}"},
     }
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """In memory where that is possible: these tests are about bytes, and fsync costs nothing there."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield World(Path(folder))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from ftslurm.core.events import (
     NodeFenced,
     PartDrained,
     Phase,
+    RequeueAnswered,
     RestoreReady,
     WorldMustered,
 )
@@ -86,7 +87,8 @@ class Laws:
         if before.phase in ENDED and not (granted and event.resumed):
             assert run == before, "an ended run changes only when the user resumes it"
         assert run.next_attempt >= before.next_attempt, "attempt numbers never decrease"
-        assert set(run.condemned) >= set(before.condemned), "a condemned node stays condemned"
+        forgiven = set(event.forgiven) if isinstance(event, RequeueAnswered) else set()
+        assert set(run.condemned) >= set(before.condemned) - forgiven, "a condemned node stays condemned"
         assert not run.agents & set(run.condemned), "a condemned node has no agent that counts"
         assert not set(run.suspects) & set(run.condemned), "a condemned node is suspected no more"
         if not granted:
@@ -155,8 +157,7 @@ class Laws:
     def _fence(self, action: FenceAttempt) -> None:
         attempt = self.run.attempt
         assert attempt is not None, "an attempt is fenced"
-        assert action.attempt in self.launched or not action.nodes or attempt.number == action.attempt
-        assert not set(action.nodes) & set(self.run.condemned) or self.run.phase in ENDED, "no condemned node is asked"
+        assert action.attempt <= attempt.number, "an attempt that has begun is fenced"
         self.fence_asked.setdefault(action.attempt, set()).update(action.nodes)
 
     @_action.register

@@ -119,7 +119,9 @@ class Tale:
 
     # ------------------------------------------------------------------------------------------------- starting
 
-    def start(self, *, resumed: bool = False, job_id: str = "", nodes: tuple[str, ...] = (), after: float = 0.0) -> Tale:
+    def start(
+        self, *, resumed: bool = False, job_id: str = "", nodes: tuple[str, ...] = (), after: float = 0.0
+    ) -> Tale:
         """A job begins on this run: agents, a scan of the store, the first attempt, released."""
         self.granted(resumed=resumed, job_id=job_id, nodes=nodes, after=after)
         for node in self.nodes:
@@ -127,7 +129,9 @@ class Tale:
         self.scan(after=0.1)
         return self.launched()
 
-    def granted(self, *, resumed: bool = False, job_id: str = "", nodes: tuple[str, ...] = (), after: float = 0.0) -> None:
+    def granted(
+        self, *, resumed: bool = False, job_id: str = "", nodes: tuple[str, ...] = (), after: float = 0.0
+    ) -> None:
         """Only the job's start."""
         self.epoch += 1
         self.job_id, self.nodes = job_id or self.job_id, nodes or self.nodes
@@ -190,7 +194,9 @@ class Tale:
             self.happen(PartPending(attempt=attempt.number, step=step, node=node))
         for node in attempt.nodes:
             part = Part(node=node, manifest_digest="0" * 32, files=2, size_bytes=1000)
-            self.happen(PartSaved(attempt=attempt.number, step=step, part=part, world_size=attempt.world_size), after=0.5)
+            self.happen(
+                PartSaved(attempt=attempt.number, step=step, part=part, world_size=attempt.world_size), after=0.5
+            )
         return self.drained(generation_name(step, attempt.number)) if durable else self
 
     def drained(self, generation: str) -> Tale:
@@ -210,7 +216,9 @@ class Tale:
         others = len(self.run.nodes) - 1
         self.happen(NodeSuspected(node=node, silent_s=silent_s, phi=12.3, peers_silent=0, peers=others), after=silent_s)
 
-    def probed(self, node: str, words: dict[Witness, tuple[Outcome, str]], *, after: float = 1.0, final: bool = False) -> None:
+    def probed(
+        self, node: str, words: dict[Witness, tuple[Outcome, str]], *, after: float = 1.0, final: bool = False
+    ) -> None:
         """The witnesses speak."""
         self.happen(NodeProbed(node=node, findings=findings(words), final=final), after=after)
 
@@ -304,4 +312,3 @@ def make_run(root: Path, tale: Tale | None = None, *, job_id: str = "", **change
 def config_policy(**changes: object) -> Policy:
     """The policy of a run that `make_run` makes."""
     return policy_of(Config.model_validate({**CONFIG, **changes}))
-

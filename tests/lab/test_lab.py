@@ -120,7 +120,7 @@ def test_up_is_repeatable_but_not_with_another_size(lab: Cluster) -> None:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("stage", ["login", "n1", "n2", "idle"])
+@pytest.mark.parametrize("stage", ["login", "n2", "idle"])
 def test_a_killed_up_is_cleaned_by_the_next(other: Cluster, stage: str) -> None:
     """SIGKILL of `lab up` at any stage leaves nothing that the next `up` does not end."""
     command = [*FTSLURM, "lab", "up", "-n", "2", "--name", other.name]

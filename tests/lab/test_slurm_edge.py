@@ -38,6 +38,27 @@ sys.exit(subprocess.run(words, env=env.step_env(os.environ), timeout=60).returnc
 """
 
 
+INSIDE = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from ftslurm.slurm.client import JobField, SlurmClient
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+client, job = SlurmClient(), os.environ["SLURM_JOB_ID"]
+if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    client.requeue(job)
+    until = time.monotonic() + 20
+    while not heard and time.monotonic() < until:
+        client.config()
+    client.update_job(job, JobField.NUM_TASKS, 2)
+    client.update_job(job, JobField.NUM_NODES, 2)
+    client.update_job(job, JobField.EXC_NODE_LIST, "n2")
+    print("heard", len(heard), "done", flush=True)
+else:
+    time.sleep(300)
+"""
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = 90.0) -> None:
     """Poll until `condition()` holds; fail the test if it does not in time."""
     deadline = time.monotonic() + timeout_s
@@ -152,6 +173,26 @@ def test_life_of_a_job_as_the_client_sees_it(lab, client):
     client.cancel(job_id)
     assert wait_state(client, job_id, JobState.CANCELLED).state_words == ("CANCELLED",)
     client.cancel(job_id)
+
+
+def test_requeue_from_inside_leaves_time_for_the_updates(lab, client):
+    """A job that requeues itself shapes its next start although Slurm sends SIGTERM to all of its processes."""
+    program = lab.shared / "inside.py"
+    program.write_text(INSIDE)
+    root = Path(__file__).parent.parent.parent
+    job_id = client.submit(
+        f"#!/bin/bash\ntrap : TERM\n{sys.executable} {program} {root} > {lab.shared}/inside.log 2>&1 &\nwait\nwait\n",
+        ["-N3", "-n3", "--no-kill", "--requeue", f"--chdir={lab.shared}"],
+    )
+    wait_until(lambda: client.job(job_id).restart_count == 1)
+    log = lab.shared / "inside.log"
+    wait_until(lambda: "done" in log.read_text() or "Traceback" in log.read_text())
+    assert log.read_text().split() == ["heard", "1", "done"]
+    wait_until(lambda: client.job(job_id).reason == "BeginTime")
+    client.update_job(job_id, JobField.START_TIME, "now")
+    job = wait_state(client, job_id, JobState.RUNNING)
+    assert (len(job.nodes), job.num_tasks, job.exc_nodes) == (2, 2, ("n2",))
+    assert "n2" not in job.nodes
 
 
 def test_accounting_knows_what_the_controller_knows(lab, client):

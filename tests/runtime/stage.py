@@ -44,6 +44,7 @@ def state_of(pid: int) -> str:
 
 
 def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended, reaped or not."""
     return state_of(pid) in ("", "Z", "X")
 
 
@@ -111,7 +112,9 @@ class Agent:
 
 def rank_env(folder: Path, **more: str) -> dict[str, str]:
     """What the launcher sets for rank 3 of 4 on node n1."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "FTSLURM", "PMI", "OMPI"))}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "FTSLURM", "PMI", "OMPI"))
+    }
     ours = {"FTSLURM_RUN_ID": RUN_ID, "FTSLURM_ATTEMPT": "2", "FTSLURM_LOCAL_DIR": str(folder)}
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURMD_NODENAME": "n1"}
     return {**env, **ours, "FTSLURM_LAUNCHER": "srun", **slurm, **more}

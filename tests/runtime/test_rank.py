@@ -59,20 +59,21 @@ def test_the_command_can_be_replaced(agent: Agent, start: Starter, folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "words"),
+    ("command", "expected"),
     [
-        (("no-such-program",), 127, "no-such-program cannot be started"),
-        (("/etc",), 126, "Permission denied"),
-        (("true\0x",), 126, "null"),
+        ("no-such-program", (127, "no-such-program cannot be started")),
+        ("/etc", (126, "Permission denied")),
+        ("true\0x", (126, "null")),
     ],
 )
 def test_a_command_that_cannot_start_says_why(
-    agent: Agent, start: Starter, folder: Path, command: tuple[str, ...], code: int, words: str
+    agent: Agent, start: Starter, folder: Path, command: str, expected: tuple[int, str]
 ) -> None:
     """127 and 126 as in a shell, with the reason in the tail and in the log."""
+    code, words = expected
     process = start("true")
     agent.expect("register")
-    agent.go(argv=list(command), log=str(folder / "rank.log"))
+    agent.go(argv=[command], log=str(folder / "rank.log"))
     ended = agent.expect("exit")
     assert ended["code"] == code == process.wait(PATIENCE_S)
     assert words in ended["tail"]

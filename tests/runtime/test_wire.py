@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.runtime.wire import HEAD, MAX_FRAME, MAX_GREETING, Wire, WireError
 
 KEY = bytes(32)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
@@ -29,6 +34,7 @@ def met(*, key: bytes = KEY, run_id: str = "r", epoch: int = 3) -> tuple[Wire, W
 
 
 def said(wire: Wire, message: dict[str, object]) -> bytes:
+    """Send a message; return its bytes."""
     wire.send(message)
     return wire.take()
 
@@ -42,15 +48,17 @@ def test_both_know_each_other_after_the_handshake() -> None:
     assert (server.peer["role"], server.peer["rank"]) == ("rank", 1)
 
 
-@given(MESSAGES, MESSAGES, st.randoms(use_true_random=False))
-def test_messages_arrive_as_they_were_sent(up: list, down: list, random) -> None:
+@settings(max_examples=30)
+@given(MESSAGES, MESSAGES, st.integers())
+def test_messages_arrive_as_they_were_sent(up: list, down: list, seed: int) -> None:
     """Both ways, in order, however the network cuts the bytes."""
     client, server = met()
+    cuts = random.Random(seed)
     for sender, receiver, messages in ((client, server, up), (server, client, down)):
         data = b"".join(said(sender, message) for message in messages)
         found = []
         while data:
-            cut = random.randint(1, len(data))
+            cut = cuts.randint(1, len(data))
             found += receiver.feed(data[:cut])
             data = data[cut:]
         assert found == messages
@@ -172,7 +180,6 @@ def test_sizes_are_bounded_before_memory_is_used() -> None:
         server.feed(HEAD.pack(MAX_FRAME + 1, bytes(32)))
     with pytest.raises(WireError, match="too large"):
         client.send({"text": "x" * MAX_FRAME})
-    assert server.feed(said(met()[0], {})[:0]) == []
 
 
 def test_nothing_can_be_sent_before_the_handshake() -> None:

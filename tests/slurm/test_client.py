@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_controller_that_is_away_is_never_an_answer(client, fake, call):
         fake.fail(command, "down", times=5)
     with pytest.raises(ServiceUnavailable):
         call(client)
+
+
+def test_command_outlives_a_sigterm_to_everybody(tmp_path):
+    """A command that gets SIGTERM, as all of a requeued job do, finishes; the caller's own signals are as before."""
+    wrapper = tmp_path / "scontrol"
+    wrapper.write_text("#!/bin/sh\nkill -TERM $$\necho slurm 22.05.8\n")
+    wrapper.chmod(0o755)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert SlurmClient(environ={"PATH": f"{tmp_path}:/usr/bin:/bin"}).version() == (22, 5, 8)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_missing_command_is_named(tmp_path):

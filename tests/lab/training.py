@@ -1,0 +1,337 @@
+"""Runs on the lab, as a user starts them, and what became of them, as somebody sees it who does not ask ftslurm.
+
+Nothing of the code under test is used to judge it: journals are read as lines of JSON, processes in /proc of the real
+machine (every node is a PID namespace on it), jobs by squeue, weights by torch, undisturbed runs by `tests.local_ranks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftslurm.lab.cluster import Cluster
+from tests.local_ranks import PROGRAMS
+
+PATIENCE_S = 120.0
+POLL_S = 0.1
+MPI_ENV = {"OPAL_PREFIX": sys.prefix}
+"""The Open MPI of the PyPI wheel finds its own files by this alone (OPAL_PREFIX: Open MPI's documentation, 4.2)."""
+
+
+def program(name: str, *arguments: object) -> list[str]:
+    """The command of a test program."""
+    return [sys.executable, str(PROGRAMS / f"{name}.py"), *map(str, arguments)]
+
+
+def await_that(
+    what: str, test: Callable[[], object], timeout_s: float = PATIENCE_S, story: Callable[[], str] = str
+) -> None:
+    """Poll until `test` holds; the failure after `timeout_s` ends with what `story` tells."""
+    deadline = time.monotonic() + timeout_s
+    while not test():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s\n{story()}"
+        time.sleep(POLL_S)
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proc:
+    """A process of a run as the real machine sees it; `start` is in clock ticks since boot (proc(5)).
+
+    `kind` is rank (the user's program and what it has started), wrapper, agent, supervisor or parent.
+    """
+
+    pid: int
+    start: int
+    node: str
+    kind: str
+    words: tuple[str, ...] = field(repr=False)
+    attempt: int | None = None
+    rank: int | None = None
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send it a signal; it is there to get it."""
+        os.kill(self.pid, signum)
+
+
+def machines(lab: Cluster) -> dict[str, str]:
+    """PID namespace -> the machine of the lab that it belongs to; machines that are switched off are missing."""
+    found = {}
+    for row in lab.status()["nodes"]:
+        with suppress(OSError, TypeError):
+            found[os.readlink(f"/proc/{row['pid']}/ns/pid")] = row["name"]
+    return found
+
+
+def processes(lab: Cluster, run_id: str) -> list[Proc]:
+    """Every live process on the nodes that belongs to a run, by its environment and its command line."""
+    where, found = machines(lab), []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError, IndexError):
+                proc = _proc(folder, where, run_id)
+                found += [proc] if proc is not None else []
+    return sorted(found, key=lambda proc: proc.start)
+
+
+def _proc(folder: Path, where: Mapping[str, str], run_id: str) -> Proc | None:
+    node = where.get(os.readlink(folder / "ns/pid"))
+    stat = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    if node is None or stat[0] in "ZX":
+        return None
+    pairs = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+    environ = dict(pair.partition("=")[::2] for pair in pairs)
+    words = tuple((folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1])
+    kind = _kind(environ, words, run_id)
+    if not kind:
+        return None
+    attempt, rank = environ.get("FTSLURM_ATTEMPT"), environ.get("FTSLURM_RANK")
+    return Proc(
+        pid=int(folder.name),
+        start=int(stat[19]),
+        node=node,
+        kind=kind,
+        words=words,
+        attempt=int(attempt) if attempt else None,
+        rank=int(rank) if rank else None,
+    )
+
+
+def _kind(environ: Mapping[str, str], words: Sequence[str], run_id: str) -> str:
+    """What a process is to the run; empty: nothing. Slurm's own processes carry a step's environment, too."""
+    if words and Path(words[0]).name.startswith(("slurmstepd", "srun")):
+        return ""
+    if environ.get("FTSLURM_RUN_ID") == run_id:
+        return "rank" if "FTSLURM_RANK" in environ else "wrapper"
+    ours = f'"{run_id}"' in environ.get("FTSLURM_AGENT", "") or any(word.endswith(f"/{run_id}") for word in words)
+    if not ours:
+        return ""
+    modules = {"ftslurm.runtime.agent": "agent", "ftslurm.runtime.serve": "supervisor", "ftslurm": "parent"}
+    return next((kind for module, kind in modules.items() if module in words), "")
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True, slots=True)
+class LabRun:
+    """One run on the lab. `root` is its folder, `work` a folder of its program's own."""
+
+    lab: Cluster
+    root: Path
+    work: Path
+    job: str
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.root.name
+
+    # --- what it has written
+
+    def records(self) -> list[dict[str, Any]]:
+        """The journal's entries of all epochs, as they stand in the files; a line that is being written is left out."""
+        found = []
+        for path in sorted(self.root.glob("journal.*.jsonl"), key=lambda path: int(path.name.split(".")[1])):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(json.JSONDecodeError):
+                    found.append(json.loads(line))
+        return found
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one type, oldest first."""
+        return [record["event"] for record in self.records() if record["event"]["type"] == kind]
+
+    def actions(self, kind: str) -> list[dict[str, Any]]:
+        """The actions of one type, oldest first."""
+        return [action for record in self.records() for action in record["actions"] if action["type"] == kind]
+
+    def said(self) -> str:
+        """Every sentence of the journal, a line each."""
+        return "\n".join(action["text"] for action in self.actions("Say"))
+
+    def launches(self) -> list[tuple[str, ...]]:
+        """The nodes of every attempt."""
+        return [tuple(action["nodes"]) for action in self.actions("LaunchAttempt")]
+
+    def restored_steps(self) -> list[int]:
+        """The training step that every released attempt began with."""
+        return [action.get("step", 0) for action in self.actions("ReleaseRanks")]
+
+    def durable(self) -> list[str]:
+        """The generations whose COMMIT.json is there, oldest first."""
+        return sorted(path.parent.name for path in self.root.glob("checkpoints/gen/*/COMMIT.json"))
+
+    def output(self) -> str:
+        """The job's own output."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.root.glob("logs/job-*.out")))
+
+    def rank_log(self, attempt: int, rank: int) -> str:
+        """What one rank has printed."""
+        path = self.root / "logs" / str(attempt) / f"rank-{rank:05d}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def end(self) -> tuple[str, int] | None:
+        """How the run says that it has ended: phase and exit code."""
+        ends = self.actions("EndRun")
+        return (ends[-1]["phase"], ends[-1]["code"]) if ends else None
+
+    # --- what its program has written
+
+    def progress(self) -> dict[str, list[list[str]]]:
+        """The lines of every progress file of the neutral loop, split into words."""
+        paths = sorted((self.work / "progress").glob("rank-*.log"))
+        return {path.name: [line.split() for line in path.read_text().splitlines()] for path in paths}
+
+    def done(self) -> list[str]:
+        """The weights' digest that each rank of a completed world has written."""
+        return [line[1] for lines in self.progress().values() for line in lines if line[0] == "DONE"]
+
+    def step_of(self, attempt: int) -> int:
+        """The newest training step that some rank of an attempt has done; -1 before the first."""
+        mine = [lines for lines in self.progress().values() if lines and lines[0][-1] == str(attempt)]
+        return max((int(line[1]) for lines in mine for line in lines if line[0] == "STEP"), default=-1)
+
+    # --- its processes and its job
+
+    def processes(self, kind: str = "", node: str = "", attempt: int | None = None) -> list[Proc]:
+        """Its live processes, of one kind, on one node, of one attempt."""
+        return [
+            proc
+            for proc in processes(self.lab, self.run_id)
+            if kind in ("", proc.kind) and node in ("", proc.node) and attempt in (None, proc.attempt)
+        ]
+
+    def job_says(self) -> tuple[str, str]:
+        """State and exit code of the job, in Slurm's words."""
+        done = self.lab.login(["scontrol", "show", "job", "-o", self.job], timeout=30)
+        words = dict(word.partition("=")[::2] for word in done.stdout.split())
+        return words.get("JobState", ""), words.get("ExitCode", "")
+
+    # --- waiting
+
+    def wait(self, what: str, test: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+        """Poll until `test` holds; a failure shows the run's story. A run that ends meanwhile is waited for no more."""
+
+        def over() -> bool:
+            return bool(test()) or (self.end() is not None and not test())
+
+        await_that(what, over, timeout_s, self.story)
+        assert test(), f"{what}: the run has ended before\n{self.story()}"
+
+    def wait_end(self, timeout_s: float = PATIENCE_S) -> tuple[str, int]:
+        """Wait until the run has ended and its job has left the nodes; return the run's phase and exit code."""
+        await_that("end of the run", self.end, timeout_s, self.story)
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        await_that("end of the job", lambda: self.job_says()[0] in over, 60, self.story)
+        found = self.end()
+        assert found is not None
+        return found
+
+    def wait_step(self, attempt: int, step: int, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until the neutral loop has done a step in an attempt."""
+        self.wait(f"step {step} of attempt {attempt}", lambda: self.step_of(attempt) >= step, timeout_s)
+
+    def story(self) -> str:
+        """What is known, for the message of a failed test."""
+        last = [json.dumps(record)[:600] for record in self.records()[-12:]]
+        rows = {name: (lines[:2], lines[-1:]) for name, lines in self.progress().items()}
+        return "\n".join(
+            [f"job {self.job} {self.job_says()}, folder {self.root}", self.output()[-6000:], *last, str(rows)]
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- submitting
+
+_numbers = itertools.count()
+
+
+def workplace(lab: Cluster, name: str, user: str | None) -> Path:
+    """A new folder on shared storage that belongs to the user alone."""
+    folder = lab.shared / f"{name}-{next(_numbers)}-{secrets.token_hex(2)}"
+    folder.mkdir(mode=0o700)
+    if user is not None:
+        os.chown(folder, lab.uid, lab.uid)
+    return folder
+
+
+def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the sections of `more` laid over it."""
+    found = dict(base)
+    for name, value in more.items():
+        found[name] = merged(base.get(name, {}), value) if isinstance(value, Mapping) else value
+    return found
+
+
+def settings(name: str, command: Sequence[str], nodes: int, more: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of short runs; `more` is laid over it."""
+    base = {
+        "name": name,
+        "command": list(command),
+        "resources": {"nodes": nodes, "time": "10:00"},
+        "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1"}},
+        "checkpoint": {"files": "step_*.pt", "settle": "1s"},
+    }
+    return merged(base, more)
+
+
+def submit(
+    lab: Cluster,
+    command: Sequence[str],
+    *,
+    name: str,
+    nodes: int,
+    user: str | None = None,
+    work: Path | None = None,
+    options: Sequence[str] = (),
+    **more: Any,
+) -> LabRun:
+    """Write a YAML file and submit it with `ftslurm submit`; `more` are sections of the configuration."""
+    work = work or workplace(lab, name, user)
+    file = work / "config.yaml"
+    file.write_text(json.dumps(settings(name, command, nodes, more), indent=1))  # JSON is YAML
+    file.chmod(0o644)
+    argv = ["ftslurm", "submit", str(file), "--json", "--run-root", str(work / "runs")]
+    done = lab.login([*argv, *(["--", *options] if options else [])], user=user, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    return LabRun(lab, Path(answer["run_dir"]), work, answer["job_id"])
+
+
+def ddp(lab: Cluster, *, name: str, nodes: int, steps: int, program_name: str = "ddp_counter", **more: Any) -> LabRun:
+    """Submit the neutral DDP loop with a checkpoint every 20 steps."""
+    user = more.get("user")
+    work = workplace(lab, name, user)
+    command = program(program_name, "--steps", steps, "--progress", work / "progress")
+    return submit(lab, command, name=name, nodes=nodes, work=work, **more)
+
+
+def script(lab: Cluster, text: str, *options: str, name: str, user: str | None = None) -> tuple[str, Path]:
+    """Submit a batch script of a user's own; return the job's id and its working folder, whose `out` is its output."""
+    work = workplace(lab, name, user)
+    file = work / "job.sh"
+    file.write_text(f"#!/bin/bash\n{text}")
+    file.chmod(0o755)
+    argv = ["sbatch", "--parsable", f"--output={work}/out", f"--chdir={work}", *options, str(file)]
+    done = lab.login(argv, user=user, timeout=60, env={"FTSLURM_RUN_ROOT": str(work / "runs")})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), work
+
+
+def runs_in(lab: Cluster, work: Path, job: str) -> Iterator[LabRun]:
+    """The runs that a script of the user's has made, in the order of their making."""
+    folders = [path for path in (work / "runs").glob("*-*-*") if (path / "key").exists()]
+    for folder in sorted(folders, key=lambda path: (path / "key").stat().st_mtime_ns):
+        yield LabRun(lab, folder, work, job)
