@@ -2,8 +2,9 @@
 
 One writer and one file per epoch. A record is safe, and its actions may be performed, when it is fsynced on shared
 storage *or* a majority of the agents has acknowledged a copy: shared storage may hang for minutes and nothing of a
-healthy run may stop for it. A copy also goes to the writer's own node, so that a supervisor that is started again on the
-same host can go on while shared storage hangs. A torn last line is legal; anything else that cannot be read is not.
+healthy run may stop for it. A copy also goes to the writer's own node, so that a supervisor that is started again on
+the same host can go on while shared storage hangs. A torn last line is legal; anything else that cannot be read is
+not.
 
 The lease says who acts for the run. It is renewed by creating the next name with O_EXCL: EEXIST means fenced, and no
 cache can lie about that (open(2), O_EXCL on NFS since protocol version 3).
@@ -46,6 +47,7 @@ class Entry:
     actions: tuple[Action, ...]
 
     def line(self) -> str:
+        """The entry as one line of JSON."""
         record = {
             "n": self.number,
             "epoch": self.epoch,
@@ -259,6 +261,7 @@ class Lease:
 
     @property
     def number(self) -> int:
+        """The number that is held, -1 before the first claim."""
         return self._number
 
     def claim(self) -> int:

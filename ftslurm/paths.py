@@ -113,7 +113,10 @@ class RunPaths:
 
 @dataclass(frozen=True, slots=True)
 class LocalPaths:
-    """What a run keeps on one node: sockets' addresses, log spool, journal tail. Private to the user, outlives a step."""
+    """What a run keeps on one node: sockets' addresses, log spool, journal tail.
+
+    Private to the user, outlives a step.
+    """
 
     root: Path
 
@@ -132,8 +135,10 @@ class LocalPaths:
 
 
 def rank_log_name(rank: int) -> str:
+    """Return the name of a rank's output file."""
     return f"rank-{rank:05d}.log"
 
 
 def by_job(run_root: Path, job_id: str) -> Path:
+    """Return the link that leads from a job to its run."""
     return run_root / "by-job" / job_id

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DRY_RUN_ID = "DRY-RUN"
 SAVE_LEAD_S = 60
-"""Slurm may send the warning up to 60 s early, never late (sbatch(1)); what is added covers the drain after the save."""
+"""Added to checkpoint.grace for the drain after the save; Slurm may warn up to 60 s early, never late (sbatch(1))."""
 
 
 def run_root_of(config: Config, given: Path | None) -> Path:

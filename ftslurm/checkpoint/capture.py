@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk
-from ftslurm.checkpoint.digest import Pace, chunks_of, digest_bytes, stopper
+from ftslurm.checkpoint.digest import Pace, chunks_of, digest_bytes, mismatches, stopper
 from ftslurm.checkpoint.layout import GenerationPaths, manifest_name
 from ftslurm.checkpoint.writers import is_open_for_writing
 from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, FileEntry, NodeManifest, generation_name
@@ -64,7 +64,7 @@ def capture(
     name = generation_name(found.step, author.attempt)
     target = GenerationPaths(generations / name)
     try:
-        earlier = _captured_before(found, source, target, author)
+        earlier = _captured_before(found, target, author)
         if earlier is not None:
             return earlier
         for folder in (target.data, target.manifests):
@@ -139,7 +139,7 @@ def _digest(data: Path, file: FoundFile, pace: Pace) -> FileEntry:
     return FileEntry(name=file.name, size=before.st_size, chunks=chunks, rank=file.rank)
 
 
-def _captured_before(found: StepFiles, source: Path, target: GenerationPaths, author: Author) -> Captured | None:
+def _captured_before(found: StepFiles, target: GenerationPaths, author: Author) -> Captured | None:
     """What an earlier call for the same files has left, if it is whole."""
     try:
         data = disk.read_small(target.root, manifest_name(author.node), MANIFEST_LIMIT_BYTES)
@@ -149,8 +149,19 @@ def _captured_before(found: StepFiles, source: Path, target: GenerationPaths, au
     listed = [(entry.name, entry.size) for entry in manifest.files]
     if listed != [(file.name, file.identity.size) for file in found.files]:
         raise DataDamaged(f"{target.root.name} was captured already, with other files")
-    for file in found.files:
-        here, there = os.stat(source / file.name), os.stat(target.data / file.name)  # noqa: PTH116
-        if (here.st_mtime_ns, here.st_size) != (there.st_mtime_ns, there.st_size):
-            raise DataDamaged(f"{target.root.name} was captured already, and {file.name} was written again since")
+    with disk.opened(target.root, manifest_name(author.node)) as descriptor:
+        captured_ns = os.fstat(descriptor).st_mtime_ns
+    for file, entry in zip(found.files, manifest.files, strict=True):
+        _check_again(file, entry, target.data, captured_ns)
     return Captured(manifest=manifest, digest=digest_bytes(data), folder=target.root)
+
+
+def _check_again(file: FoundFile, entry: FileEntry, data: Path, captured_ns: int) -> None:
+    """The program's file is still the captured one. Its bytes are read only where its time does not prove that."""
+    with disk.opened(data, file.name) as descriptor:
+        captured = os.fstat(descriptor)
+        same_time = captured.st_mtime_ns == file.identity.mtime_ns
+        if same_time and captured.st_mtime_ns < captured_ns:
+            return
+        if not same_time or next(mismatches(descriptor, entry), None) is not None:
+            raise DataDamaged(f"{data.parent.name} was captured already, and {file.name} was written again since")

@@ -141,11 +141,12 @@ thaw = _fault("thaw", "Let a frozen NODE go on.")
 @lab.command(epilog=FAULT_EXAMPLES.replace("{verb} n2", "slow n2 --delay 50 --loss 1"))
 @node_argument
 @click.option("--delay", default=0.0, help="Milliseconds for every packet to NODE.")
+@click.option("--jitter", default=0.0, help="Milliseconds by which the delay varies.")
 @click.option("--loss", default=0.0, help="Percent of the packets to NODE that are lost.")
 @name_option
-def slow(node: str, delay: float, loss: float, name: str) -> None:
+def slow(node: str, delay: float, jitter: float, loss: float, name: str) -> None:
     """Delay and lose packets on their way to NODE; without options the link is good again."""
-    _cluster(name).slow(node, delay_ms=delay, loss_percent=loss)
+    _cluster(name).slow(node, delay_ms=delay, jitter_ms=jitter, loss_percent=loss)
 
 
 @lab.group(epilog=FAULT_EXAMPLES.replace("{verb} n2", "storage attach\n  ftslurm lab storage freeze"))

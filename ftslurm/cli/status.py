@@ -114,7 +114,7 @@ class Board:
     """The runs that are shown, put together again and again."""
 
     def __init__(self, names: Sequence[str], *, everything: bool) -> None:
-        """`names` are those of the command line; without any, `everything` chooses between all runs and the last days'."""
+        """`names` are those of the command line; without any, all runs are shown, or those of the last days."""
         from ftslurm.insight.summary import Cache
 
         self._names = tuple(names)

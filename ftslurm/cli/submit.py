@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
     from ftslurm.slurm.records import JobInfo
+    from ftslurm.slurm.script import JobRequest
 
 WAIT_POLL_S = 2.0
 SLOW_POLL_S = 10.0
@@ -76,13 +77,11 @@ def _print_dry_run(script: str, options: list[str]) -> None:
         click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)
 
 
-def _submit(client: SlurmClient, paths: RunPaths, request: object) -> str:
+def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """Submit; a run that Slurm refuses leaves no folder behind."""
     from ftslurm import runs, submission
     from ftslurm.errors import FtslurmError, ServiceUnavailable
-    from ftslurm.slurm.script import JobRequest
 
-    assert isinstance(request, JobRequest)
     try:
         job_id = client.submit(submission.write_script(paths, request), submission.command_line(request))
     except ServiceUnavailable as error:

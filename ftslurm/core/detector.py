@@ -45,6 +45,7 @@ class History:
 
     @property
     def deviation_s(self) -> float:
+        """The standard deviation of the intervals."""
         return math.sqrt(self.spread / self.count) if self.count > 1 else 0.0
 
 

@@ -12,7 +12,7 @@ from ftslurm.core.actions import Action, AskToSave, EndRun, FenceAttempt, Requeu
 from ftslurm.core.events import Phase, RequeueAnswered, StopRequested
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import drop_unfinished, set_timer, settle_stopped, unsafe
+from ftslurm.core.saving import drop_unfinished, next_target, set_timer, settle_stopped, unsafe
 from ftslurm.core.state import Run
 
 COMPLETE = "complete"
@@ -52,17 +52,23 @@ def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[
         return leave(run, event.why, policy)
     run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=_SENTENCES.get(event.why, event.why))
     run, timer = set_timer(run, GRACE, policy.grace_s)
-    assert run.attempt is not None
     text = f"{run.reason}: the program is asked to save, and has {policy.grace_s:.0f} s"
-    return run, (Say(text=text, slug="save_asked"), AskToSave(attempt=run.attempt.number), timer)
+    return run, (Say(text=text, slug="save_asked"), AskToSave(attempt=run.current.number), timer)
 
 
 def on_stop_while_draining(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A cancellation overrides every other reason to stop; nothing else changes a run that is leaving."""
     if event.why != CANCEL or (run.stop is not None and run.stop.why == CANCEL):
         return run, ()
-    run = replace(run, stop=event, reason=_SENTENCES[CANCEL])
-    return (run, ()) if run.attempt and run.attempt.fencing else fence(run, policy, clean=False)
+    return fence(replace(run, stop=event, reason=_SENTENCES[CANCEL]), policy, clean=False)
+
+
+def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A supervisor was started again while the run was leaving: wait anew for what the one before waited for."""
+    saving = run.attempt is not None and not run.attempt.fencing
+    name, after_s = (GRACE, policy.grace_s) if saving else (FENCE, policy.fence_s)
+    run, timer = set_timer(replace(run, requeue_asked=False), name, after_s)
+    return run, (timer,)
 
 
 def fence(run: Run, policy: Policy, *, clean: bool) -> tuple[Run, tuple[Action, ...]]:
@@ -89,19 +95,23 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     if not unsafe(run):
         run, more = conclude(run, policy)
         return run, actions + more
-    if SETTLE not in run.timers:
-        run, timer = set_timer(run, SETTLE, policy.settle_s)
-        return run, (*actions, timer)
-    return run, actions
+    run, more = next_target(run)
+    if SETTLE in run.timers:
+        return run, actions + more
+    run, timer = set_timer(run, SETTLE, policy.settle_s)
+    return run, (*actions, *more, timer)
 
 
 def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Not every node confirmed in time that nothing is left; the run leaves all the same, and says so."""
-    assert run.attempt is not None
-    missing = sorted(set(run.attempt.nodes) - set(run.condemned) - run.attempt.fenced)
+    attempt = run.attempt
+    missing = sorted(set(attempt.nodes) - set(run.condemned) - attempt.fenced) if attempt else []
+    if attempt is None or not attempt.fencing or not missing:
+        return check(run, policy)
     said = Say(text=f"no word that the ranks are gone from {', '.join(missing)}", slug="fence_unconfirmed")
-    run = replace(run, attempt=replace(run.attempt, fenced=frozenset(run.attempt.nodes)))
-    run, more = check(run, policy)
+    # Nobody knows what those nodes hold of an unfinished checkpoint: they count as lost in it.
+    gone = replace(attempt, fenced=frozenset(attempt.nodes))
+    run, more = check(replace(run, attempt=gone, incident=(*run.incident, *missing)), policy)
     return run, (said, *more)
 
 
@@ -120,13 +130,15 @@ def conclude(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     if why == CANCEL:
         return _end(run, Phase.CANCELLED, TERMINATED)
     if why in (REQUEUE, TIME_LIMIT, PREEMPT) and policy.continue_by == "requeue":
+        if run.requeue_asked:
+            return run, ()
         ask = Requeue(
             num_nodes=run.wanted,
             num_tasks=run.wanted * policy.ranks_per_node,
             exclude=tuple(sorted(run.condemned)),
             reason=run.reason,
         )
-        return run, (ask,)
+        return replace(run, requeue_asked=True), (ask,)
     return _end(run, Phase.FAILED, run.code or 1)
 
 

@@ -36,11 +36,13 @@ def first(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
 
 def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Start the first attempt on the nodes that are usable now."""
-    count = usable(run.usable, policy.ranks_per_node, policy.world_multiple_of)
+    nodes = run.usable[: run.wanted]
+    count = usable(nodes, policy.ranks_per_node, policy.world_multiple_of)
     if count >= max(policy.min_nodes, 1):
-        return launch(run, run.usable[:count], policy)
+        return launch(run, nodes[:count], policy)
     reason = f"{count} of {len(run.nodes)} nodes are usable, min_nodes is {policy.min_nodes}"
-    return leave(run, REQUEUE if policy.continue_by == "requeue" else FAILED, policy, code=1, reason=reason)
+    again = policy.continue_by == "requeue" and run.requeues < policy.max_requeues
+    return leave(run, REQUEUE if again else FAILED, policy, code=1, reason=reason)
 
 
 def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -65,8 +67,7 @@ def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple
 
 def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Choose the checkpoint of the attempt that is being started; a LOCAL one is drained before it is restored."""
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     if saved is None:
         return replace(run, attempt=replace(attempt, generation="", step=0, restored={})), ()
     run = replace(run, attempt=replace(attempt, generation=saved.generation, step=saved.step, restored={}))
@@ -81,10 +82,39 @@ def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tu
 
 def when_durable(run: Run, generation: str) -> tuple[Action, ...]:
     """A checkpoint that an attempt waits for has become durable: bring it to the nodes."""
+    return ask_restore(run) if run.attempt is not None and run.attempt.generation == generation else ()
+
+
+def ask_restore(run: Run) -> tuple[Action, ...]:
+    """Ask the nodes that have no copy yet for the checkpoint of the attempt that is being started."""
     attempt = run.attempt
-    if run.phase not in LAUNCHING or attempt is None or attempt.generation != generation or attempt.fencing:
+    saved = run.find_saved(attempt.generation) if attempt else None
+    if run.phase not in LAUNCHING or attempt is None or saved is None or saved.state is not SavedState.DURABLE:
         return ()
-    return (Restore(generation=generation, attempt=attempt.number, nodes=attempt.nodes),)
+    missing = tuple(node for node in attempt.nodes if node not in attempt.restored)
+    return (Restore(generation=attempt.generation, attempt=attempt.number, nodes=missing),) if missing else ()
+
+
+def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
+    """An agent that was started again does not know what the one before it had at hand: ask it once more."""
+    attempt = run.attempt
+    if run.phase not in LAUNCHING or attempt is None or node not in attempt.nodes:
+        return run, ()
+    kept = {each: path for each, path in attempt.restored.items() if each != node}
+    run = replace(run, attempt=replace(attempt, restored=kept))
+    return run, tuple(replace(ask, nodes=(node,)) for ask in ask_restore(run))
+
+
+def on_loss(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A node outside the attempt is gone, and may have held a part of the checkpoint that the attempt waits for."""
+    attempt = run.attempt
+    saved = run.find_saved(attempt.generation) if attempt else None
+    if saved is None or saved.state is not SavedState.LOST:
+        return run, ()
+    if run.restorable() or any(each.state is SavedState.DAMAGED for each in run.saved):
+        return _older(run, saved.generation, SavedState.LOST, policy)
+    run, _ = restore_from(run, None, policy)
+    return release(run, policy)
 
 
 def on_restore_ready(run: Run, event: RestoreReady, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -121,15 +151,6 @@ def on_restore_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     return run, (said, *more)
 
 
-def on_restore_again(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """Ask the nodes that have no copy yet once more."""
-    attempt = run.attempt
-    if attempt is None or run.phase not in LAUNCHING or attempt.fencing:
-        return run, ()
-    missing = tuple(node for node in attempt.nodes if node not in attempt.restored)
-    return run, (Restore(generation=attempt.generation, attempt=attempt.number, nodes=missing),) if missing else ()
-
-
 def _older(run: Run, generation: str, state: SavedState, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     bad = run.find_saved(generation)
     if bad is not None:
@@ -147,8 +168,7 @@ def _no_good_checkpoint(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ..
 def release(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Let the ranks begin, if the world has mustered and the checkpoint is at hand."""
     del policy
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     ready = not attempt.generation or set(attempt.nodes) <= set(attempt.restored)
     if not attempt.mustered or not ready or attempt.released or attempt.fencing:
         return run, ()

@@ -36,14 +36,16 @@ def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
     if event.node not in run.nodes:
         return run, ()
     suspects = {node: since for node, since in run.suspects.items() if node != event.node}
-    run = replace(run, agents=run.agents | {event.node}, suspects=suspects)
-    if run.phase is Phase.STARTING:
-        return launching.first(run, policy)
-    run, drain = saving.restart_drain(run) if _holds_target(run, event.node) else (run, ())
+    timers = {name: token for name, token in run.timers.items() if name != AGENT + event.node}
+    run = replace(run, agents=run.agents | {event.node}, suspects=suspects, timers=timers)
     attempt = run.attempt
+    if run.phase is Phase.STARTING and attempt is None:
+        return launching.first(run, policy)
+    run, drain = saving.on_agent_back(run, event.node)
     if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
         return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
-    return _calm(run, drain)
+    run, restore = launching.on_agent_back(run, event.node)
+    return _go_on(run, (*drain, *restore), policy)
 
 
 def _end_stale_ranks(run: Run, node: str) -> tuple[Action, ...]:
@@ -55,14 +57,12 @@ def _end_stale_ranks(run: Run, node: str) -> tuple[Action, ...]:
     return (FenceAttempt(attempt=over, nodes=(node,)),) if over >= 0 else ()
 
 
-def _holds_target(run: Run, node: str) -> bool:
-    saved = run.find_saved(run.drain_target)
-    return saved is not None and node in saved.holders - saved.drained
-
-
-def _calm(run: Run, actions: tuple[Action, ...] = ()) -> Step:
-    """Back to training when nobody is suspect any more."""
-    return (enter(run, Phase.TRAINING) if run.phase is Phase.SUSPECTING and not run.suspects else run), actions
+def _go_on(run: Run, actions: tuple[Action, ...], policy: Policy) -> Step:
+    """Back to training when nobody is suspect any more, or on with a plan that waited for a node."""
+    if run.phase not in LIVE:
+        run, more = stopping.when_heard(run, policy)
+        return run, actions + more
+    return (run if run.suspects else replace(enter(run, Phase.TRAINING), incident=())), actions
 
 
 def on_agent_lost(run: Run, event: AgentLost, policy: Policy) -> Step:
@@ -89,11 +89,11 @@ def _suspect(run: Run, node: str, silent_s: float, policy: Policy) -> Step:
 
 def on_heard(run: Run, event: NodeHeard, policy: Policy) -> Step:
     """A suspected node beats again."""
-    del policy
     if event.node not in run.suspects:
         return run, ()
     suspects = {node: since for node, since in run.suspects.items() if node != event.node}
-    return _calm(replace(run, suspects=suspects), (Say(text=f"{event.node} is heard again", slug="node_heard"),))
+    said = Say(text=f"{event.node} is heard again", slug="node_heard")
+    return _go_on(replace(run, suspects=suspects), (said,), policy)
 
 
 def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
@@ -105,6 +105,8 @@ def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
     )
     if verdict.verdict is Verdict.LOST:
         return condemn(run, event.node, verdict.diagnosis, policy)
+    if verdict.verdict is Verdict.WELL and AGENT + event.node in run.timers:
+        return run, ()
     if verdict.verdict is Verdict.WELL:
         run, timer = saving.set_timer(run, AGENT + event.node, AGENT_BACK_S)
         text = f"{verdict.diagnosis.reason}: the node is well, its agent is started again"
@@ -130,14 +132,14 @@ def condemn(run: Run, node: str, found: Diagnosis, policy: Policy) -> Step:
     if concerned and run.phase in LIVE | LAUNCHING:
         return stopping.begin(run, found, policy)
     said = Say(text=found.reason, slug=found.cause)
-    if run.phase is Phase.STARTING:
+    if run.phase is Phase.STARTING and attempt is None:
         run, more = launching.first(run, policy)
-    elif concerned and run.phase is Phase.STOPPING:
-        run, more = stopping.check(replace(run, blame=found), policy)
-    elif concerned and run.phase is Phase.DRAINING:
+    elif run.phase in LAUNCHING:
+        run, more = launching.on_loss(run, policy)
+    elif run.phase is Phase.DRAINING:
         run, more = ending.check(run, policy)
     else:
-        run, more = _calm(run)
+        run, more = _go_on(replace(run, blame=found) if concerned else run, (), policy)
     return run, (said, *more)
 
 

@@ -1,5 +1,7 @@
-"""The phases of a run and the legal ways between them, as data. Only our own actions move a run, so a move that is not
-in the table is our bug: it raises and changes nothing."""
+"""The phases of a run and the legal ways between them, as data.
+
+Only our own actions move a run, so a move that is not in the table is our bug: it raises and changes nothing.
+"""
 
 from __future__ import annotations
 

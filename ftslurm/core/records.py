@@ -1,6 +1,6 @@
 """Events and actions as JSON objects and back: the journal's and the control channel's form of them.
 
-A record is ``{"type": <class name>, <field>: <value>, ...}``. Fields that have their default value are left out, so that
+A record is ``{"type": <class name>, <field>: <value>, ...}``. Fields with their default value are left out, so that
 journals stay readable; fields that a reader does not know are refused, because a journal of a newer version must not
 be replayed into different decisions.
 """

@@ -1,8 +1,8 @@
 """What to do after a failure: list the plans, price each, take the cheapest that is feasible, keep the losers' reasons.
 
-A price is in expected lost node-seconds. Shrinking loses the given-up nodes for the rest of the horizon and one restart of
-the others; a requeue loses every node for Slurm's delay and for the wait in the queue. Nobody knows that wait, so it is
-taken to be as long as the horizon: a requeue is the plan of last resort unless the user prefers it.
+A price is in expected lost node-seconds. Shrinking loses the given-up nodes for the rest of the horizon and one
+restart of the others; a requeue loses every node for Slurm's delay and for the wait in the queue. Nobody knows that
+wait, so it is taken to be as long as the horizon: a requeue is the plan of last resort unless the user prefers it.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     stop = _budget_stop(found, now, policy)
     if stop:
         return Plan(kind=Kind.ABORT, nodes=(), reason=stop)
-    options = (_relaunch(now, policy), _shrink(now, policy), _requeue(now, policy))
+    options = (_relaunch(now), _shrink(now, policy), _requeue(now, policy))
     feasible = [option for option in options if not option.refusal]
     refused = [(option.kind, option.refusal) for option in options if option.refusal]
     if not feasible:
@@ -161,7 +161,7 @@ def _preference(kind: Kind, policy: Policy) -> int:
     return policy.prefer.index(kind) + 1 if kind in policy.prefer else len(policy.prefer) + 1
 
 
-def _relaunch(now: Situation, policy: Policy) -> _Option:
+def _relaunch(now: Situation) -> _Option:
     gone = [node for node in now.nodes if node not in now.live]
     if gone:
         return _Option(Kind.RELAUNCH, (), 0.0, "", f"{', '.join(gone)} cannot be used")

@@ -1,7 +1,7 @@
 """The state machine of a run: every event in every phase, and what follows.
 
-`advance` is total: the world may do anything at any time. What an event means in a phase stands in `TABLE`; an event that
-means nothing in a phase is listed there as `nothing`. Only a move of ours that `core.phases` does not allow raises.
+`advance` is total: the world may do anything at any time. What an event means in a phase stands in `TABLE`; one that
+means nothing there is listed as `nothing`. Only a move of ours that `core.phases` does not allow raises.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
     """A supervisor has started: in a new incarnation of the job, or again in the same one."""
     if run.phase in ENDED and not event.resumed:
         return run, ()
-    if event.same_incarnation and run.phase not in (Phase.SUBMITTED, Phase.REQUEUED):
+    if event.same_incarnation and run.phase in ACTIVE:
         return _adopt(replace(run, epoch=event.epoch, agents=frozenset(), suspects={}, timers={}), policy)
     kept = tuple(each for each in run.saved if each.state in (SavedState.DURABLE, SavedState.DAMAGED))
     requeued = event.job_id == run.job_id and event.restart > run.restart
@@ -101,6 +101,7 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
         timers={},
         blame=None,
         stop=None,
+        requeue_asked=False,
         launch_failures=0,
         code=0,
         reason="",
@@ -116,7 +117,8 @@ def _adopt(run: Run, policy: Policy) -> Step:
     """Take over from a supervisor that died: training goes on, an unfinished launch is burnt."""
     run, timer = saving.set_timer(run, AGENTS, ADOPT_S)
     said = Say(text=f"the supervisor was started again (epoch {run.epoch})", slug="supervisor_restarted")
-    actions: tuple[Action, ...] = (said, timer)
+    run, waits = saving.adopt(run, policy)
+    actions: tuple[Action, ...] = (said, timer, *waits)
     if run.phase in LAUNCHING and run.attempt is not None:
         found = Diagnosis(
             cause=Cause.LAUNCH_FAILED,
@@ -130,9 +132,12 @@ def _adopt(run: Run, policy: Policy) -> Step:
     if run.phase is Phase.PLANNING:
         run, relaunch = saving.set_timer(run, stopping.RELAUNCH, ADOPT_S)
         return run, (*actions, relaunch)
-    if run.phase in (Phase.STOPPING, Phase.DRAINING):
+    if run.phase is Phase.STOPPING:
         run, fence = saving.set_timer(run, ending.FENCE, policy.fence_s)
         return run, (*actions, fence)
+    if run.phase is Phase.DRAINING:
+        run, more = ending.adopt(run, policy)
+        return run, actions + more
     return run, actions
 
 
@@ -163,7 +168,7 @@ def on_mustered(run: Run, event: WorldMustered, policy: Policy) -> Step:
 def on_exited(run: Run, event: RankExited, policy: Policy) -> Step:
     """A rank ended. The run is complete only when every launched rank has reported exit code 0."""
     attempt = run.attempt
-    if attempt is None or event.attempt != attempt.number or any(each.rank == event.rank for each in attempt.failed):
+    if attempt is None or event.attempt != attempt.number or event.rank in attempt.ended:
         return run, ()
     if event.code == 0 and event.signal == 0:
         attempt = replace(attempt, finished=attempt.finished | {event.rank})
@@ -244,9 +249,12 @@ def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> Step:
 def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> Step:
     """The supervisor has read what is committed on shared storage."""
     run, actions = saving.on_scanned(run, event)
-    if run.phase is not Phase.STARTING:
+    if run.phase is Phase.STARTING:
+        run, more = launching.first(run, policy)
+    elif run.phase is Phase.DRAINING:
+        run, more = ending.check(run, policy)
+    else:
         return run, actions
-    run, more = launching.first(run, policy)
     return run, actions + more
 
 
@@ -269,8 +277,10 @@ def _agents_over(run: Run, rest: str, policy: Policy) -> Step:
     missing = [node for node in expected if node not in run.agents and node not in run.condemned]
     if not missing:
         return run, ()
-    if rest:
-        return launching.first_with_what_is_there(run, policy) if _waits_for_first(run) else (run, ())
+    if rest and not _waits_for_first(run):
+        return run, ()
+    if rest and run.scanned:
+        return launching.first_with_what_is_there(run, policy)
     run = replace(run, suspects={**run.suspects, **dict.fromkeys(missing, policy.agents_s)})
     run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
     run, timer = saving.set_timer(run, f"{AGENTS}:again", policy.agents_s)
@@ -291,7 +301,7 @@ def _fence_over(run: Run, rest: str, policy: Policy) -> Step:
     del rest
     if run.phase is Phase.STOPPING:
         return stopping.on_fence_over(run, policy)
-    return ending.on_fence_over(run, policy) if run.phase is Phase.DRAINING and run.attempt else (run, ())
+    return ending.on_fence_over(run, policy) if run.phase is Phase.DRAINING else (run, ())
 
 
 def _muster_over(run: Run, rest: str, policy: Policy) -> Step:
@@ -318,11 +328,11 @@ TIMERS: dict[str, Rule] = {
     ending.SETTLE: _when_draining(ending.on_settle_over),
     launching.MUSTER: _muster_over,
     launching.RESTORE: _when_launching(launching.on_restore_over),
-    launching.AGAIN: _when_launching(lambda run, policy: launching.on_restore_again(run)),
+    launching.AGAIN: lambda run, rest, policy: (run, launching.ask_restore(run)),
     stopping.RELAUNCH: lambda run, rest, policy: (
-        stopping.on_relaunch(run, policy) if run.phase is Phase.PLANNING else (run, ())
+        stopping.on_relaunch(run, policy, waited=bool(rest)) if run.phase is Phase.PLANNING else (run, ())
     ),
-    saving.UNION.rstrip(":"): lambda run, rest, policy: saving.on_union_over(run, rest),
+    saving.UNION.rstrip(":"): saving.on_union_over,
     saving.RETRY.rstrip(":"): lambda run, rest, policy: saving.restart_drain(run),
 }
 
@@ -353,7 +363,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     NodeFenced: _only(on_fenced, ACTIVE),
     PartSaved: _only(on_part, ACTIVE),
     PartPending: _only(on_pending, ACTIVE),
-    PartDrained: _only(lambda run, event, policy: saving.on_drained(run, event, policy), ACTIVE),
+    PartDrained: _only(saving.on_drained, ACTIVE),
     GenerationDurable: _only(on_durable, ACTIVE),
     StoreScanned: _only(on_scanned, ACTIVE),
     RestoreReady: _only(launching.on_restore_ready, LAUNCHING),

@@ -18,6 +18,7 @@ from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
 
 RETRY_S = 5.0
+WHOLE = (SavedState.LOCAL, SavedState.DURABLE)
 UNION = "union:"
 RETRY = "drain:"
 
@@ -31,6 +32,8 @@ def set_timer(run: Run, name: str, after_s: float) -> tuple[Run, SetTimer]:
 
 def on_pending(run: Run, event: PartPending, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A node sees unfinished files, or sees them no more."""
+    if not _counts(run, event.attempt, event.node):
+        return run, ()
     name = generation_name(event.step, event.attempt)
     saved = run.find_saved(name)
     if saved is None:
@@ -48,6 +51,8 @@ def on_pending(run: Run, event: PartPending, policy: Policy) -> tuple[Run, tuple
 
 def on_part(run: Run, event: PartSaved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A node holds complete files of a checkpoint. A part of an attempt that is not live counts no more."""
+    if not _counts(run, event.attempt, event.part.node):
+        return run, ()
     name = generation_name(event.step, event.attempt)
     saved = run.find_saved(name) or _fresh(name, event.step, event.attempt, event.world_size)
     if saved.state is not SavedState.PENDING or any(part == event.part for part in saved.parts):
@@ -59,12 +64,36 @@ def on_part(run: Run, event: PartSaved, policy: Policy) -> tuple[Run, tuple[Acti
     return _settle(run.with_saved(changed), changed, policy)
 
 
-def on_union_over(run: Run, name: str) -> tuple[Run, tuple[Action, ...]]:
-    """The wait for further nodes' parts is over."""
-    saved = run.find_saved(name)
+def on_union_over(run: Run, name: str, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The wait for further nodes' parts is over, unless a node that has none may be lost in the middle of the save.
+
+    What is not whole by its usual holders waits for them; when the attempt is stopped, `settle_stopped` decides.
+    """
+    saved, attempt = run.find_saved(name), run.attempt
     if saved is None or saved.state is not SavedState.PENDING or saved.pending or not saved.parts:
         return run, ()
-    return _commit_local(run, saved)
+    if attempt is None or attempt.number != saved.attempt or attempt.fencing:
+        return run, ()
+    if set(attempt.nodes) - saved.holders - (run.agents - set(run.suspects)):
+        run, timer = set_timer(run, UNION + name, policy.union_wait_s)
+        return run, (timer,)
+    whole = [each for each in run.saved if each.attempt == saved.attempt and each.state in WHOLE]
+    return (run, ()) if whole and not saved.holders >= whole[-1].holders else _commit_local(run, saved)
+
+
+def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A supervisor was started again: the waits for further nodes' parts begin anew."""
+    actions: tuple[Action, ...] = ()
+    for saved in run.saved:
+        if saved.state is SavedState.PENDING and saved.parts and not policy.wants_all_ranks:
+            run, timer = set_timer(run, UNION + saved.generation, policy.union_wait_s)
+            actions += (timer,)
+    return run, actions
+
+
+def _counts(run: Run, attempt: int, node: str) -> bool:
+    """Only the live attempt's files count: of an older one, a late part alone would pass for a whole checkpoint."""
+    return run.attempt is not None and run.attempt.number == attempt and node not in run.condemned
 
 
 def _fresh(name: str, step: int, attempt: int, world_size: int) -> Saved:
@@ -114,7 +143,7 @@ def _drain(saved: Saved) -> Drain:
 
 
 def restart_drain(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """Ask again for what a supervisor before this one, or an agent that died, had been asked for."""
+    """Ask again for what failed."""
     saved = run.find_saved(run.drain_target)
     if saved is None or saved.state is not SavedState.LOCAL:
         return next_target(replace(run, drain_target=""))
@@ -123,11 +152,21 @@ def restart_drain(run: Run) -> tuple[Run, tuple[Action, ...]]:
     return run, (_drain(saved),)
 
 
+def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
+    """Ask an agent for what the one before it had been asked for."""
+    saved = run.find_saved(run.drain_target)
+    if saved is None or saved.state is not SavedState.LOCAL:
+        return next_target(run)
+    if node not in saved.holders - saved.drained:
+        return run, ()
+    return run, (Drain(generation=saved.generation, nodes=(node,)),)
+
+
 def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A node's part lies on shared storage, or could not be copied: then it is tried again after a while."""
     del policy
     saved = run.find_saved(event.generation)
-    if saved is None or saved.state is not SavedState.LOCAL:
+    if saved is None or saved.state is not SavedState.LOCAL or event.node in saved.drained:
         return run, ()
     if event.error:
         run, timer = set_timer(run, RETRY + event.generation, RETRY_S)
@@ -157,8 +196,7 @@ def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> tuple[Run,
     run = run.with_saved(replace(saved, state=SavedState.DURABLE))
     order = (saved.step, saved.attempt)
     kept = [each for each in run.saved if each.generation not in event.dropped and not _passed_over(each, order)]
-    run = replace(run, saved=tuple(kept), drain_target="")
-    run, more = next_target(run)
+    run, more = next_target(replace(run, saved=tuple(kept)))
     return run, (CleanScratch(watermark=event.generation), *more)
 
 
@@ -182,7 +220,16 @@ def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
     said = tuple(
         Say(text=f"checkpoint {name} is set aside: {why}", slug="checkpoint_refused") for name, why in event.refused
     )
-    return run, said
+    run, more = _restart_commit(run)
+    return run, said + more
+
+
+def _restart_commit(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """The supervisor before this one may have died between the last part and COMMIT, or right after COMMIT."""
+    target = run.find_saved(run.drain_target)
+    if target is None or target.state is not SavedState.LOCAL:
+        return next_target(run)
+    return run, (_durable(target),) if target.holders <= target.drained else ()
 
 
 def forget_node(run: Run, node: str) -> Run:
@@ -197,13 +244,13 @@ def forget_node(run: Run, node: str) -> Run:
 
 
 def settle_stopped(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """The attempt is gone and every live node has told what it holds: what is whole by now is LOCAL, the rest is dropped.
+    """He attempt is gone and every live node has told what it holds: what is whole by now is LOCAL, the rest is dropped.
 
     With no node lost, the union over nodes is complete by itself. With one lost, nobody knows what it held: then a
     checkpoint counts when its holders are at least those of the whole one before it.
     """
     actions: tuple[Action, ...] = ()
-    whole = [each for each in run.saved if each.state in (SavedState.LOCAL, SavedState.DURABLE)]
+    whole = [each for each in run.saved if each.state in WHOLE]
     usual = whole[-1].holders if whole else _expected(run)
     for saved in [each for each in run.saved if each.state is SavedState.PENDING]:
         known = not run.incident or (bool(usual) and saved.holders >= usual)
@@ -226,6 +273,6 @@ def drop_unfinished(run: Run) -> Run:
 
 def unsafe(run: Run) -> bool:
     """Tell whether a whole checkpoint still waits to become durable."""
-    newest = next((each for each in reversed(run.saved) if each.state in (SavedState.LOCAL, SavedState.DURABLE)), None)
+    newest = next((each for each in reversed(run.saved) if each.state in WHOLE), None)
     pending = any(each.state is SavedState.PENDING and each.parts for each in run.saved)
     return pending or (newest is not None and newest.state is SavedState.LOCAL)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ftslurm.core.diagnosis import Cause, Diagnosis
 from ftslurm.core.events import Part, Phase, RankExited, StopRequested
+from ftslurm.errors import InternalError
 
 
 class SavedState(StrEnum):
@@ -35,6 +36,7 @@ class Saved:
 
     @property
     def holders(self) -> frozenset[str]:
+        """The nodes that hold a part of it."""
         return frozenset(part.node for part in self.parts)
 
 
@@ -64,7 +66,13 @@ class Attempt:
 
     @property
     def mustered(self) -> bool:
+        """Whether every rank has registered."""
         return bool(self.placement)
+
+    @property
+    def ended(self) -> frozenset[int]:
+        """The ranks that have reported their end, well or not: the first report counts."""
+        return self.finished | {each.rank for each in self.failed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +117,16 @@ class Run:
     blame: Diagnosis | None = None
     stop: StopRequested | None = None
     saw_save: bool = False
+    requeue_asked: bool = False
     code: int = 0
     reason: str = ""
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt. To ask for it where there is none is our bug."""
+        if self.attempt is None:
+            raise InternalError(f"a run that is {self.phase} has no attempt")
+        return self.attempt
 
     @property
     def usable(self) -> tuple[str, ...]:
@@ -124,6 +140,7 @@ class Run:
         return replace(self, saved=tuple(ordered))
 
     def find_saved(self, generation: str) -> Saved | None:
+        """Return a checkpoint by its name."""
         return next((each for each in self.saved if each.generation == generation), None)
 
     @property
@@ -142,4 +159,5 @@ class Run:
         return None
 
     def cause_history(self) -> tuple[tuple[Cause, bool], ...]:
+        """Return why each attempt ended, oldest first, and whether it had progressed."""
         return tuple((each.diagnosis.cause, each.progressed) for each in self.failures)

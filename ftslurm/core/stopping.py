@@ -10,15 +10,17 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, FenceAttempt, ProbeNode, Say
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits
-from ftslurm.core.ending import FAILED, FENCE, REQUEUE, leave
+from ftslurm.core.ending import COMPLETE, FAILED, FENCE, REQUEUE, leave
 from ftslurm.core.events import NodeFenced, Phase
 from ftslurm.core.launching import launch
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, Situation, fruitless_after, plan
 from ftslurm.core.saving import next_target, set_timer, settle_stopped
-from ftslurm.core.state import Failure, Run
+from ftslurm.core.state import Failure, Run, SavedState
 
 RELAUNCH = "relaunch"
+WAIT = "relaunch:again"
+AGENT_WAIT_S = 15.0
 LONG_ENOUGH_S = 600.0
 MAX_LAUNCH_FAILURES = 8
 SERVICE_AWAY = 69
@@ -26,8 +28,7 @@ SERVICE_AWAY = 69
 
 def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Stop the attempt. `found` is None when the ranks' own reports are to tell the cause."""
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     blame = run.blame if found is None or (run.blame and run.blame.scope is Scope.NODE) else found
     run = replace(enter(run, Phase.STOPPING), blame=blame, attempt=replace(attempt, fencing=True))
     run, timer = set_timer(run, FENCE, policy.fence_s)
@@ -37,27 +38,49 @@ def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple
 
 
 def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
-    """Plan as soon as the old attempt is gone from every node that is not condemned."""
-    attempt = run.attempt
-    assert attempt is not None
-    if not set(attempt.nodes) - set(run.condemned) <= attempt.fenced:
+    """Plan as soon as the old attempt is gone from every node that is not condemned, and these nodes can be asked.
+
+    For a node whose agent has just died the plan waits, though not longer than for a fence: else it would be left out
+    of the next world, and of all after that.
+    """
+    attempt = run.current
+    if not set(attempt.nodes) - set(run.condemned) <= attempt.fenced or (FENCE in run.timers and away(run)):
         return run, ()
+    if len(attempt.finished) == attempt.world_size:
+        return leave(run, COMPLETE, policy)
     return plan_next(enter(run, Phase.PLANNING), policy)
+
+
+def away(run: Run) -> bool:
+    """Tell whether a node of the attempt has no agent, or is suspected, while nobody has given it up."""
+    nodes = set(run.attempt.nodes) - set(run.condemned) if run.attempt else set()
+    return not nodes <= run.agents - set(run.suspects)
+
+
+def when_heard(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A node is heard again, or given up: perhaps nobody has to be waited for any more."""
+    if run.phase is Phase.STOPPING:
+        return check(run, policy)
+    if run.phase is not Phase.PLANNING or WAIT not in run.timers or away(run):
+        return run, ()
+    timers = {name: token for name, token in run.timers.items() if name != WAIT}
+    return on_relaunch(replace(run, timers=timers), policy, waited=True)
 
 
 def on_fenced(run: Run, event: NodeFenced) -> Run:
     """Return the run with one more node on which nothing of the attempt is left."""
     attempt = run.attempt
-    if attempt is None or event.attempt != attempt.number or event.left:
+    if attempt is None or event.attempt != attempt.number or event.left or not attempt.fencing:
         return run
     return replace(run, attempt=replace(attempt, fenced=attempt.fenced | {event.node}))
 
 
 def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Some nodes did not confirm in time: ask their agents again, and the witnesses about the others."""
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     missing = [node for node in attempt.nodes if node not in attempt.fenced and node not in run.condemned]
+    if not missing:
+        return check(run, policy)
     asked = tuple(node for node in missing if node in run.agents)
     silent = [node for node in missing if node not in run.agents]
     run = replace(run, suspects={**run.suspects, **dict.fromkeys(silent, policy.fence_s)})
@@ -68,8 +91,7 @@ def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
 
 def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Diagnose the attempt that is gone, choose a plan, and carry it out."""
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     found = run.blame or diagnose_exits(attempt.failed)
     if found.cause is Cause.LAUNCH_FAILED:
         return _after_launch_failure(run, found, policy)
@@ -100,8 +122,7 @@ def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple
 
 
 def _situation(run: Run, *, repeated: bool) -> Situation:
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     return Situation(
         nodes=attempt.nodes,
         live=run.usable,
@@ -117,10 +138,11 @@ def _situation(run: Run, *, repeated: bool) -> Situation:
 
 def _progressed(run: Run, policy: Policy) -> bool:
     """Without checkpoints to go by, ten minutes of training count as progress."""
-    attempt = run.attempt
-    assert attempt is not None
+    attempt = run.current
     if policy.checkpoints:
-        return run.newest_step > (attempt.step if attempt.generation else -1)
+        start = attempt.step if attempt.generation else -1
+        good = (SavedState.LOCAL, SavedState.DURABLE)
+        return any(each.attempt == attempt.number and each.step > start and each.state in good for each in run.saved)
     ended = attempt.failed[0].mono if attempt.failed else attempt.released_mono
     return attempt.released and ended - attempt.released_mono >= LONG_ENOUGH_S
 
@@ -151,10 +173,11 @@ def _after_launch_failure(run: Run, found: Diagnosis, policy: Policy) -> tuple[R
     return run, (Say(text=f"{found.reason}; trying again in {pause_s:.0f} s", slug=found.cause), timer)
 
 
-def on_relaunch(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
-    """The pause after a failed launch is over: plan anew with the nodes that are usable now."""
-    attempt = run.attempt
-    assert attempt is not None
+def on_relaunch(run: Run, policy: Policy, *, waited: bool) -> tuple[Run, tuple[Action, ...]]:
+    """The pause after a failed launch is over: plan anew with the nodes that are usable now, or will soon be."""
+    if away(run) and not waited:
+        run, timer = set_timer(run, WAIT, AGENT_WAIT_S)
+        return run, (timer,)
     reason = f"launch {run.launch_failures} failed"
     found = Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.5, reason=reason)
     choice = plan(found, _situation(run, repeated=False), policy)

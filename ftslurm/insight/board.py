@@ -120,7 +120,7 @@ def damaged(who: Identity, error: str) -> Row:
     job_id = who.job_ids[-1] if who.job_ids else None
     return Row(
         run_id=who.run_id, run_dir=who.run_dir, name=who.name, standing=Standing.DAMAGED, phase=DAMAGED, job_id=job_id,
-        reason=error, error=error,
+        reason="its journal cannot be read", error=error,
     )  # fmt: skip
 
 

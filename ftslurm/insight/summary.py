@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from ftslurm import journal
 from ftslurm.core.actions import EndRun, LaunchAttempt
 from ftslurm.core.events import ENDED, AllocationGranted, Phase
-from ftslurm.errors import DataDamaged
+from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight.facts import actions, begins_incarnation, given_up
 from ftslurm.insight.saves import Save, Saves
+from ftslurm.insight.tail import start_of_last
 
 if TYPE_CHECKING:
     from ftslurm.journal import Entry
@@ -181,3 +182,26 @@ class Cache:
 def journal_files(paths: RunPaths) -> list[Path]:
     """The journal's files, in no particular order."""
     return sorted(paths.root.glob("journal.*.jsonl"))
+
+
+def last_entry(paths: RunPaths) -> Entry | None:
+    """The newest entry of a run, from the end of its newest journal file; None where there is none yet.
+
+    Raises:
+        DataDamaged: it cannot be read.
+        StorageError: the journal cannot be read.
+    """
+    numbered = [
+        (int(path.name.split(".")[1]), path) for path in journal_files(paths) if path.name.split(".")[1].isdigit()
+    ]
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            with path.open("rb") as file:
+                file.seek(start_of_last(path, 2))
+                lines = file.read().split(b"\n")
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        # What stands behind the last newline is being written, or was never finished.
+        if len(lines) > 1:
+            return journal.parse_line(lines[-2].decode("utf-8", "replace"))
+    return None

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ftslurm.errors import ServiceUnavailable, UsageError
-from ftslurm.lab import assembly, daemons, machine, network, prerequisites, process, record
+from ftslurm.lab import assembly, daemons, machine, network, prerequisites, process, record, slowness
 from ftslurm.lab.boot import Machine
 from ftslurm.lab.daemons import DAEMONS, Daemon
 from ftslurm.lab.layout import LOGIN, NODE_LIMIT, USER, LabSpec, Layout
 from ftslurm.lab.machine import Who
+from ftslurm.lab.slowness import LinkQuality
 from ftslurm.lab.storage import Storage
 
 DEFAULT_ROOT = Path("/var/lib/ftslurm-lab")
@@ -239,7 +240,8 @@ class Cluster:
         if node in DAEMONS:
             daemons.send(self._login_pid(), Daemon(node), signal.SIGKILL)
             return
-        network.unplug(self._login_pid(), self._known(node))  # first: a dying kernel's FIN and RST must reach nobody
+        slowness.repair(self._alive(self._machine(LOGIN, self.spec)), self._known(node))
+        network.unplug(self._login_pid(), node)  # first: a dying kernel's FIN and RST must reach nobody
         machine.power_off(self._machine(node, self.spec), _KILL_S)
 
     def start(self, node: str) -> None:
@@ -271,9 +273,11 @@ class Cluster:
             return
         machine.continue_all(self._alive(self._machine(self._known(node), self.spec)).pid)
 
-    def slow(self, node: str, *, delay_ms: float = 0.0, loss_percent: float = 0.0) -> None:
-        """Delay and lose packets to a node; without arguments the link is good again."""
-        network.slow(self._login_pid(), self._known(node), delay_ms, loss_percent)
+    def slow(self, node: str, *, delay_ms: float = 0.0, jitter_ms: float = 0.0, loss_percent: float = 0.0) -> None:
+        """Delay and lose packets on their way to a node; without arguments the link is good again."""
+        login = self._machine(LOGIN, self.spec)
+        quality = LinkQuality(delay_ms=delay_ms, jitter_ms=jitter_ms, loss_percent=loss_percent)
+        slowness.degrade(login, self._alive(login), self._known(node), quality)
 
     def restore(self, timeout: float = 60.0) -> None:
         """Make everything well: heal, thaw and start every node, cancel every job, wait until all is idle."""
@@ -293,6 +297,7 @@ class Cluster:
                 machine.continue_all(ref.pid)
             if not links.get(node):
                 self.heal(node)
+            slowness.repair(login, node)
         self.login(["scancel", "--quiet", "--user=root"], timeout=20.0)
         self.login(["scancel", "--quiet", f"--user={self.user}"], timeout=20.0)
         self.wait_idle(timeout)

@@ -56,17 +56,20 @@ def power_on(machine: Machine, script: str, login_pid: int | None, lock: int) ->
     outer.write_text(boot.power_on_script(machine, login_pid), encoding="utf-8")
     _make_cgroup(machine)
     with machine.log.open("ab") as log:
-        subprocess.run(
-            ["setsid", "--fork", "bash", str(outer)],
+        outside = subprocess.run(
+            ["bash", str(outer)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=boot.environment(machine.layout),
             cwd="/",
             pass_fds=(lock,),
-            check=True,
+            start_new_session=True,
+            check=False,
             timeout=_BOOT_S,
         )
+    if outside.returncode != 0:
+        raise _boot_failed(machine)
     wait_for(machine, machine.registration)
     ref = process_one(machine)
     if ref is None:
@@ -169,6 +172,19 @@ def run(command: Sequence[str], timeout_s: float, stdin: str | None = None) -> s
                 raise CommandTimedOut(f"no answer within {timeout_s:g} s: {' '.join(command)}") from caught
             raise
     return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def start(command: Sequence[str], log: Path, timeout_s: float) -> None:
+    """Start an `entry` command that stays when its starter has gone; its output goes to a log."""
+    with log.open("ab") as out:
+        subprocess.run(
+            ["setsid", "--fork", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            check=True,
+            timeout=timeout_s,
+        )
 
 
 def _boot_failed(machine: Machine) -> ServiceUnavailable:

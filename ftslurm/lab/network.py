@@ -1,7 +1,7 @@
 """Links between the machines of a lab: a bridge in the login host's network namespace, one veth pair for each node.
 
 A node is *cut* by taking the switch's end of its link down: what is sent is lost without an answer, as with a pulled
-cable. Nothing inside the node changes, so it is *healed* by taking the link up again. See veth(4), tc-netem(8).
+cable. Nothing inside the node changes, so it is *healed* by taking the link up again. See veth(4).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from ftslurm.errors import ServiceUnavailable, SiteForbids
+from ftslurm.errors import ServiceUnavailable
 from ftslurm.lab.layout import BRIDGE, LabSpec
 
 _TIMEOUT_S = 10.0
@@ -24,12 +24,18 @@ def _run(argv: Sequence[str], stdin: str | None = None) -> subprocess.CompletedP
         raise ServiceUnavailable(f"no answer within {_TIMEOUT_S:g} s: {' '.join(argv)}") from caught
 
 
-def _in_switch(login_pid: int, argv: Sequence[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def in_switch(login_pid: int, argv: Sequence[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command in the switch's network namespace."""
     return _run(["nsenter", f"--net=/proc/{login_pid}/ns/net", *argv], stdin)
 
 
-def _batch(login_pid: int, commands: Sequence[str]) -> None:
-    done = _in_switch(login_pid, ["ip", "-batch", "-"], "\n".join(commands) + "\n")
+def batch(login_pid: int, commands: Sequence[str]) -> None:
+    """Run several commands of ip(8) there.
+
+    Raises:
+        ServiceUnavailable: one of them failed.
+    """
+    done = in_switch(login_pid, ["ip", "-batch", "-"], "\n".join(commands) + "\n")
     if done.returncode != 0:
         raise ServiceUnavailable(f"the lab's network refused: {done.stderr.strip()}")
 
@@ -43,13 +49,13 @@ def routed_networks() -> list[str]:
 def plug_in(login_pid: int, spec: LabSpec, node: str, node_pid: int) -> None:
     """Join a freshly booted node to the switch; the end on the switch carries the node's name."""
     peer = f"peer name eth0 address {spec.hardware_address(node)} netns {node_pid}"
-    _batch(login_pid, [f"link add {node} type veth {peer}", f"link set {node} master {BRIDGE} up"])
+    batch(login_pid, [f"link add {node} type veth {peer}", f"link set {node} master {BRIDGE} up"])
 
 
 def plug_in_host(login_pid: int, spec: LabSpec) -> None:
     """Join the real machine, so that Slurm's commands work outside of the lab with SLURM_CONF set."""
     _run(["ip", "link", "delete", spec.host_interface])  # of a crashed lab whose namespace is only just going
-    _batch(
+    batch(
         login_pid,
         [
             f"link add host type veth peer name {spec.host_interface} netns {os.getpid()}",
@@ -69,34 +75,43 @@ def unplug_host(spec: LabSpec) -> None:
 
 def unplug(login_pid: int, node: str) -> None:
     """Take a node's link away for good, without a last word from either end; nothing happens if it is gone."""
-    _in_switch(login_pid, ["ip", "link", "set", node, "down"])
-    _in_switch(login_pid, ["ip", "link", "delete", node])
+    in_switch(login_pid, ["ip", "link", "set", node, "down"])
+    in_switch(login_pid, ["ip", "link", "delete", node])
 
 
 def set_link(login_pid: int, node: str, *, up: bool) -> None:
     """Cut a node off, or heal it."""
-    _batch(login_pid, [f"link set {node} {'up' if up else 'down'}"])
+    batch(login_pid, [f"link set {node} {'up' if up else 'down'}"])
 
 
 def links(login_pid: int) -> dict[str, bool]:
     """Node -> is its link up, for every node that is plugged in."""
-    done = _in_switch(login_pid, ["ip", "-json", "link", "show", "master", BRIDGE])
+    done = in_switch(login_pid, ["ip", "-json", "link", "show", "type", "veth"])
     return {str(link["ifname"]): "UP" in link["flags"] for link in json.loads(done.stdout or "[]")}
 
 
-def slow(login_pid: int, node: str, delay_ms: float, loss_percent: float) -> None:
-    """Delay and lose packets on their way to a node; zero for both takes it away.
+def slow_by_kernel(login_pid: int, node: str, shape: Sequence[str]) -> bool:
+    """Put netem on the switch's end of a link; False when this kernel has none."""
+    return in_switch(login_pid, ["tc", "qdisc", "replace", "dev", node, "root", "netem", *shape]).returncode == 0
 
-    Raises:
-        SiteForbids: the kernel has no netem.
-    """
-    if not delay_ms and not loss_percent:
-        _in_switch(login_pid, ["tc", "qdisc", "del", "dev", node, "root"])  # fails when there is none, which is fine
-        return
-    shape = ["netem", "delay", f"{delay_ms:g}ms", "loss", f"{loss_percent:g}%"]
-    done = _in_switch(login_pid, ["tc", "qdisc", "replace", "dev", node, "root", *shape])
-    if done.returncode != 0:
-        raise SiteForbids(
-            f"cannot slow {node}: this kernel offers no netem ({done.stderr.strip()})",
-            hint="use a kernel with CONFIG_NET_SCH_NETEM (the module sch_netem)",
-        )
+
+def insert(login_pid: int, node: str) -> tuple[str, str]:
+    """Take a node's link off the switch and join both by nothing: returns the two ends that a relay must join."""
+    plug, end = f"{node}.s", f"{node}.r"
+    batch(
+        login_pid,
+        [
+            f"link add {plug} type veth peer name {end}",
+            f"link set {plug} master {BRIDGE} up",
+            f"link set {end} up",
+            f"link set {node} nomaster",
+        ],
+    )
+    return node, end
+
+
+def make_good(login_pid: int, node: str) -> None:
+    """Undo both ways to slow a link; nothing happens if it is good."""
+    in_switch(login_pid, ["tc", "qdisc", "del", "dev", node, "root"])  # fails when there is none
+    if in_switch(login_pid, ["ip", "link", "delete", f"{node}.s"]).returncode == 0:
+        batch(login_pid, [f"link set {node} master {BRIDGE}"])

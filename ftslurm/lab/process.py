@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,4 +86,15 @@ def members(init_pid: int) -> list[int]:
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if os.readlink(f"/proc/{entry}/ns/pid") == wanted:
                     found.append(int(entry))
+    return found
+
+
+def running(init_pid: int, argv_part: Sequence[str]) -> list[int]:
+    """Processes in that namespace whose arguments hold these ones in a row."""
+    wanted = b"\0".join(os.fsencode(word) for word in argv_part) + b"\0"
+    found = []
+    for pid in members(init_pid):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if wanted in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found

@@ -19,7 +19,7 @@ from ftslurm.lab import machine
 from ftslurm.lab.boot import Machine
 from ftslurm.lab.machine import Who
 from ftslurm.lab.passthrough import Fault
-from ftslurm.lab.process import POLL_S, ProcessRef, members
+from ftslurm.lab.process import POLL_S, ProcessRef, running
 
 _ATTACH_S = 15.0
 _PROGRAM = "ftslurm.lab.passthrough"
@@ -55,15 +55,7 @@ class Storage:
         self.backing.chmod(0o1777)
         self._say(Fault.NONE)
         program = [sys.executable, "-I", "-m", _PROGRAM, str(self.backing), str(self.path), str(self._control)]
-        command = [
-            "bash",
-            "-c",
-            'log=$1; shift; setsid --fork "$@" </dev/null >"$log" 2>&1',
-            "bash",
-            str(self._log),
-            *program,
-        ]
-        machine.run(machine.entry(self._login, self._login_ref(), command, Who()), _ATTACH_S)
+        machine.start(machine.entry(self._login, self._login_ref(), program, Who()), self._log, _ATTACH_S)
         self._wait(self._is_mounted, "it does not mount")
 
     def detach(self) -> None:
@@ -121,15 +113,7 @@ class Storage:
         return ref
 
     def _pids(self) -> list[int]:
-        found = []
-        for pid in members(self._login_ref().pid):
-            try:
-                argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:  # it ended meanwhile
-                continue
-            if argv[1:4] == [b"-I", b"-m", _PROGRAM.encode()]:
-                found.append(pid)
-        return found
+        return running(self._login_ref().pid, ["-m", _PROGRAM])
 
     def _require_attached(self) -> list[int]:
         pids = self._pids()

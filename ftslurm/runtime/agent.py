@@ -1,4 +1,6 @@
-"""The agent: one process a node, in a job step of its own. It beats, watches the local ranks, fences, moves checkpoints.
+"""The agent: one process a node, in a job step of its own.
+
+It beats, watches the local ranks, fences, moves checkpoints.
 
 It never decides: the supervisor tells it what to do, and it reports what it sees. Everything that can block (killing,
 copying, digesting, shared storage) runs in threads; the event loop only passes messages, so that beats are on time. It
@@ -83,7 +85,7 @@ class Agent:
             "clean": lambda message: self._later(self._clean, message),
             "local": lambda message: self._later(self._saver.record_local, message),
             "journal": self._journal,
-            "leave": lambda message: self._leaving.set(),
+            "leave": lambda _: self._leaving.set(),
         }
 
     # -------------------------------------------------------------------------------------------------- life

@@ -1,9 +1,9 @@
 """The environment of an attempt: written from the plan, never inherited.
 
-Slurm leaves names of lost nodes in every later step (measured on 22.05 and 24.11: SLURM_NODELIST, SLURM_JOB_NODELIST and
-SLURM_JOB_NUM_NODES keep the lost node), and a MASTER_ADDR that the user's script has set points to wherever it pointed
-when the job began. Half of all training scripts read these, so the rank wrapper sets them all anew. Trackers' run ids
-are only set where the user has not.
+Slurm leaves names of lost nodes in every later step (measured on 22.05 and 24.11: SLURM_NODELIST, SLURM_JOB_NODELIST
+and SLURM_JOB_NUM_NODES keep the lost node), and a MASTER_ADDR that the user's script has set points to wherever it
+pointed when the job began. Half of all training scripts read these, so the rank wrapper sets them all anew. Trackers'
+run ids are only set where the user has not.
 """
 
 from __future__ import annotations
@@ -72,10 +72,7 @@ def of_all(world: World, inherited: Mapping[str, str]) -> dict[str, str]:
     }
     if world.restored:
         common[RESTORE_STEP] = str(world.step)
-    for name, value in _trackers(world).items():
-        if name not in inherited:
-            common[name] = value
-    return common
+    return common | {name: value for name, value in _trackers(world).items() if name not in inherited}
 
 
 def stale(world: World) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Whether this supervisor may act: a majority of the agents has just answered, or the lease has just been renewed.
 
 Freshness counts on the monotonic clock and runs out at two thirds of the time after which somebody else may claim the
-run. A supervisor that was stopped and wakes up therefore finds its authority stale and does nothing until it is renewed.
+run. A supervisor that was stopped and wakes up therefore finds its authority stale and does nothing until it is
+renewed.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class Authority:
         self.storage_error = ""
 
     def start(self) -> None:
+        """Begin to renew."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Renew no more."""
         self._stop.set()
 
     @property
@@ -46,6 +49,7 @@ class Authority:
         return self._fenced.is_set()
 
     def fresh(self) -> bool:
+        """Tell whether this supervisor may act now."""
         return min(self._majority_age_s(), time.monotonic() - self._renewed) < FRESH_S
 
     def wait(self) -> bool:
@@ -64,7 +68,7 @@ class Authority:
             try:
                 self._lease.renew()
             except TryAgain as error:
-                log.error("%s: this supervisor is fenced", error)
+                log.critical("%s: this supervisor is fenced", error)
                 self._fenced.set()
                 return
             except OSError as error:

@@ -20,7 +20,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ ENDED, STOPPED = frozenset("ZXx"), frozenset("Tt")
 STEP = re.compile(r"(.*/job_[0-9]+/step_[0-9]+)(?:/|$)")
 PAUSE_S = 0.02
 PATIENT_ROUNDS = 3
+LOOKS = 50
 GRACE_S = 2.0
 
 
@@ -113,13 +114,14 @@ class _Fence:
         self.run_id, self.attempt, self.groups = run_id, attempt, groups
         self.began = time.monotonic()
         self.end = self.began + deadline_s
+        self.spared = _ancestors()
         self.killed: set[tuple[int, int]] = set()
         self.left: tuple[str, ...] = ()
 
     def run(self) -> None:
         empty = rounds = 0
         while empty < 2:
-            table = _table(self.run_id)
+            table = _table(self.run_id, self._strike)
             found = _belonging(table, self.attempt, self.groups)
             empty, rounds = 0 if found else empty + 1, rounds + 1
             self.groups |= {group for group in map(step_group, (proc.pid for proc in found)) if group}
@@ -133,6 +135,12 @@ class _Fence:
                 return
             time.sleep(PAUSE_S)
         self._wait_for_gpus()
+
+    def _strike(self, proc: Proc) -> None:
+        """Kill at first sight what carries the mark of the attempt; its kin follows when all have been seen."""
+        if proc.attempt is not None and proc.attempt <= self.attempt and not proc.role and proc.pid not in self.spared:
+            _kill(proc)
+            self.killed.add((proc.pid, proc.start))
 
     def _wait_for_gpus(self) -> None:
         """A GPU's memory is free only when the driver has let go of the process (NVML says so)."""
@@ -193,18 +201,31 @@ def oom_kills(pid: int) -> int | None:
 # --------------------------------------------------------------------------------------------------- the process table
 
 
-def _table(run_id: str) -> dict[int, Proc]:
-    """All processes of ours. Speed counts: what forks while it is being killed must be found young."""
-    us, found = os.geteuid(), {}
-    for name in filter(str.isdigit, os.listdir(PROC)):
-        try:
-            ours = os.stat(f"{PROC}/{name}").st_uid == us  # noqa: PTH116 - three times as fast
-        except OSError:
-            continue  # it has ended meanwhile
-        proc = _read(f"{PROC}/{name}") if ours else None
-        if proc is not None:
-            found[proc.pid] = _marked(proc, run_id)
+def _table(run_id: str, visit: Callable[[Proc], None] = lambda _: None) -> dict[int, Proc]:
+    """All processes of ours; `visit` gets each one as soon as it is read.
+
+    A process that forks and ends is never in a list that was read in one go. So the list is read again until it brings
+    nothing new, and the newest processes are looked at first.
+    """
+    us, found, seen = os.geteuid(), {}, set[str]()
+    for _ in range(LOOKS):
+        new = sorted(set(filter(str.isdigit, os.listdir(PROC))) - seen, key=int, reverse=True)
+        if not new:
+            break
+        seen.update(new)
+        for name in new:
+            proc = _read_ours(name, us)
+            if proc is not None:
+                found[proc.pid] = _marked(proc, run_id)
+                visit(found[proc.pid])
     return found
+
+
+def _read_ours(name: str, us: int) -> Proc | None:
+    with suppress(OSError):  # it has ended meanwhile
+        if os.stat(f"{PROC}/{name}").st_uid == us:  # noqa: PTH116 - three times as fast
+            return _read(f"{PROC}/{name}")
+    return None
 
 
 def _marked(proc: Proc, run_id: str) -> Proc:
@@ -220,7 +241,7 @@ def _belonging(table: dict[int, Proc], attempt: int, groups: Iterable[str]) -> t
     """Who belongs to this attempt or an older one."""
     roots = {pid for pid, proc in table.items() if proc.attempt is not None and proc.attempt <= attempt}
     barred = {pid for pid, proc in table.items() if proc.role or (proc.attempt is not None and pid not in roots)}
-    barred |= _ancestors(table)
+    barred |= _ancestors()
     for group in groups:
         members = _members(group) & table.keys()
         roots |= members if not members & barred else set()
@@ -241,12 +262,12 @@ def _kin(table: dict[int, Proc], roots: Iterable[int], barred: Collection[int]) 
     return found
 
 
-def _ancestors(table: dict[int, Proc]) -> set[int]:
+def _ancestors() -> set[int]:
     """This process and those above it."""
     pid, found = os.getpid(), set()
-    while pid in table:
+    while (proc := _read(f"{PROC}/{pid}")) is not None:
         found.add(pid)
-        pid = table[pid].ppid
+        pid = proc.ppid
     return found
 
 

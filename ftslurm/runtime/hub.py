@@ -33,7 +33,9 @@ class _Peer:
 class Hub:
     """All connected agents. Methods may be called from any thread."""
 
-    def __init__(self, who: Credentials, settings: Settings, emit: Emit, on_message: Callable[[str, Message], None]):
+    def __init__(
+        self, who: Credentials, settings: Settings, emit: Emit, on_message: Callable[[str, Message], None]
+    ) -> None:
         """`emit` takes events, `on_message` everything else that agents say; both must return at once."""
         self._who = who
         self._settings = settings
@@ -79,6 +81,7 @@ class Hub:
 
     @property
     def connected(self) -> tuple[str, ...]:
+        """The nodes whose agents are connected."""
         return tuple(self._peers)
 
     def ports(self) -> dict[str, int]:
@@ -138,7 +141,7 @@ class Hub:
         reason = "closed"
         try:
             while True:
-                self._take(node, peer, await channel.recv())
+                self._take(node, await channel.recv())
         except ChannelClosed as error:
             reason = str(error) or reason
         finally:
@@ -148,7 +151,7 @@ class Hub:
                 self._suspected.discard(node)
                 self._emit(AgentLost(node=node, reason=reason))
 
-    def _take(self, node: str, peer: _Peer, message: dict[str, Any]) -> None:
+    def _take(self, node: str, message: dict[str, Any]) -> None:
         self._heard(node)
         if message.get("t") == "beat":
             self._send(node, {"t": "echo", "n": message.get("n")})

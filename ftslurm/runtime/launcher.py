@@ -1,8 +1,8 @@
 """How job steps are started: the command lines and environments of srun and mpirun, and nothing else.
 
 Every count is given explicitly, because srun takes what is missing from the environment of the batch script, which
-describes the allocation as it was (M18, M21). `--no-kill` keeps a step alive when Slurm marks one of its nodes DOWN (M3).
-No step writes through srun's pipe: a task that does stops in write() when the srun client is gone (M25).
+describes the allocation as it was (M18, M21). `--no-kill` keeps a step alive when Slurm marks one of its nodes DOWN
+(M3). No step writes through srun's pipe: a task that does stops in write() when the srun client is gone (M25).
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Ranks:
 
     @property
     def world_size(self) -> int:
+        """How many ranks that makes."""
         return len(self.nodes) * self.ranks_per_node
 
 

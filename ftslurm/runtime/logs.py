@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import queue
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 
 import ecs_logging
@@ -17,7 +18,7 @@ from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER
 class _PrivateFile(logging.FileHandler):
     """Opens late and for the user alone; what cannot be written stays in the queue's order and is reported once."""
 
-    def _open(self):  # type: ignore[no-untyped-def]
+    def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         handle = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, PRIVATE_FILE)
         return os.fdopen(handle, "a", encoding="utf-8")

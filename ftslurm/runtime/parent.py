@@ -1,7 +1,8 @@
 """The parent of a supervisor: starts it, starts it again when it dies, and returns only when the run has ended.
 
-When a batch script returns, Slurm ends the job and every step in it and calls it COMPLETED (M23); so nothing but the run's
-own word makes this process return. The supervisor says that word through a pipe, because shared storage may hang.
+When a batch script returns, Slurm ends the job and every step in it and calls it COMPLETED (M23); so nothing but the
+run's own word makes this process return. The supervisor says that word through a pipe, because shared storage may
+hang.
 """
 
 from __future__ import annotations

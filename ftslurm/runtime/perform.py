@@ -1,4 +1,7 @@
-"""Performs the core's actions. Each returns at once; what takes time runs in a pool, and results come back as events."""
+"""Performs the core's actions.
+
+Each returns at once; what takes time runs in a pool, and results come back as events.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ class Performer:
 
     # ------------------------------------------------------------------------------------------------ helpers
 
-    def _later(self, work: Callable[[Any], None], argument: Any) -> None:
+    def _later(self, work: Callable[[Any], None], argument: object) -> None:
         self._pool.submit(work, argument).add_done_callback(lambda done: _complain(done.exception(), argument))
 
     def _each(self, nodes: tuple[str, ...], message: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The ranks of one node, as its agent sees them: who registered, who runs, who has ended.
 
-A rank keeps its row over a broken connection and over a new agent: it registers again and says in which state it is. Ends
-are reported upwards until the supervisor has acknowledged them.
+A rank keeps its row over a broken connection and over a new agent: it registers again and says in which state it is.
+Ends are reported upwards until the supervisor has acknowledged them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ SIGKILL = 9
 
 @dataclass
 class LocalRank:
-    """One rank of this node. `said` is what it registered with, `done` whether its end was
-    reported, `finished` whether that was exit code 0."""
+    """One rank of this node.
+
+    `said` is what it registered with, `done` whether its end was reported, `finished` whether that was exit code 0.
+    """
 
     attempt: int
     rank: int
@@ -38,6 +40,7 @@ class LocalRank:
 
     @property
     def pid(self) -> int:
+        """The wrapper's process id."""
         return int(self.said.get("pid", 0))
 
 
@@ -54,6 +57,7 @@ class RankTable:
         self.fenced_below = -1
 
     def of(self, attempt: int) -> list[LocalRank]:
+        """Return the ranks of an attempt."""
         return [row for (number, _), row in self._rows.items() if number == attempt]
 
     def pids(self, attempt: int) -> tuple[int, ...]:
@@ -65,6 +69,7 @@ class RankTable:
         return sum(not row.done for row in self._rows.values())
 
     def newest_attempt(self) -> int | None:
+        """Return the newest attempt that has a rank running here."""
         return max((number for (number, _), row in self._rows.items() if not row.done), default=None)
 
     def announce_all(self) -> None:

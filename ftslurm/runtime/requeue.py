@@ -95,7 +95,8 @@ def _read_back(slurm: SlurmClient, job_id: str, asked: Requeue, exclude: tuple[s
     if missing:
         text += f"; NOT excluded: {', '.join(missing)}"
     if asked.exclude and not exclude:
-        text += f"; without {', '.join(asked.exclude)} the partition has fewer than {asked.num_nodes} nodes: not excluded"
+        names = ", ".join(asked.exclude)
+        text += f"; without {names} the partition has fewer than {asked.num_nodes} nodes: not excluded"
     if now.num_nodes is not None and now.num_nodes != asked.num_nodes:
         text += f"; {asked.num_nodes} nodes were wanted"
     return text

@@ -1,7 +1,8 @@
 """An agent's side of checkpoints: watches what the program writes, keeps it on scratch, drains it, brings it back.
 
-Everything here blocks on disks, so it runs in the agent's threads. A checkpoint counts on this node when `checkpoint.watch`
-says that its files are finished and `checkpoint.capture` has digested them under a name that nothing overwrites.
+Everything here blocks on disks, so it runs in the agent's threads. A checkpoint counts on this node when
+`checkpoint.watch` says that its files are finished and `checkpoint.capture` has digested them under a name that
+nothing overwrites.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ class Saver:
         return self._restored.get(attempt, "")
 
     def start(self) -> None:
+        """Begin to watch, where there is anything to watch for."""
         if self._spec.checkpoint.files:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
+        """Stop watching and moving."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -158,7 +161,7 @@ class Saver:
         try:
             captured = capture(files, self.folder, self._generations, author)
         except FtslurmError as error:
-            log.error("step %d cannot be kept: %s", files.step, error)
+            log.warning("step %d cannot be kept: %s", files.step, error)
             self._report(PartPending(attempt=self._attempt, step=files.step, node=self._node, gone=True))
             return
         self._report(

@@ -191,8 +191,8 @@ class _Signals:
             threading.Thread(target=self._ask_why, daemon=True).start()
 
     def _ask_why(self) -> None:
-        assert self._supervisor is not None
-        if self._supervisor.requeuing:
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.requeuing:
             log.info("SIGTERM belongs to the requeue that was just asked for")
             return
         why = {JobState.PREEMPTED: PREEMPT, JobState.TIMEOUT: TIME_LIMIT}
@@ -204,7 +204,7 @@ class _Signals:
         if state in (JobState.PENDING, JobState.REQUEUED):
             log.info("SIGTERM belongs to a requeue; the new incarnation goes on")
             return
-        self._supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False))
+        supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Moves what ranks print from the node's spool to the run's folder on shared storage, and rank 0's to the supervisor.
 
 The ranks write to node-local files, so that a hanging or full shared storage never stops a print. This thread follows
-the files, appends what is new to one shared file a rank, and simply tries again later when that fails: the spool is the
-buffer, and nothing is lost while the node lives. It goes on where an agent before it stopped: at the shared file's size.
+the files, appends what is new to one shared file a rank, and simply tries again later when that fails: the spool is
+the buffer, and nothing is lost while the node lives. It goes on where an agent before it stopped: at the shared file's
+size.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Shipper:
         self.error = ""
 
     def start(self) -> None:
+        """Begin to follow."""
         self._thread.start()
 
     def follow(self, attempt: int, rank: int) -> Path:
@@ -76,7 +78,8 @@ class Shipper:
         """Ship what is new; True while something is left."""
         with self._lock:
             files = list(self._files.values())
-        return any([self._ship(each) for each in files])
+        left = [self._ship(each) for each in files]
+        return any(left)
 
     def _ship(self, each: _File) -> bool:
         try:

@@ -30,7 +30,7 @@ class SlurmWatch:
     def run(self) -> None:
         """Ask for ever; a failed query is an event too."""
         while True:
-            time.sleep(INTERVAL_S * random.uniform(0.8, 1.2))
+            time.sleep(INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
             self._emit(self.ask())
 
     def ask(self) -> SlurmReported:

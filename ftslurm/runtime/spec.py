@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ftslurm.config import Config
 from ftslurm.core.detector import Settings
@@ -44,10 +43,12 @@ class AgentSpec:
     checkpoint: CheckpointSpec
 
     def to_json(self) -> str:
+        """Return the form that travels in the environment of the agents' step."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> AgentSpec:
+        """Return what `to_json` was made from."""
         record = json.loads(text)
         saved = record.pop("checkpoint")
         saved["files"] = tuple(saved["files"])
@@ -99,7 +100,3 @@ def checkpoint_of(config: Config, paths: RunPaths) -> CheckpointSpec:
         done_marker=saved.done_marker or "",
         save_on=saved.save_on,
     )
-
-
-def stored_config(paths: RunPaths) -> Path:
-    return paths.config

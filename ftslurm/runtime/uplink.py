@@ -144,7 +144,7 @@ class Uplink:
             return
         self._alone = True
         log.error(
-            "nothing was heard of the supervisor for %.1f s and only %d of %d nodes can be reached: the ranks are stopped",
+            "no word of the supervisor for %.1f s and only %d of %d nodes can be reached: the ranks are stopped",
             time.monotonic() - self.heard,
             reached,
             whole,

@@ -36,6 +36,7 @@ class Voice:
         self._queue.put(text)
 
     def close(self, timeout_s: float = 5.0) -> None:
+        """Write what is left, for a bounded time."""
         self._queue.put(None)
         self._thread.join(timeout_s)
 

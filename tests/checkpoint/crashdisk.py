@@ -31,7 +31,7 @@ class Recorder:
 
     def path(self, name: object, dir_fd: int | None) -> str:
         text = os.fspath(name)
-        text = text if dir_fd is None else os.path.join(self.paths[dir_fd], text)
+        text = text if dir_fd is None else str(Path(self.paths[dir_fd]) / text)
         return os.path.relpath(text, self.root)
 
     def open(self, name, flags, mode=0o777, *, dir_fd=None):

@@ -20,7 +20,7 @@ from ftslurm.runtime.control import Channel, Credentials, Server, serve
 RANK_PY = Path(rank.__file__)
 PATIENCE_S = 30.0
 KEY = bytes(range(32))
-RUN_ID = "test-run"
+RUN_ID = f"test-run-{os.getpid()}"  # tests that run beside each other must not fence each other
 Message = dict[str, Any]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.conftest import Starter
-from tests.runtime.stage import PATIENCE_S, Agent, child_of, is_gone, rank_env, start_rank, wait_until
+from tests.runtime.stage import PATIENCE_S, RUN_ID, Agent, child_of, is_gone, rank_env, start_rank, wait_until
 
 WORKER_TREE = Path(__file__).parents[1] / "programs" / "worker_tree.py"
 SLEEP = ("sleep", "600")
@@ -45,7 +45,7 @@ def test_the_environment_is_the_one_of_the_attempt(agent: Agent, start: Starter,
     agent.go(env={"RANK": "3", "FTSLURM_ATTEMPT": "9"}, unset=["STALE"], log=str(folder / "rank.log"))
     agent.expect("exit")
     lines = (folder / "rank.log").read_text().splitlines()
-    assert {"RANK=3", "FTSLURM_ATTEMPT=2", "FTSLURM_RANK=3", "FTSLURM_RUN_ID=test-run"} <= set(lines)
+    assert {"RANK=3", "FTSLURM_ATTEMPT=2", "FTSLURM_RANK=3", f"FTSLURM_RUN_ID={RUN_ID}"} <= set(lines)
     assert not [line for line in lines if line.startswith(("STALE=", "FTSLURM_ROLE=", "FTSLURM_KEY_FILE="))]
 
 

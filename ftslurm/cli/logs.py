@@ -1,0 +1,334 @@
+"""`ftslurm logs`: what the ranks wrote, byte for byte; and the logs of ftslurm's own processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftslurm.cli.runarg import run_argument
+from ftslurm.errors import Refused, RunFailed, ServiceUnavailable, TryAgain, UsageError
+
+if TYPE_CHECKING:
+    from ftslurm.insight.tail import Growing, Lines
+    from ftslurm.paths import RunPaths
+
+EXAMPLES = """\b
+Examples:
+  ftslurm logs 101                                    # rank 0 of the newest attempt
+  ftslurm logs 101 -f                                 # follow it, from attempt to attempt, until the run has ended
+  ftslurm logs 101 --attempt 0 --rank 3 -n 50         # the last 50 lines of one rank
+  ftslurm logs 101 --rank all | grep -i error         # every rank, each line with its rank before it
+  ftslurm logs 101 --supervisor                       # ftslurm's own log; --agent n3 for that of a node
+  ftslurm logs 101 --agent n3 --json | jq .message
+\b
+Exit codes:
+  0 printed (with -f: the run has ended); 1 with -f: its job is gone and it has not ended by its own word;
+  2 no such run, attempt, rank or node; 74 a log cannot be read; 75 nothing has been written yet
+"""
+POLL_S = 0.5
+LOOK_S = 2.0
+QUIET_S = 2.0
+LATE_S = 25.0
+"""Agents ship what is left within 20 s after the end of a run."""
+ASK_S = 60.0
+STILL_S = 120.0
+"""A supervisor renews its lease every 30 s."""
+_RANK_LOG = re.compile(r"rank-([0-9]+)\.log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One log file: the attempt and rank that it belongs to, or neither for ftslurm's own."""
+
+    path: Path
+    attempt: int = -1
+    rank: int = -1
+
+
+Sources = Callable[[], Sequence[Source]]
+Render = Callable[[Source, bytes], bytes]
+
+
+@click.command(epilog=EXAMPLES)
+@run_argument()
+@click.option("--attempt", type=click.IntRange(min=0), help="Attempt; left out: the newest.")
+@click.option("--rank", "ranks", default="0", show_default=True, help="Rank: a number, a list as 0,4-7, or all.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on with what is written, over attempts, until the run has ended."
+)
+@click.option("--agent", metavar="NODE", help="The log of the agent on NODE instead.")
+@click.option("--supervisor", is_flag=True, help="The log of the supervisor instead.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last LINES lines of each file.")
+@click.option("--json", "as_json", is_flag=True, help="Logs of ftslurm's own as they are: one JSON object a line.")
+def logs(
+    run: str,
+    *,
+    attempt: int | None,
+    ranks: str,
+    follow: bool,
+    agent: str | None,
+    supervisor: bool,
+    lines: int | None,
+    as_json: bool,
+) -> int:
+    """Print what the ranks of a run wrote.
+
+    One rank's output is printed byte for byte; that of several line by line, as `RANK| text`. How lines of different
+    ranks followed each other is not known.
+    """
+    from ftslurm import runs
+
+    paths = runs.find_run(run)
+    own = _own_log(paths, agent, supervisor=supervisor)
+    if own is not None:
+        output = _Output(None if as_json else _record)
+        reader = _Reader(lambda: [own], output, lines)
+    elif as_json:
+        raise UsageError("--json is for the logs of ftslurm's own processes", hint="add --supervisor or --agent NODE")
+    else:
+        wanted = parse_ranks(ranks)
+        if not follow:
+            _check(paths, attempt, wanted)
+        output = _Output(None if wanted is not None and len(wanted) == 1 else _prefixed)
+        first = attempt if attempt is not None else max(_attempts(paths), default=0)
+        reader = _Reader(lambda: _rank_logs(paths, first, wanted, onward=follow), output, lines)
+    code = _follow(paths, reader) if follow else int(reader.once() and 0)
+    output.end()
+    return code
+
+
+# --------------------------------------------------------------------------------------------------- which files
+
+
+def parse_ranks(text: str) -> frozenset[int] | None:
+    """The ranks in `0,4-7`; None for `all`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+
+    if text == "all":
+        return None
+    ranks: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,7})(?:-([0-9]{1,7}))?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--rank {text!r} is no list of ranks", hint="write 3, 0,4-7 or all")
+        ranks.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(ranks)
+
+
+def _own_log(paths: RunPaths, agent: str | None, *, supervisor: bool) -> Source | None:
+    from ftslurm.slurm.nodeset import check_name
+
+    if agent is not None and supervisor:
+        raise UsageError("--agent and --supervisor are two logs; choose one")
+    if agent is None and not supervisor:
+        return None
+    path = paths.agent_log(check_name(agent)) if agent is not None else paths.supervisor_log
+    if not path.exists():
+        found = sorted(
+            each.name.removeprefix("agent-").removesuffix(".ndjson") for each in paths.logs.glob("agent-*.ndjson")
+        )
+        raise UsageError(f"there is no log {path}", hint=f"agents with a log: {', '.join(found) or 'none yet'}")
+    return Source(path=path)
+
+
+def _attempts(paths: RunPaths) -> list[int]:
+    """The attempts that have a folder of logs, oldest first."""
+    try:
+        return sorted(int(each.name) for each in paths.logs.iterdir() if each.name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def _ranks(paths: RunPaths, attempt: int) -> dict[int, Path]:
+    """The logs of an attempt, by rank."""
+    try:
+        found = {each: _RANK_LOG.fullmatch(each.name) for each in paths.attempt_logs(attempt).iterdir()}
+    except FileNotFoundError:
+        return {}
+    return {int(match[1]): path for path, match in sorted(found.items()) if match}
+
+
+def _rank_logs(paths: RunPaths, first: int, wanted: frozenset[int] | None, *, onward: bool) -> Sequence[Source]:
+    """The files to print; with `onward` also those of later attempts, as they appear."""
+    return [
+        Source(path=path, attempt=number, rank=rank)
+        for number in _attempts(paths)
+        if number == first or (onward and number > first)
+        for rank, path in _ranks(paths, number).items()
+        if wanted is None or rank in wanted
+    ]
+
+
+def _check(paths: RunPaths, attempt: int | None, wanted: frozenset[int] | None) -> None:
+    """Refuse, with a reason, what is not there."""
+    from ftslurm.core.events import ENDED
+    from ftslurm.insight.summary import last_entry
+
+    there = _attempts(paths)
+    if attempt is not None and there and attempt not in there:
+        raise UsageError(f"there are no logs of attempt {attempt}", hint=f"attempts: {', '.join(map(str, there))}")
+    last = last_entry(paths)
+    ranks = _ranks(paths, attempt if attempt is not None else there[-1]) if there else {}
+    missing = sorted((wanted or frozenset()) - ranks.keys())
+    if ranks and missing and (wanted is None or missing == sorted(wanted)):
+        raise UsageError(
+            f"rank {missing[0]} of attempt {attempt if attempt is not None else there[-1]} has no log",
+            hint=f"ranks {min(ranks)} to {max(ranks)} have",
+        )
+    if not ranks:
+        text = f"no rank of run {paths.run_id} has written anything"
+        if last is not None and last.phase in ENDED:
+            raise UsageError(text, hint=f"the output of its job is in {paths.logs}/job-*.out")
+        raise TryAgain(f"{text} yet", hint="-f waits for it; the output of its job is in logs/job-*.out")
+
+
+# ----------------------------------------------------------------------------------------------------- printing
+
+
+def _prefixed(source: Source, line: bytes) -> bytes:
+    return b"%d| %s" % (source.rank, line)
+
+
+def _record(source: Source, line: bytes) -> bytes:
+    """A line of ftslurm's own logs for people: time, level, message, and the traceback where there is one."""
+    from ftslurm.insight.text import visible, visible_lines
+
+    del source
+    try:
+        record = json.loads(line)
+        stamp = str(record["@timestamp"])[11:19]
+        text = f"{visible(stamp)} {visible(str(record['log.level'])):<8} {visible(str(record['message']))}"
+        trace = str((record.get("error") or {}).get("stack_trace") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return visible(line.decode("utf-8", "replace")).encode("utf-8", "replace")
+    return "\n    ".join([text, *visible_lines(trace)]).encode("utf-8", "replace")
+
+
+class _Output:
+    """Where everything goes: raw bytes, or whole lines that `render` has made."""
+
+    def __init__(self, render: Render | None) -> None:
+        self._render = render
+        self._lines: dict[Source, Lines] = {}
+        self._attempt: int | None = None
+
+    def put(self, source: Source, data: bytes) -> None:
+        """Print what has come of a file; before the first of a later attempt, say on stderr which it is."""
+        if self._attempt is not None and source.attempt > self._attempt:
+            click.echo(f"==> attempt {source.attempt} <==", err=True)
+        self._attempt = max(source.attempt, self._attempt or 0)
+        if self._render is None:
+            click.echo(data, nl=False)
+            return
+        from ftslurm.insight.tail import Lines
+
+        for line in self._lines.setdefault(source, Lines()).take(data):
+            click.echo(self._render(source, line))
+
+    def end(self) -> None:
+        """Print lines that never got their newline."""
+        for source, lines in self._lines.items():
+            for line in lines.end():
+                click.echo(self._render(source, line) if self._render else line)
+
+
+class _Reader:
+    """Reads every source on from where it stopped."""
+
+    def __init__(self, sources: Sources, output: _Output, lines: int | None) -> None:
+        self._sources = sources
+        self._output = output
+        self._lines = lines
+        self._files: dict[Source, Growing] = {}
+        self._first = True
+
+    def once(self) -> bool:
+        """Print all that is new; whether there was anything.
+
+        Raises:
+            StorageError: a log cannot be read.
+        """
+        from ftslurm.errors import StorageError
+        from ftslurm.insight.tail import Growing, start_of_last
+
+        something = False
+        for source in self._sources():
+            try:
+                if source not in self._files:
+                    start = start_of_last(source.path, self._lines) if self._first and self._lines is not None else 0
+                    self._files[source] = Growing(source.path, start)
+                for chunk in self._files[source].chunks():
+                    self._output.put(source, chunk)
+                    something = True
+            except OSError as error:
+                raise StorageError(f"cannot read {source.path}: {error.strerror}") from error
+        self._first = False
+        return something
+
+
+def _follow(paths: RunPaths, reader: _Reader) -> int:
+    """Print until the run has ended and its last output has come: agents ship what is left after the end."""
+    life = _Life(paths)
+    quiet_since = time.monotonic()
+    over_since: float | None = None
+    while True:
+        something = reader.once()
+        sys.stdout.flush()
+        now = time.monotonic()
+        quiet_since = now if something else quiet_since
+        if over_since is None and life.over(now):
+            over_since = quiet_since = now
+        elif over_since is None and life.lost(now):
+            click.echo(f"ftslurm: the job of run {paths.run_id} is gone; `ftslurm status` says more", err=True)
+            return RunFailed.exit_code
+        if over_since is not None and (now - quiet_since >= QUIET_S or now - over_since >= LATE_S):
+            return 0
+        time.sleep(POLL_S)
+
+
+class _Life:
+    """Whether there is anybody left to write; looked at now and then, Slurm asked seldom."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self._paths = paths
+        self._look = self._ask = float("-inf")
+
+    def over(self, now: float) -> bool:
+        """Whether the run has ended by its own word."""
+        from ftslurm.core.events import ENDED
+        from ftslurm.insight.summary import last_entry
+
+        if now < self._look:
+            return False
+        self._look = now + LOOK_S
+        last = last_entry(self._paths)
+        return last is not None and last.phase in ENDED
+
+    def lost(self, now: float) -> bool:
+        """Whether nobody holds the run any more, and Slurm has no live job of it. No answer is no word."""
+        from ftslurm import journal
+        from ftslurm.insight import index
+        from ftslurm.slurm.client import SlurmClient
+
+        holder = journal.holder(self._paths)
+        if now < self._ask or holder is None or time.time() - holder.t < STILL_S:
+            return False
+        self._ask = now + ASK_S
+        jobs = index.jobs_by_run(self._paths.root.parent).get(self._paths.root.resolve(), (holder.job_id,))
+        try:
+            known = SlurmClient().jobs(jobs)
+        except (ServiceUnavailable, TryAgain, Refused) as error:
+            click.echo(f"ftslurm: {error}; still waiting", err=True)
+            return False
+        return all(job.state.is_over for job in known.values())
