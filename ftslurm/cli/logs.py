@@ -54,6 +54,7 @@ class Source:
 
 
 Sources = Callable[[], Sequence[Source]]
+Ranks = tuple[range, ...]
 Render = Callable[[Source, bytes], bytes]
 
 
@@ -97,10 +98,14 @@ def logs(
         wanted = parse_ranks(ranks)
         if not follow:
             _check(paths, attempt, wanted)
-        output = _Output(None if wanted is not None and len(wanted) == 1 else _prefixed)
+        output = _Output(None if wanted is not None and sum(map(len, wanted)) == 1 else _prefixed)
         first = attempt if attempt is not None else max(_attempts(paths), default=0)
         reader = _Reader(lambda: _rank_logs(paths, first, wanted, onward=follow), output, lines)
-    code = _follow(paths, reader) if follow else int(reader.once() and 0)
+    code = 0
+    if follow:
+        code = _follow(paths, reader)
+    else:
+        reader.once()
     output.end()
     return code
 
@@ -108,22 +113,25 @@ def logs(
 # --------------------------------------------------------------------------------------------------- which files
 
 
-def parse_ranks(text: str) -> frozenset[int] | None:
+def parse_ranks(text: str) -> Ranks | None:
     """The ranks in `0,4-7`; None for `all`.
 
     Raises:
         UsageError: it is neither.
     """
-
     if text == "all":
         return None
-    ranks: set[int] = set()
+    ranks = []
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,7})(?:-([0-9]{1,7}))?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise UsageError(f"--rank {text!r} is no list of ranks", hint="write 3, 0,4-7 or all")
-        ranks.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(ranks)
+        ranks.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(ranks)
+
+
+def _among(rank: int, wanted: Ranks | None) -> bool:
+    return wanted is None or any(rank in each for each in wanted)
 
 
 def _own_log(paths: RunPaths, agent: str | None, *, supervisor: bool) -> Source | None:
@@ -159,18 +167,18 @@ def _ranks(paths: RunPaths, attempt: int) -> dict[int, Path]:
     return {int(match[1]): path for path, match in sorted(found.items()) if match}
 
 
-def _rank_logs(paths: RunPaths, first: int, wanted: frozenset[int] | None, *, onward: bool) -> Sequence[Source]:
+def _rank_logs(paths: RunPaths, first: int, wanted: Ranks | None, *, onward: bool) -> Sequence[Source]:
     """The files to print; with `onward` also those of later attempts, as they appear."""
     return [
         Source(path=path, attempt=number, rank=rank)
         for number in _attempts(paths)
         if number == first or (onward and number > first)
         for rank, path in _ranks(paths, number).items()
-        if wanted is None or rank in wanted
+        if _among(rank, wanted)
     ]
 
 
-def _check(paths: RunPaths, attempt: int | None, wanted: frozenset[int] | None) -> None:
+def _check(paths: RunPaths, attempt: int | None, wanted: Ranks | None) -> None:
     """Refuse, with a reason, what is not there."""
     from ftslurm.core.events import ENDED
     from ftslurm.insight.summary import last_entry
@@ -178,19 +186,19 @@ def _check(paths: RunPaths, attempt: int | None, wanted: frozenset[int] | None) 
     there = _attempts(paths)
     if attempt is not None and there and attempt not in there:
         raise UsageError(f"there are no logs of attempt {attempt}", hint=f"attempts: {', '.join(map(str, there))}")
-    last = last_entry(paths)
-    ranks = _ranks(paths, attempt if attempt is not None else there[-1]) if there else {}
-    missing = sorted((wanted or frozenset()) - ranks.keys())
-    if ranks and missing and (wanted is None or missing == sorted(wanted)):
+    number = attempt if attempt is not None else max(there, default=0)
+    ranks = _ranks(paths, number)
+    if ranks and not any(_among(rank, wanted) for rank in ranks):
         raise UsageError(
-            f"rank {missing[0]} of attempt {attempt if attempt is not None else there[-1]} has no log",
-            hint=f"ranks {min(ranks)} to {max(ranks)} have",
+            f"attempt {number} has no log of the ranks asked for", hint=f"ranks {min(ranks)} to {max(ranks)} have one"
         )
-    if not ranks:
-        text = f"no rank of run {paths.run_id} has written anything"
-        if last is not None and last.phase in ENDED:
-            raise UsageError(text, hint=f"the output of its job is in {paths.logs}/job-*.out")
-        raise TryAgain(f"{text} yet", hint="-f waits for it; the output of its job is in logs/job-*.out")
+    if ranks:
+        return
+    text, where = f"no rank of run {paths.run_id} has written anything", f"{paths.logs}/job-*.out"
+    last = last_entry(paths)
+    if last is not None and last.phase in ENDED:
+        raise UsageError(text, hint=f"the output of its job is in {where}")
+    raise TryAgain(f"{text} yet", hint=f"-f waits for it; the output of its job is in {where}")
 
 
 # ----------------------------------------------------------------------------------------------------- printing

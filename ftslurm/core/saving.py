@@ -244,7 +244,7 @@ def forget_node(run: Run, node: str) -> Run:
 
 
 def settle_stopped(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """He attempt is gone and every live node has told what it holds: what is whole by now is LOCAL, the rest is dropped.
+    """The attempt is gone and every live node has told what it holds: what is whole is LOCAL, the rest is dropped.
 
     With no node lost, the union over nodes is complete by itself. With one lost, nobody knows what it held: then a
     checkpoint counts when its holders are at least those of the whole one before it.

@@ -42,7 +42,7 @@ class Laws:
 
     policy: Policy
     run: Run = field(default_factory=Run)
-    event: Event = field(default_factory=Event)
+    before: Run = field(default_factory=Run)
     launched: list[int] = field(default_factory=list)
     released: set[int] = field(default_factory=set)
     fence_asked: dict[int, set[str]] = field(default_factory=dict)
@@ -56,7 +56,8 @@ class Laws:
 
     def check(self, event: Event, run: Run, actions: tuple[Action, ...]) -> None:
         """Judge one step of a run."""
-        before, self.run, self.event = self.run, run, event
+        before = self.before = self.run
+        self.run = run
         self._note(event)
         self._state(before, run, event)
         for action in actions:
@@ -163,8 +164,10 @@ class Laws:
     @_action.register
     def _local(self, action: CommitLocal) -> None:
         assert action.parts, "a checkpoint has parts"
-        assert self.run.attempt is not None, "only a live attempt's checkpoint is committed"
-        assert action.generation.endswith(f"-{self.run.attempt.number:04d}"), "only the live attempt's checkpoint counts"
+        attempt = self.before.attempt
+        assert attempt is not None, "only a live attempt's checkpoint is committed"
+        assert action.generation.endswith(f"-{attempt.number:04d}"), "only the live attempt's checkpoint counts"
+        assert {part.node for part in action.parts} <= set(attempt.nodes), "only the attempt's nodes hold parts"
 
     @_action.register
     def _durable(self, action: CommitDurable) -> None:

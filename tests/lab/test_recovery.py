@@ -1,14 +1,18 @@
+"""Failures of ranks and nodes, and the training that comes out of them: right, on the right nodes, or ended for good."""
+
 from __future__ import annotations
 
+
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, ddp
+from tests.lab.training import LabRun, await_that, ddp, program, submit, workplace
 from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
@@ -89,3 +93,109 @@ def test_cut_node_is_left_out(lab: Cluster, undisturbed: Undisturbed) -> None:
     ours = loss_of(state_of(run.root / "checkpoints", STEPS), STEPS)
     theirs = loss_of(state_of(undisturbed(4), STEPS), STEPS)
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_frozen_node_wakes_up_to_nothing(lab: Cluster) -> None:
+    """A node that only stood still is left out; woken, its ranks end, and what they left is no checkpoint of the run."""
+    command = program("crash", "--rank", 99, "--steps", 500, "--every", 20)
+    run = submit(lab, command, name="frozen", nodes=3)
+    run.wait("a committed checkpoint", run.durable)
+    lab.freeze("n3")
+    run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
+    assert run.launches()[1] == ("n1", "n2")
+    ranks = {(proc.pid, proc.start) for proc in run.processes("rank", attempt=1)}
+    # A complete file, newer than all others, as a rank would leave it that is woken while it saves.
+    (place,) = lab.scratch("n3").glob(f"*/{run.run_id}/write")
+    (place / "step_00009999.pt").write_text("9999\n")
+    assert run.processes("rank", "n3", attempt=0)
+    lab.thaw("n3")
+    run.wait("end of the stale ranks", lambda: not run.processes("rank", "n3"))
+    assert {(proc.pid, proc.start) for proc in run.processes("rank", attempt=1)} == ranks
+    assert run.wait_end() == ("finished", 0)
+    assert not [name for name in run.durable() if name.startswith("000009999")]
+    assert run.durable()[-1] == "000000500-0001"
+    assert "did not reach shared storage" not in run.said()
+
+
+# ------------------------------------------------------------------------------------------------------- crash loops
+
+STUMBLING = """
+import os, pathlib, time
+folder, path = pathlib.Path(os.environ["FTSLURM_CHECKPOINT_DIR"]), os.environ.get("FTSLURM_CHECKPOINT")
+done = int(max(pathlib.Path(path).glob("step_*.pt")).read_text()) if path else 0
+part = folder / "part"
+part.write_text(str(done + 1))
+part.replace(folder / f"step_{done + 1}.pt")
+time.sleep(2.5)
+if done < 3:
+    raise RuntimeError("stumbled")
+"""
+
+
+def test_crash_loops_end(lab: Cluster) -> None:
+    """A crash is answered by a new attempt as long as there is progress, and by the end of the run where there is none."""
+    work = workplace(lab, "crash", None)
+    never = ("--steps", 60, "--pace", 0.02)
+    exception = program("crash", "--how", "exception", *never)
+    once = submit(lab, [*exception, "--marker", str(work / "marker")], name="once", nodes=1)
+    twice = submit(lab, [*exception, "--rank", "1"], name="twice", nodes=2)
+    stumbling = submit(lab, [sys.executable, "-c", STUMBLING], name="stumbling", nodes=1, recovery={"no_progress_limit": 2})
+    fault = program("crash", "--how", "signal:SIGSEGV", *never)
+    fruitless = submit(lab, fault, name="fruitless", nodes=1, recovery={"no_progress_limit": 3})
+    many = submit(lab, fault, name="many", nodes=1, recovery={"max_attempts": 2, "no_progress_limit": 9})
+
+    assert once.wait_end() == ("finished", 0)
+    assert len(once.launches()) == 2
+
+    assert twice.wait_end() == ("failed", 1)
+    assert twice.job_says() == ("FAILED", "1:0")
+    assert len(twice.launches()) == 2
+    assert "Traceback (most recent call last)" in twice.output()
+    assert "PlannedFailure: failed as planned" in twice.output()
+
+    assert stumbling.wait_end() == ("finished", 0)
+    assert [step for step in stumbling.restored_steps()] == [0, 1, 2, 3]
+
+    segfault = 128 + signal.SIGSEGV
+    assert fruitless.wait_end() == ("failed", segfault)
+    assert len(fruitless.launches()) == 3
+    assert "no_progress_limit" in fruitless.output()
+    assert many.wait_end() == ("failed", segfault)
+    assert len(many.launches()) == 2
+    assert "max_attempts" in many.output()
+
+
+# ----------------------------------------------------------------------------------------- the first in the ranks' order
+
+
+@pytest.fixture
+def batch_on_last(lab: Cluster) -> Iterator[tuple[str, ...]]:
+    """Options with which the batch script runs on n4 (sbatch(1), --batch), while the ranks still begin on n1."""
+    features = {node: "batch" if node == "n4" else "other" for node in lab.nodes}
+
+    def mark(marks: dict[str, str]) -> None:
+        for node, mark in marks.items():
+            words = [f"NodeName={node}", f"AvailableFeatures={mark}", f"ActiveFeatures={mark}"]
+            done = lab.login(["scontrol", "update", *words], timeout=30)
+            assert done.returncode == 0, done.stderr
+
+    mark(features)
+    yield ("--constraint=batch|other", "--batch=batch")
+    mark(dict.fromkeys(lab.nodes, ""))
+
+
+def test_first_node_of_the_order_is_lost(lab: Cluster, batch_on_last: tuple[str, ...]) -> None:
+    """The node of rank 0 is lost, and programs come back that find their master by any of the three usual ways."""
+    ways = ("ddp_counter", "nodelist_master", "port_from_jobid")
+    runs = [ddp(lab, name=f"first-{way}", nodes=4, steps=100, program_name=way, options=batch_on_last) for way in ways]
+    for run in runs:
+        run.wait("a committed checkpoint", lambda run=run: run.durable() and run.step_of(0) > 25)
+        (granted,) = run.events("AllocationGranted")
+        assert granted["batch_host"] == "n4"
+        assert [proc.node for proc in run.processes("rank") if proc.rank == 0] == ["n1"]
+    lab.cut("n1")
+    for run in runs:
+        assert run.wait_end(180) == ("finished", 0)
+        assert run.launches()[1] == ("n2", "n3", "n4")
+        assert run.restored_steps()[1] >= 20
+        assert len(run.done()) == 3 and len(set(run.done())) == 1
