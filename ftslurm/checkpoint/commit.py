@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.layout import StorePaths
-from ftslurm.checkpoint.store import check_sizes, read_commit, read_files, seal, unseal
+from ftslurm.checkpoint.store import check_sizes, read_commit, read_files, read_latest, seal, unseal
 from ftslurm.core.manifest import COMMIT_LIMIT_BYTES, Commit, FileEntry, is_generation, parse_generation
-from ftslurm.core.strictjson import decode, encode
+from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
 
 if TYPE_CHECKING:
@@ -110,17 +110,6 @@ def _write_latest(root: Path, generation: str, digest: str) -> None:
         return
     disk.make_folder(path.parent)
     disk.write_small(path, encode({"generation": generation, "digest": digest}))
-
-
-def read_latest(root: Path) -> str:
-    """The generation that refs/latest names; "" where it names none. A hint: only its COMMIT.json proves it."""
-    path = StorePaths(root).latest
-    try:
-        record = decode(disk.read_small(path.parent, path.name, 4096), "refs/latest")
-    except (OSError, DataDamaged):
-        return ""
-    name = record.get("generation") if isinstance(record, dict) else None
-    return name if isinstance(name, str) and is_generation(name) else ""
 
 
 def write_local_record(root: Path, commit: Commit) -> None:

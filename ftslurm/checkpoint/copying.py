@@ -9,6 +9,8 @@ from fsync Failures?", USENIX ATC 2020).
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +22,9 @@ from ftslurm.errors import DataDamaged
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
+"""A file system without locks: then only one agent a node is what keeps two copiers apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +56,16 @@ class Copier:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, disk.PRIVATE_FILE, dir_fd=folder)
             try:
-                copied = self._fill(descriptor, entry)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
-            os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+                _claim(descriptor, folder, temporary)
+                try:
+                    copied = self._fill(descriptor, entry)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.unlink(temporary, dir_fd=folder)
+                    raise
+                os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                os.close(descriptor)
             if self.durable:
                 disk.fsync_names(folder)
         return copied
@@ -71,18 +80,16 @@ class Copier:
         return True
 
     def _fill(self, descriptor: int, entry: FileEntry) -> int:
-        """Write the file and close it; returns the bytes that were copied."""
-        try:
-            start = self._sound_start(descriptor, entry)
-            os.ftruncate(descriptor, start)
-            with disk.opened(self.source, entry.name) as original:
-                source = str(self.source)
-                for offset, block in checked_blocks(original, entry, where=source, start=start, pace=self.pace):
-                    disk.pwrite_all(descriptor, block, offset)
-            if self.durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        """Write the file; returns the bytes that were copied."""
+        start = self._sound_start(descriptor, entry)
+        os.ftruncate(descriptor, start)
+        with disk.opened(self.source, entry.name) as original:
+            source = str(self.source)
+            for offset, block in checked_blocks(original, entry, where=source, start=start, pace=self.pace):
+                disk.pwrite_all(descriptor, block, offset)
+        if self.durable:
+            os.fsync(descriptor)
+        os.close(os.dup(descriptor))  # NFS tells EDQUOT and EIO at each close; the claim stays until the last
         return entry.size - start
 
     def _sound_start(self, descriptor: int, entry: FileEntry) -> int:
@@ -93,3 +100,22 @@ class Copier:
             if wrong is not None:
                 return wrong.chunk * CHUNK_BYTES
         return size
+
+
+def _claim(descriptor: int, folder: int, temporary: str) -> None:
+    """Keep a second process of this node (an agent that was taken for dead) from writing the same file.
+
+    Raises:
+        BlockingIOError: it is being written, or was finished just now.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        here, there = os.fstat(descriptor), os.stat(temporary, dir_fd=folder, follow_symlinks=False)
+    except (BlockingIOError, FileNotFoundError) as error:
+        raise BlockingIOError(errno.EAGAIN, "another process is copying it", temporary) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return
+    if not os.path.samestat(here, there):
+        raise BlockingIOError(errno.EAGAIN, "another process has just copied it", temporary)

@@ -28,6 +28,7 @@ from ftslurm.core.strictjson import decode, encode, fields_of
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 
@@ -141,6 +142,17 @@ def read_stored(root: Path, generation: str) -> Stored:
     return Stored(commit=commit, digest=digest, files=files)
 
 
+def read_latest(root: Path) -> str:
+    """The generation that refs/latest names; "" where it names none. A hint: only its COMMIT.json proves it."""
+    path = StorePaths(root).latest
+    try:
+        record = decode(disk.read_small(path.parent, path.name, 4096), "refs/latest")
+    except (OSError, DataDamaged):
+        return ""
+    name = record.get("generation") if isinstance(record, dict) else None
+    return name if isinstance(name, str) and is_generation(name) else ""
+
+
 def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
     """Raise FileNotFoundError for a missing file, DataDamaged for one of another kind or size than is written."""
     for entry in files:
@@ -149,26 +161,30 @@ def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
             raise DataDamaged(f"{folder.root.name}: {wrong_size(entry, size)}")
 
 
-def scan(root: Path) -> Scan:
+def scan(root: Path, known: Collection[str] = ()) -> Scan:
     """All generations on shared storage: those that are committed and pass the cheap checks, and why not the others.
+
+    An NFS client's listing may be old: `known` generations, and the one that refs/latest names, are looked for by name.
 
     Raises:
         StorageError: the store itself cannot be read.
     """
     paths = StorePaths(root)
     try:
-        names = [name for name in disk.entries_of(paths.generations) if is_generation(name)]
+        listed = set(filter(is_generation, disk.entries_of(paths.generations)))
     except OSError as error:
         raise StorageError(f"cannot read {paths.generations}: {error.strerror}") from error
     stored: list[Stored] = []
     refused: list[Refusal] = []
-    for name in sorted(names, key=parse_generation):
+    for name in sorted({*listed, *known, *filter(None, [read_latest(root)])}, key=parse_generation):
         try:
             stored.append(read_stored(root, name))
         except DataDamaged as error:
             refused.append(Refusal(generation=name, reason=str(error), damaged=True))
         except FileNotFoundError:
-            refused.append(Refusal(generation=name, reason="no COMMIT.json: it was never finished", is_unfinished=True))
+            if name in listed:
+                reason = "no COMMIT.json: it was never finished"
+                refused.append(Refusal(generation=name, reason=reason, is_unfinished=True))
         except OSError as error:
             refused.append(Refusal(generation=name, reason=f"cannot be read: {error.strerror}"))
     return Scan(generations=tuple(stored), refused=tuple(refused))

@@ -18,7 +18,7 @@ A step is complete when every file seen of it is finished and no other can follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint.arrivals import Arrivals, Change, News
@@ -27,7 +27,7 @@ from ftslurm.checkpoint.folderscan import Identity, Listing, baseline, identity_
 from ftslurm.checkpoint.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from ftslurm.checkpoint.patterns import Marker, Patterns
@@ -107,6 +107,10 @@ class Watcher:
         self._memory = _Memory(baseline(baseline_file, folder, rules.patterns))
         self._last_scan: float | None = None
         self._last_look = float("-inf")
+
+    def expect(self, local_ranks: Collection[int]) -> None:
+        """These ranks run here: with {rank} in the pattern a step is complete when each has its file."""
+        self._rules = replace(self._rules, local_ranks=frozenset(local_ranks))
 
     def close(self) -> None:
         """Stop watching."""

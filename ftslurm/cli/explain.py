@@ -64,8 +64,9 @@ def explain(run: str, *, as_json: bool, verbose: bool) -> None:
             click.echo(line)
         click.echo()
     click.echo(render(told, title=f"run {paths.run_id}", width=terminal_width()), nl=False)
-    for line in _advice(told, paths):
-        click.echo(line, err=True)
+    advice = _advice(told, paths)
+    if advice:
+        click.echo(f"hint: {advice}", err=True)
 
 
 def _now(paths: RunPaths) -> float | None:
@@ -76,13 +77,17 @@ def _now(paths: RunPaths) -> float | None:
     return time.time() if holder is not None and time.time() - holder.t < FRESH_S else None
 
 
-def _advice(told: Story, paths: RunPaths) -> list[str]:
+def _advice(told: Story, paths: RunPaths) -> str:
     """What could be done next."""
     from ftslurm.core.events import Phase
+    from ftslurm.insight.text import took
 
     name = told.jobs[-1] if told.jobs else paths.run_id
     if told.phase in (Phase.FAILED, Phase.CANCELLED):
-        return [f"hint: `ftslurm logs {name}` shows what rank 0 printed; `ftslurm resume {name}` continues the run"]
-    if told.begun is None:
-        return [f"hint: `ftslurm status {name}` says what Slurm knows of its job"]
-    return []
+        return f"`ftslurm logs {name}` shows what rank 0 printed; `ftslurm resume {name}` continues the run"
+    if told.until is None:
+        return f"`ftslurm status {name}` says what Slurm knows of its job"
+    if not told.over and _now(paths) is None:
+        quiet = took(time.time() - told.until)
+        return f"nobody holds this run now, and its last entry is {quiet} old: `ftslurm status {name}` asks Slurm"
+    return ""

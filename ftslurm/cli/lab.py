@@ -51,7 +51,9 @@ def lab() -> None:
 
 def _cluster(name: str) -> Cluster:
     from ftslurm.lab.cluster import Cluster
+    from ftslurm.lab.prerequisites import require_root
 
+    require_root()
     return Cluster(name, report=lambda line: click.echo(line, err=True))
 
 
@@ -134,7 +136,9 @@ cut = _fault("cut", "Pull NODE's network cable: silence in both directions.")
 heal = _fault("heal", "Put NODE's network cable back.")
 kill = _fault("kill", "Cut NODE's power: everything on it ends at once.")
 start = _fault("start", "Switch a killed NODE on again: empty /tmp, the old /scratch.")
-freeze = _fault("freeze", "Stop every process of NODE; its kernel still answers ping.")
+freeze = _fault(
+    "freeze", "Stop every process of NODE (or the daemon slurmctld, slurmdbd); its kernel still answers ping."
+)
 thaw = _fault("thaw", "Let a frozen NODE go on.")
 
 

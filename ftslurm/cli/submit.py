@@ -124,8 +124,11 @@ def _hurry(client: SlurmClient, info: JobInfo) -> None:
         click.echo(f"ftslurm: the requeued job cannot be started earlier: {error}", err=True)
 
 
-def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
-    """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code."""
+def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 0) -> int:
+    """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code.
+
+    An end among the first `after` journal entries is that of an earlier job.
+    """
     from ftslurm import journal
     from ftslurm.core.actions import EndRun
     from ftslurm.core.events import ENDED
@@ -134,7 +137,8 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str) -> int:
     pause = WAIT_POLL_S
     gone = 0
     while True:
-        ends = [action for entry in journal.read(paths) for action in entry.actions if isinstance(action, EndRun)]
+        new = (entry for entry in journal.read(paths) if entry.number >= after)
+        ends = [action for entry in new for action in entry.actions if isinstance(action, EndRun)]
         if ends and ends[-1].phase in ENDED:
             return ends[-1].code
         try:

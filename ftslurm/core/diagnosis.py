@@ -24,8 +24,12 @@ _CASCADE = re.compile(
     re.IGNORECASE,
 )
 _EXCEPTION = re.compile(
-    r"^(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): ?(?P<text>.*)$", re.MULTILINE
+    r"^(?P<line>(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): ?.*)$", re.MULTILINE
 )
+_RAISED = re.compile(
+    r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)+(?P<line>(?P<name>[A-Za-z_][\w.]*)(?::.*)?)$", re.MULTILINE
+)
+"""An exception by its usual name, or by its place below the frames: a program's own may have any name."""
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 _ORPHANED = 75
 
@@ -168,13 +172,18 @@ def is_cascade(event: RankExited) -> bool:
     return event.code == _ORPHANED or bool(lines and _CASCADE.search("\n".join(lines[-6:])))
 
 
+def first_failure(exits: Sequence[RankExited]) -> RankExited:
+    """Return the failed rank that the others followed, where they are given in the order in which they were heard."""
+    return next((event for event in exits if not is_cascade(event)), exits[0])
+
+
 def diagnose_exits(exits: Sequence[RankExited]) -> Diagnosis:
     """Return the cause behind the failed ranks of one attempt, given in the order in which they were heard."""
     if not exits:
         return Diagnosis(
             cause=Cause.UNKNOWN, scope=Scope.JOB, where="", confidence=0.0, reason="no rank reported why it ended"
         )
-    primary = next((event for event in exits if not is_cascade(event)), exits[0])
+    primary = first_failure(exits)
     others = len(exits) - 1
     after = f"; {others} other rank{'s' if others > 1 else ''} ended after it" if others else ""
     where = f"rank {primary.rank} on {primary.node}"
@@ -202,14 +211,19 @@ def _rank(event: RankExited, cause: Cause, reason: str, signature: str) -> Diagn
 
 def last_exception(tail: str) -> str:
     """Return the last `SomeError: text` line of a traceback, or nothing."""
-    found = list(_EXCEPTION.finditer(tail))
-    return found[-1].group(0).strip() if found else ""
+    found = _last_match(tail)
+    return found["line"].strip() if found else ""
+
+
+def _last_match(tail: str) -> re.Match[str] | None:
+    found = [*_EXCEPTION.finditer(tail), *_RAISED.finditer(tail)]
+    return max(found, key=lambda match: match.end(), default=None)
 
 
 def _signature(event: RankExited) -> str:
     """Two application errors are the same when exception type and innermost frame are, whatever their numbers say."""
-    found = list(_EXCEPTION.finditer(event.tail))
+    found = _last_match(event.tail)
     frames = list(_FRAME.finditer(event.tail))
-    name = found[-1].group("name") if found else ""
+    name = found["name"] if found else ""
     frame = f"{frames[-1].group('file')}:{frames[-1].group('line')}" if frames else ""
     return f"exit {event.code} {name} {frame}".strip()

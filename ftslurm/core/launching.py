@@ -15,12 +15,12 @@ from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
 from ftslurm.core.phases import LAUNCHING, enter
 from ftslurm.core.placement import usable
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import restart_drain, set_timer
+from ftslurm.core.saving import drain_now, set_timer
 from ftslurm.core.state import Attempt, Run, Saved, SavedState
 
 MUSTER = "muster"
 RESTORE = "restore"
-AGAIN = "restore_again"
+AGAIN = "restore_again:"
 RETRY_S = 3.0
 DATA_DAMAGED = 65
 KEPT_PORTS = 16
@@ -76,7 +76,7 @@ def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tu
         return run, (timer, Restore(generation=saved.generation, attempt=attempt.number, nodes=attempt.nodes))
     if run.drain_target == saved.generation:
         return run, (timer,)
-    run, more = restart_drain(replace(run, drain_target=saved.generation))
+    run, more = drain_now(run, saved)
     return run, (timer, *more)
 
 
@@ -85,7 +85,7 @@ def when_durable(run: Run, generation: str) -> tuple[Action, ...]:
     return ask_restore(run) if run.attempt is not None and run.attempt.generation == generation else ()
 
 
-def ask_restore(run: Run) -> tuple[Action, ...]:
+def ask_restore(run: Run) -> tuple[Restore, ...]:
     """Ask the nodes that have no copy yet for the checkpoint of the attempt that is being started."""
     attempt = run.attempt
     saved = run.find_saved(attempt.generation) if attempt else None
@@ -101,8 +101,12 @@ def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
     if run.phase not in LAUNCHING or attempt is None or node not in attempt.nodes:
         return run, ()
     kept = {each: path for each, path in attempt.restored.items() if each != node}
-    run = replace(run, attempt=replace(attempt, restored=kept))
-    return run, tuple(replace(ask, nodes=(node,)) for ask in ask_restore(run))
+    return on_restore_again(replace(run, attempt=replace(attempt, restored=kept)), node)
+
+
+def on_restore_again(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
+    """Ask one node once more, if it has no copy yet; the others may still be busy."""
+    return run, tuple(replace(ask, nodes=(node,)) for ask in ask_restore(run) if node in ask.nodes)
 
 
 def on_loss(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -132,7 +136,7 @@ def on_restore_refused(run: Run, event: RestoreRefused, policy: Policy) -> tuple
     if attempt is None or event.attempt != attempt.number or event.generation != attempt.generation:
         return run, ()
     if not event.damaged:
-        run, timer = set_timer(run, AGAIN, RETRY_S)
+        run, timer = set_timer(run, AGAIN + event.node, RETRY_S)
         text = f"checkpoint {event.generation} cannot be read on {event.node} yet: {event.reason}"
         return run, (Say(text=text, slug="restore_failed"), timer)
     text = f"checkpoint {event.generation} is damaged and set aside: {event.reason}"

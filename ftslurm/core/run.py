@@ -281,7 +281,8 @@ def _agents_over(run: Run, rest: str, policy: Policy) -> Step:
         return run, ()
     if rest and run.scanned:
         return launching.first_with_what_is_there(run, policy)
-    run = replace(run, suspects={**run.suspects, **dict.fromkeys(missing, policy.agents_s)})
+    waited_s = policy.agents_s if run.phase is Phase.STARTING else ADOPT_S
+    run = replace(run, suspects={**dict.fromkeys(missing, waited_s), **run.suspects})
     run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
     run, timer = saving.set_timer(run, f"{AGENTS}:again", policy.agents_s)
     return run, (timer, *(ProbeNode(node=node) for node in missing))
@@ -328,12 +329,12 @@ TIMERS: dict[str, Rule] = {
     ending.SETTLE: _when_draining(ending.on_settle_over),
     launching.MUSTER: _muster_over,
     launching.RESTORE: _when_launching(launching.on_restore_over),
-    launching.AGAIN: lambda run, rest, policy: (run, launching.ask_restore(run)),
+    launching.AGAIN.rstrip(":"): lambda run, rest, policy: launching.on_restore_again(run, rest),
     stopping.RELAUNCH: lambda run, rest, policy: (
         stopping.on_relaunch(run, policy, waited=bool(rest)) if run.phase is Phase.PLANNING else (run, ())
     ),
     saving.UNION.rstrip(":"): saving.on_union_over,
-    saving.RETRY.rstrip(":"): lambda run, rest, policy: saving.restart_drain(run),
+    saving.RETRY.rstrip(":"): lambda run, rest, policy: saving.on_drain_again(run, rest),
 }
 
 

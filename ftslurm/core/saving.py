@@ -142,18 +142,22 @@ def _drain(saved: Saved) -> Drain:
     return Drain(generation=saved.generation, nodes=tuple(sorted(saved.holders - saved.drained)))
 
 
-def restart_drain(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """Ask again for what failed."""
-    saved = run.find_saved(run.drain_target)
-    if saved is None or saved.state is not SavedState.LOCAL:
-        return next_target(replace(run, drain_target=""))
-    if saved.holders <= saved.drained:
-        return run, (_durable(saved),)
-    return run, (_drain(saved),)
+def drain_now(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
+    """Make a LOCAL checkpoint the drain target, whatever is being drained: an attempt waits for it."""
+    ask = _durable(saved) if saved.holders <= saved.drained else _drain(saved)
+    return replace(run, drain_target=saved.generation), (ask,)
+
+
+def on_drain_again(run: Run, rest: str) -> tuple[Run, tuple[Action, ...]]:
+    """The pause after a failed copy (of one node) or a failed commit is over; the other nodes may still be busy."""
+    generation, _, node = rest.partition("/")
+    if generation != run.drain_target:
+        return run, ()
+    return on_agent_back(run, node) if node else _commit_again(run)
 
 
 def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
-    """Ask an agent for what the one before it had been asked for."""
+    """Ask an agent for what it has failed to do, or the one before it had been asked for."""
     saved = run.find_saved(run.drain_target)
     if saved is None or saved.state is not SavedState.LOCAL:
         return next_target(run)
@@ -169,7 +173,7 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
     if saved is None or saved.state is not SavedState.LOCAL or event.node in saved.drained:
         return run, ()
     if event.error:
-        run, timer = set_timer(run, RETRY + event.generation, RETRY_S)
+        run, timer = set_timer(run, f"{RETRY}{event.generation}/{event.node}", RETRY_S)
         text = f"checkpoint {event.generation}: {event.node} cannot copy its part to shared storage yet: {event.error}"
         return run, (Say(text=text, slug="drain_failed"), timer)
     changed = replace(saved, drained=saved.drained | {event.node})
@@ -220,12 +224,12 @@ def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
     said = tuple(
         Say(text=f"checkpoint {name} is set aside: {why}", slug="checkpoint_refused") for name, why in event.refused
     )
-    run, more = _restart_commit(run)
+    run, more = _commit_again(run)
     return run, said + more
 
 
-def _restart_commit(run: Run) -> tuple[Run, tuple[Action, ...]]:
-    """The supervisor before this one may have died between the last part and COMMIT, or right after COMMIT."""
+def _commit_again(run: Run) -> tuple[Run, tuple[Action, ...]]:
+    """COMMIT failed, or the supervisor before this one may have died between the last part and COMMIT, or after it."""
     target = run.find_saved(run.drain_target)
     if target is None or target.state is not SavedState.LOCAL:
         return next_target(run)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftslurm.core.actions import Action, FenceAttempt, ProbeNode, Say
-from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits, first_failure
 from ftslurm.core.ending import COMPLETE, FAILED, FENCE, REQUEUE, leave
 from ftslurm.core.events import NodeFenced, Phase
 from ftslurm.core.launching import launch
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, Situation, fruitless_after, plan
 from ftslurm.core.saving import next_target, set_timer, settle_stopped
-from ftslurm.core.state import Failure, Run, SavedState
+from ftslurm.core.state import Attempt, Failure, Run, SavedState
 
 RELAUNCH = "relaunch"
 WAIT = "relaunch:again"
@@ -24,6 +24,7 @@ AGENT_WAIT_S = 15.0
 LONG_ENOUGH_S = 600.0
 MAX_LAUNCH_FAILURES = 8
 SERVICE_AWAY = 69
+LAST_LINES = 40
 
 
 def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -83,7 +84,7 @@ def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return check(run, policy)
     asked = tuple(node for node in missing if node in run.agents)
     silent = [node for node in missing if node not in run.agents]
-    run = replace(run, suspects={**run.suspects, **dict.fromkeys(silent, policy.fence_s)})
+    run = replace(run, suspects={**dict.fromkeys(silent, policy.fence_s), **run.suspects})
     run, timer = set_timer(run, FENCE, policy.fence_s)
     probes = tuple(ProbeNode(node=node) for node in silent)
     return run, (FenceAttempt(attempt=attempt.number, nodes=asked), timer, *probes)
@@ -105,7 +106,8 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     why = f"{choice.kind}: {choice.reason}"
     facts = {str(kind): text for kind, text in choice.rejected}
     cause = () if run.blame else (Say(text=found.reason, slug=found.cause),)
-    said = (*cause, Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
+    words = _last_words(attempt, found) if choice.kind is Kind.ABORT else ()
+    said = (*cause, *words, Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
     run, more = carry_out(run, choice, found, policy)
     return run, kept + said + more
 
@@ -157,8 +159,18 @@ def _repeated(run: Run, failure: Failure) -> bool:
 
 def _exit_code(run: Run) -> int:
     attempt = run.attempt
-    codes = [each.code for each in attempt.failed if each.code] if attempt else []
-    return codes[0] if codes else 1
+    code = first_failure(attempt.failed).code if attempt and attempt.failed else 0
+    return code or 1
+
+
+def _last_words(attempt: Attempt, found: Diagnosis) -> tuple[Say, ...]:
+    """What the rank that began it has said last: the user must not have to look for the traceback."""
+    if found.scope is not Scope.RANK or not attempt.failed:
+        return ()
+    rank = first_failure(attempt.failed)
+    lines = rank.tail.strip().splitlines()[-LAST_LINES:]
+    text = "\n".join((f"the last words of rank {rank.rank} on {rank.node}:", *lines))
+    return (Say(text=text, slug="last_words"),) if lines else ()
 
 
 def _after_launch_failure(run: Run, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

@@ -14,6 +14,8 @@ from ftslurm.core.events import Finding, Outcome, RankExited, Witness
 
 _ASKED = (Witness.PING, Witness.TCP, Witness.SSH, Witness.SRUN, Witness.SLURM, Witness.PEER)
 
+_ORDER = (Verdict.WELL, Verdict.UNKNOWN, Verdict.LOST)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
@@ -38,7 +40,7 @@ def of_node(evidence: Evidence) -> tuple[str, ...]:
     if now.verdict is not Verdict.LOST:
         return ()
     by = {finding.witness: finding for finding in evidence.findings}
-    changes: dict[tuple[str, str], list[Witness]] = {}
+    changes: dict[tuple[int, str, str], list[Witness]] = {}
     for witness in _ASKED:
         finding = by.get(witness)
         turned = Outcome.UNKNOWN if finding is not None and finding.outcome is Outcome.OK else Outcome.OK
@@ -46,8 +48,8 @@ def of_node(evidence: Evidence) -> tuple[str, ...]:
         effect = _effect(evidence.node, now, other)
         if effect:
             how = "answering" if turned is Outcome.OK else "not answering"
-            changes.setdefault((how, effect), []).append(witness)
-    sentences = [f"{_one_of(witnesses)} {how} {effect}" for (how, effect), witnesses in changes.items()]
+            changes.setdefault((_ORDER.index(other.verdict), how, effect), []).append(witness)
+    sentences = [f"{_one_of(changes[key])} {key[1]} {key[2]}" for key in sorted(changes)]
     none = f"no single answer: {evidence.node} would have been given up whatever one more witness had said"
     return tuple(sentences or [none])
 

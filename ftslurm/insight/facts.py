@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ftslurm.core.actions import Action, LaunchAgents, Say
 from ftslurm.core.diagnosis import Cause
-from ftslurm.core.events import AllocationGranted, NodeFenced, NodeProbed, SlurmReported
+from ftslurm.core.events import AllocationGranted, NodeFenced, NodeProbed, Phase, RequeueAnswered, SlurmReported
 
 if TYPE_CHECKING:
     from ftslurm.journal import Entry
@@ -46,6 +46,17 @@ def verdict_of(said: Say) -> Cause | None:
 def begins_incarnation(entry: Entry) -> bool:
     """Whether a job starts here: a supervisor that is started again in the same job launches no agents."""
     return isinstance(entry.event, AllocationGranted) and any(True for _ in actions(entry, LaunchAgents))
+
+
+def is_requeue(event: AllocationGranted, before: AllocationGranted | None) -> bool:
+    """Whether a job starts once more, rather than another job."""
+    return before is not None and event.job_id == before.job_id and event.restart > before.restart
+
+
+def forgiven(entry: Entry) -> tuple[str, ...]:
+    """The nodes that count again, since too few others would be left to ask Slurm for."""
+    event = entry.event
+    return event.forgiven if isinstance(event, RequeueAnswered) and entry.phase == Phase.REQUEUED else ()
 
 
 def given_up(entry: Entry, nodes: Collection[str], before: Collection[str]) -> list[tuple[str, Cause, str]]:

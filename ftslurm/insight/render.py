@@ -46,7 +46,7 @@ def _lines(story: Story, title: str, width: int) -> Iterator[str]:
 
 def _headline(story: Story, title: str) -> str:
     if story.begun is None:
-        return f"{visible(title)}: nothing has happened yet; its job has not started"
+        return f"{visible(title)}: nothing has happened yet: no supervisor has started"
     total = took(story.totals.total_s)
     if story.over:
         return f"{visible(title)}: {story.phase} after {total}, exit code {story.code}"

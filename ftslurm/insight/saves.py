@@ -88,9 +88,15 @@ class Saves:
     def _durable(self, event: GenerationDurable, t: float) -> None:
         known = self._known.get(event.generation)
         if known is not None and known.state in GOOD:
+            order = (known.step, known.attempt)
+            passed_over = [
+                name
+                for name, each in self._known.items()
+                if each.state in (SavedState.LOCAL, SavedState.LOST) and (each.step, each.attempt) < order
+            ]
             self._known[event.generation] = replace(known, state=SavedState.DURABLE, durable=known.durable or t)
-        for name in event.dropped:
-            self._known.pop(name, None)
+            for name in (*passed_over, *event.dropped):
+                self._known.pop(name, None)
 
     def _scanned(self, event: StoreScanned) -> None:
         found = {name for name, _, _ in event.generations}

@@ -29,7 +29,16 @@ from ftslurm.core.events import (
 )
 from ftslurm.insight import incident as told
 from ftslurm.insight.alternatives import Evidence
-from ftslurm.insight.facts import PLAN, actions, begins_incarnation, given_up, says, verdict_of
+from ftslurm.insight.facts import (
+    PLAN,
+    actions,
+    begins_incarnation,
+    forgiven,
+    given_up,
+    is_requeue,
+    says,
+    verdict_of,
+)
 from ftslurm.insight.incident import Choice, Incident, Judgement, Note
 from ftslurm.insight.ledger import Ledger, Spent
 from ftslurm.insight.noticing import who_noticed
@@ -86,7 +95,7 @@ class Teller:
         self._exits: list[RankExited] = []
         self._segment: list[tuple[float, int]] = []
         self._jobs: dict[str, None] = {}
-        self._nodes: tuple[str, ...] = ()
+        self._granted_last: AllocationGranted | None = None
         self._phase = Phase.SUBMITTED
         self._first: Entry | None = None
         self._last: Entry | None = None
@@ -103,7 +112,7 @@ class Teller:
         phase = phase_of(entry)
         if isinstance(entry.event, AllocationGranted):
             self._granted(entry, entry.event)
-        lost = given_up(entry, self._nodes, self._excluded)
+        lost = given_up(entry, self._granted_last.nodes if self._granted_last else (), self._excluded)
         whole = self._saves.whole
         self._saves.see(entry, [node for node, _, _ in lost])
         if self._saves.whole > whole and self._saves.newest is not None:
@@ -115,6 +124,8 @@ class Teller:
             self._open_incident(entry, [node for node, _, _ in lost])
         for node, cause, reason in lost:
             self._give_up(entry, node, cause, reason)
+        for node in forgiven(entry):
+            self._excluded.pop(node, None)
         for said in says(entry):
             self._said(entry, said)
         self._progress(entry, phase)
@@ -123,9 +134,10 @@ class Teller:
         self._last = entry
 
     def _granted(self, entry: Entry, event: AllocationGranted) -> None:
-        self._nodes = event.nodes
+        before, self._granted_last = self._granted_last, event
         if not begins_incarnation(entry):
             return
+        self._counts["requeues"] += is_requeue(event, before)
         self._flush()
         self._suspicions.clear()
         self._fallen, self._end, self._exits = 0, None, []
@@ -274,7 +286,6 @@ class Teller:
         if phase is Phase.DRAINING:
             self._ledger.switch(entry.t, Spent.LEAVING)
         elif phase is Phase.REQUEUED:
-            self._counts["requeues"] += 1
             self._ledger.switch(entry.t, Spent.QUEUED)
             self._flush()
             detail = [said.text for said in says(entry) if said.slug == "requeued"]

@@ -11,7 +11,7 @@ from ftslurm import journal
 from ftslurm.core.actions import EndRun, LaunchAttempt
 from ftslurm.core.events import ENDED, AllocationGranted, Phase
 from ftslurm.errors import DataDamaged, StorageError
-from ftslurm.insight.facts import actions, begins_incarnation, given_up
+from ftslurm.insight.facts import actions, begins_incarnation, forgiven, given_up, is_requeue
 from ftslurm.insight.saves import Save, Saves
 from ftslurm.insight.tail import start_of_last
 
@@ -89,12 +89,12 @@ class _Fold:
         if isinstance(event, AllocationGranted):
             if begins_incarnation(entry):
                 self.started, self.end, self.ended, self.launched_here = entry.t, None, None, False
-                self.requeues = 0 if event.resumed else self.requeues
+                self.requeues = 0 if event.resumed else self.requeues + is_requeue(event, self.granted)
             self.granted = event
-        if entry.phase == Phase.REQUEUED and self.last is not None and self.last.phase != Phase.REQUEUED:
-            self.requeues += 1
         lost = given_up(entry, self.granted.nodes if self.granted else (), self.excluded)
         self.excluded.update(dict.fromkeys(node for node, _, _ in lost))
+        for node in forgiven(entry):
+            self.excluded.pop(node, None)
         self.saves.see(entry, [node for node, _, _ in lost])
         for launch in actions(entry, LaunchAttempt):
             self.launch, self.launched_here = launch, True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -28,8 +29,11 @@ def resolve(spec: LabSpec, layout: Layout) -> LabSpec:
     """Fill in what depends on this machine: a free network, a free user id, how job steps are tracked.
 
     Raises:
+        UsageError: nodes cannot be called so.
         ServiceUnavailable: every network that a lab of this name could have is in use.
     """
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,7}", spec.prefix):  # a node's name also names its network interface
+        raise UsageError(f"node names cannot begin with {spec.prefix!r}", hint="one to eight of a-z, 0-9 and -")
     subnet = spec.subnet or first_free(subnet_candidates(spec.name), network.routed_networks())
     if not subnet:
         raise ServiceUnavailable(f"no free network below 10.96.0.0/11 for lab {spec.name}")

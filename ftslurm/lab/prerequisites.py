@@ -42,6 +42,16 @@ def missing_tools() -> dict[str, str]:
     return {tool: package for tool, package in PACKAGES.items() if find_tool(tool) is None}
 
 
+def require_root() -> None:
+    """Raise unless the caller is root.
+
+    Raises:
+        UsageError: he is not.
+    """
+    if os.geteuid() != 0:
+        raise UsageError("the lab needs root: it makes network, mount and process namespaces", hint="use sudo")
+
+
 def require() -> None:
     """Raise unless a lab can come up here.
 
@@ -49,10 +59,7 @@ def require() -> None:
         UsageError: the caller is not root.
         ServiceUnavailable: programs are missing; the hint is the command that installs them.
     """
-    if os.geteuid() != 0:
-        raise UsageError(
-            "the lab needs root: it makes network, mount and process namespaces", hint="sudo ftslurm lab up"
-        )
+    require_root()
     missing = missing_tools()
     if missing:
         packages = " ".join(sorted(set(missing.values())))

@@ -1,6 +1,7 @@
 """A slow and lossy cable, for kernels without netem: hands Ethernet frames on between two interfaces.
 
-Run as a program in the login host: `python -I -m ftslurm.lab.relay NODE_END SWITCH_END DELAY_MS JITTER_MS LOSS_PERCENT`.
+Run as a program in the login host: `python -I -m ftslurm.lab.relay NODE_END SWITCH_END READY DELAY_MS JITTER_MS
+LOSS_PERCENT`; the file READY is made once frames are carried.
 Frames towards the node are delayed and lost, frames from it go on at once: what netem does on the switch's end of the
 link. Offloads (segments larger than a frame, checksums not yet computed) survive, because frames are read and written
 with their virtio header; see PACKET_VNET_HDR in packet(7). Good for heartbeats and control traffic: Python hands on
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15
@@ -47,7 +49,7 @@ def open_end(interface: str) -> socket.socket:
     end.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
     end.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     end.bind((interface, _ETH_P_ALL))
-    end.setblocking(False)
+    end.settimeout(0)
     return end
 
 
@@ -85,11 +87,13 @@ def carry(node: socket.socket, switch: socket.socket, cable: Cable) -> None:
             send(node, heapq.heappop(held)[2])
 
 
-def main(node_end: str, switch_end: str, *numbers: str) -> None:
+def main(node_end: str, switch_end: str, ready: str, *numbers: str) -> None:
     """Carry until killed."""
     delay_ms, jitter_ms, loss_percent = map(float, numbers)
     cable = Cable(delay_s=delay_ms / 1000, jitter_s=jitter_ms / 1000, loss=loss_percent / 100)
-    carry(open_end(node_end), open_end(switch_end), cable)
+    node, switch = open_end(node_end), open_end(switch_end)
+    Path(ready).touch()
+    carry(node, switch, cable)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ def degrade(login: Machine, ref: ProcessRef, node: str, quality: LinkQuality) ->
         return
     node_end, switch_end = network.insert(ref.pid, node)
     numbers = (quality.delay_ms, quality.jitter_ms, quality.loss_percent)
-    program = [sys.executable, "-I", "-m", _PROGRAM, node_end, switch_end, *(f"{number:g}" for number in numbers)]
+    ready = login.folder / f"relay-{node}"
+    ready.unlink(missing_ok=True)
+    arguments = [node_end, switch_end, str(ready), *(f"{number:g}" for number in numbers)]
+    program = [sys.executable, "-I", "-m", _PROGRAM, *arguments]
     machine.start(machine.entry(login, ref, program, Who()), login.layout.log / "relay.log", _START_S)
+    machine.wait_for(login, ready, _START_S)
 
 
 def repair(ref: ProcessRef, node: str) -> None:

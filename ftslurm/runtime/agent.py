@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import time
@@ -58,6 +59,7 @@ class Agent:
         self._ports: set[int] = set()
         self._port = 0
         self._leaving = asyncio.Event()
+        self._tidy = False
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
         self._tail = self._open_tail()
         self._shipper = Shipper(self._paths, self._local, self._tell_output)
@@ -85,7 +87,7 @@ class Agent:
             "clean": lambda message: self._later(self._clean, message),
             "local": lambda message: self._later(self._saver.record_local, message),
             "journal": self._journal,
-            "leave": lambda _: self._leaving.set(),
+            "leave": self._leave,
         }
 
     # -------------------------------------------------------------------------------------------------- life
@@ -104,14 +106,24 @@ class Agent:
             task.cancel()
         await server.close()
         self._local.agent_file(self._node).unlink(missing_ok=True)
+        if not any(self._local.root.iterdir()):
+            self._local.root.rmdir()
 
     async def _settle(self) -> None:
         """Ship what is left and let the supervisor acknowledge what was reported."""
         deadline = time.monotonic() + LEAVE_S
-        await self._loop.run_in_executor(None, self._shipper.finish, LEAVE_S)
+        shipped = await self._loop.run_in_executor(None, self._shipper.finish, LEAVE_S)
         await self._loop.run_in_executor(None, self._saver.stop, max(deadline - time.monotonic(), 0.0))
-        self._uplink.say({"t": "bye"})
+        if shipped and self._tidy:
+            await self._loop.run_in_executor(None, self._remove_traces)
         await asyncio.sleep(0.05)
+
+    def _remove_traces(self) -> None:
+        """Leave nothing on the node: everything is on shared storage."""
+        self._saver.remove_scratch()
+        shutil.rmtree(self._local.root / "logs", ignore_errors=True)
+        for path in (*self._local.root.glob("step-*.out"), self._local.journal_tail(self._node)):
+            path.unlink(missing_ok=True)
 
     def _write_agent_file(self) -> None:
         """Say where ranks find this agent; the key is in it so that ranks never touch shared storage."""
@@ -259,6 +271,10 @@ class Agent:
         """Keep the journal's tail: a record is safe when a majority of the agents has it."""
         os.write(self._tail, (str(message["line"]) + "\n").encode())
         self._uplink.say({"t": "journaled", "n": message["n"]})
+
+    def _leave(self, message: Mapping[str, Any]) -> None:
+        self._tidy = bool(message["tidy"])
+        self._leaving.set()
 
     def _report(self, event: Event) -> None:
         if isinstance(event, RestoreRefused):

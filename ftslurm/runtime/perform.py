@@ -39,8 +39,9 @@ from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
+from ftslurm.runtime.settings import checkpoint_of
 from ftslurm.runtime.slurm_watch import SlurmWatch
-from ftslurm.runtime.spec import AgentSpec, checkpoint_of
+from ftslurm.runtime.spec import AgentSpec
 from ftslurm.runtime.stores import Stores
 from ftslurm.runtime.witnesses import Witnesses
 from ftslurm.slurm.client import SlurmClient
@@ -98,12 +99,15 @@ class Performer:
         """Ask Slurm now and then for its view of the job; the answers come as SlurmReported."""
         threading.Thread(target=self._slurm_watch.run, name="slurm", daemon=True).start()
 
-    def leave(self) -> None:
-        """Tell the agents to settle and leave; wait a bounded time until they have."""
+    def leave(self, present: frozenset[str], *, tidy: bool) -> None:
+        """Tell the agents to settle and leave; wait a bounded time until those that are present have.
+
+        `tidy`: nothing on the nodes is needed any more.
+        """
         self._of.hub.watching = False
-        self._of.hub.broadcast({"t": "leave"})
+        self._of.hub.broadcast({"t": "leave", "tidy": tidy})
         deadline = time.monotonic() + LEAVE_S
-        while self._of.hub.connected and time.monotonic() < deadline:
+        while present & set(self._of.hub.connected) and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in self._launched.values():
             if process.poll() is None:
@@ -289,7 +293,7 @@ class Performer:
         context = self._of.context
         self._of.requeuing = True
         self._of.hub.watching = False
-        self._of.hub.broadcast({"t": "leave"})
+        self._of.hub.broadcast({"t": "leave", "tidy": False})
         self._of.emit(requeue(self._slurm, context.job.requeue_id, action, context.config))
 
     def _end(self, action: EndRun) -> None:

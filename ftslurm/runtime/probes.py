@@ -73,6 +73,7 @@ SRUN_FAILED = re.compile(
 SRUN_CONTROLLER = re.compile(
     r"contact slurm controller|controller .*not respond|allocation failure|create step", re.IGNORECASE
 )
+SITE_HOST_KEYS = "/etc/ssh/ssh_known_hosts"
 NVIDIA = Path("/proc/driver/nvidia/version")
 GPU_PIDS = """
 import json, pynvml
@@ -259,7 +260,7 @@ def _openssh(target: ProbeTarget, deadline_s: float) -> Word:
         return Outcome.OK, "ssh answers"
     if code is None:
         return Outcome.UNKNOWN, words or f"ssh connected, but the login did not end in {deadline_s:g} s"
-    if code != 255:  # 255 is ssh's own; any other comes from the node
+    if 0 < code < 255:  # 255 is ssh's own; any other comes from the node
         return Outcome.OK, f"ssh answers with code {code}"
     if SSH_SILENT.search(words):
         return Outcome.FAILED, "ssh is accepted, but nobody speaks"
@@ -272,6 +273,8 @@ def _paramiko(target: ProbeTarget, deadline_s: float) -> Word:
 
     client = paramiko.SSHClient()
     client.load_system_host_keys()
+    with suppress(OSError):
+        client.load_system_host_keys(SITE_HOST_KEYS)
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     seconds = deadline_s * 2 / 3
     try:

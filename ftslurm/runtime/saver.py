@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -83,6 +84,11 @@ class Saver:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+
+    def remove_scratch(self) -> None:
+        """Delete the run's folder on this node's scratch; what it held is on shared storage."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch.root, ignore_errors=True)
 
     # ---------------------------------------------------------------------------------------------- watching
 
@@ -239,7 +245,8 @@ class Saver:
 
 
 def _scratch_paths(base: Path, run_id: str) -> ScratchPaths:
-    own = base / f"ftslurm-{os.getuid()}"
+    own = base / f"ftslurm-{os.getuid()}" / "checkpoints"
+    private_folder(own.parent)
     private_folder(own)
     paths = ScratchPaths.of(own, run_id)
     private_folder(paths.root)

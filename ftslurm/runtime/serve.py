@@ -25,7 +25,7 @@ from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of
-from ftslurm.runtime.spec import policy_of
+from ftslurm.runtime.settings import policy_of
 from ftslurm.runtime.supervisor import Context, Supervisor, claim
 from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.env import JobEnv, job_from_env

@@ -35,16 +35,18 @@ from ftslurm.core.events import (
 )
 from ftslurm.core.records import from_record
 from ftslurm.core.run import advance
+from ftslurm.core.saving import unsafe
 from ftslurm.core.state import Run
 from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer
+from ftslurm.passthrough import hide_assignments
 from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime.authority import Authority
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.hub import Hub
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.perform import Performer
-from ftslurm.runtime.spec import detector_of, policy_of
+from ftslurm.runtime.settings import detector_of, policy_of
 from ftslurm.runtime.voice import Voice
 from ftslurm.slurm.env import JobEnv
 
@@ -111,7 +113,7 @@ class Supervisor:
         """Called in the hub's thread: must not touch a file."""
         kind = message.get("t")
         if kind == "event":
-            self.emit(from_record(message["event"]))
+            self.emit(_without_secrets(from_record(message["event"])))
             self.hub.send(node, {"t": "ack", "id": message["id"]})
         elif kind == "journaled":
             self._acks.setdefault(int(message["n"]), set()).add(node)
@@ -225,13 +227,25 @@ class Supervisor:
     def _finish(self) -> EndRun:
         """Let agents settle, close everything, and say how it ended."""
         end = EndRun(phase=self.run.phase, code=self.run.code, reason=self.run.reason)
-        self._performer.leave()
+        tidy = self.run.phase in ENDED and not unsafe(self.run)
+        self._performer.leave(self.run.agents, tidy=tidy)
         self.authority.stop()
         if not self._journal.close(30.0):
             self.voice.say("the last journal entries did not reach shared storage")
+        elif tidy:
+            self._tidy()
         self.hub.close(3.0)
         self.voice.close()
         return end
+
+    def _tidy(self) -> None:
+        """Remove what this process kept on its node; agents do the same on theirs."""
+        root = self.context.local.root
+        for pattern in ("journal-*", "launcher-*.out", "supervisor-port"):
+            for path in root.glob(pattern):
+                path.unlink(missing_ok=True)
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
 
 
 def _adopted(run: Run) -> Muster | None:
@@ -240,6 +254,11 @@ def _adopted(run: Run) -> Muster | None:
     if attempt is None or not attempt.released or attempt.fencing:
         return None
     return Muster(attempt.number, attempt.world_size, {}, whole=True)
+
+
+def _without_secrets(event: Event) -> Event:
+    """Return the event as the journal may hold it: `NAME=value` of a secret in a rank's last words is hidden."""
+    return replace(event, tail=hide_assignments(event.tail)) if isinstance(event, RankExited) else event
 
 
 def claim(context: Context) -> tuple[Lease, int]:

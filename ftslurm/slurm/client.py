@@ -129,7 +129,7 @@ class SlurmClient:
         if argv[0] != "sbatch":  # sbatch would hand these on to the job
             environ |= {"LC_ALL": "C", env.TIME_FORMAT: "%s"}
         try:
-            with contextlib.nullcontext():
+            with _shielded():
                 process = subprocess.Popen(
                     list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
                     text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True,

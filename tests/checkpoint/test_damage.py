@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.checkpoint.commit import quarantine, read_latest
+from ftslurm.checkpoint.commit import quarantine
 from ftslurm.checkpoint.digest import digest_bytes
 from ftslurm.checkpoint.layout import GenerationPaths
 from ftslurm.checkpoint.restore import Sources, materialise
-from ftslurm.checkpoint.store import read_commit, scan, seal, unseal, verify
+from ftslurm.checkpoint.store import read_commit, read_latest, scan, seal, unseal, verify
 from ftslurm.core.manifest import CHUNK_BYTES, Commit
 from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged
@@ -361,6 +361,15 @@ def test_a_damaged_reference_loses_nothing(saved: World, text: bytes) -> None:
     saved.paths.latest.write_bytes(text)
     assert read_latest(saved.store) == ""
     assert [each.generation for each in scan(saved.store).generations] == [OLD, NEW]
+
+
+def test_a_listing_that_is_old_hides_no_checkpoint(saved: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What refs/latest or the caller names is found although a cached listing does not show it."""
+    monkeypatch.setattr("ftslurm.checkpoint.disk.entries_of", lambda _: [])
+    assert [each.generation for each in scan(saved.store).generations] == [NEW]
+    assert [each.generation for each in scan(saved.store, known={OLD}).generations] == [OLD, NEW]
+    found = scan(saved.store, known={"000000099-0000"})
+    assert (len(found.generations), found.refused) == (1, ())
 
 
 def test_a_seal_of_another_content_is_refused(saved: World) -> None:

@@ -160,6 +160,25 @@ def test_a_torn_part_file_is_used_only_as_far_as_it_is_right(world: World) -> No
     assert arrived(world) == some_bytes(SIZE, 5)
 
 
+def test_two_drains_of_one_part_do_not_mix(world: World) -> None:
+    """An agent that was taken for dead may still be copying: the second waits for the first, and copies nothing."""
+    captured = part(world)
+    running = threading.Event()
+    first = threading.Thread(
+        target=lambda: drain_part(
+            captured.folder, "n1", target(world, rate_limit=8 * CHUNK_BYTES), progress=lambda *_: running.set()
+        )
+    )
+    first.start()
+    assert running.wait(LIMIT_S)
+    impatient = drain_part(captured.folder, "n1", target(world))
+    assert "another process" in impatient.error
+    patient = drain_part(captured.folder, "n1", target(world, patience_s=LIMIT_S))
+    first.join(LIMIT_S)
+    assert (patient.error, patient.copied_bytes) == ("", 0)
+    assert arrived(world) == some_bytes(SIZE, 5)
+
+
 def test_stopping_ends_soon_and_says_so(world: World) -> None:
     """A drain that waits for its rate limit stops within a moment."""
     captured = part(world)

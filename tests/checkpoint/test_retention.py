@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from ftslurm.checkpoint.commit import commit_durable, prepare_store, read_latest
+from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.retention import clean_scratch, keep_last
-from ftslurm.checkpoint.store import scan
+from ftslurm.checkpoint.store import read_latest, scan
 from ftslurm.core.manifest import generation_name
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
 from tests.checkpoint.world import AT, RUN, World

@@ -300,7 +300,8 @@ def test_a_step_that_could_not_be_captured_may_be_tried_again(watch) -> None:
 
 def test_every_local_rank_must_have_its_file(watch) -> None:
     """With {rank} a step is complete when each rank of this node has written, however long that takes."""
-    watched = watch("step_{step}/rank_{rank}.pt", local_ranks=frozenset({2, 3}))
+    watched = watch("step_{step}/rank_{rank}.pt")
+    watched.watcher.expect([2, 3])
     watched.write("step_5/rank_2.pt")
     assert watched.scan_for(20 * SETTLE_S) == ([], {})
     watched.write("step_5/rank_3.pt")

@@ -269,14 +269,15 @@ class Story:
         )
 
     def do_exit(self, words: Words) -> None:
+        signal = words.whole("signal", 0)
         for rank in _numbers(words.named["rank"]):
             self.happen(
                 RankExited(
                     attempt=words.whole("attempt", self.run.attempt.number if self.run.attempt else 0),
                     rank=rank,
                     node=words.named.get("node", self._home(rank)),
-                    code=words.whole("code", -words.whole("signal", 0)),
-                    signal=words.whole("signal", 0),
+                    code=words.whole("code", 128 + signal if signal else 0),
+                    signal=signal,
                     tail=words.named.get("tail", ""),
                     oom=words.flag("oom"),
                 )

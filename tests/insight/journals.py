@@ -47,7 +47,7 @@ from ftslurm.core.run import advance
 from ftslurm.core.state import Run
 from ftslurm.journal import Entry
 from ftslurm.paths import RunPaths
-from ftslurm.runtime.spec import policy_of
+from ftslurm.runtime.settings import policy_of
 
 Kind = TypeVar("Kind", bound=Action)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from ftslurm.errors import ServiceUnavailable, UsageError
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.machine import CommandTimedOut, Who
+from ftslurm.lab.relay import Cable
+from ftslurm.lab.slowness import LinkQuality
 from tests.lab.oracles import pings, wait_until
 
 
@@ -91,3 +94,58 @@ def test_an_unknown_node_is_refused(lab: Cluster) -> None:
     with pytest.raises(UsageError, match="no node 'n9'") as caught:
         lab.cut("n9")
     assert "n1, n2, n3, n4" in caught.value.hint
+
+
+@pytest.mark.lab
+def test_a_slow_link_delays_and_loses_in_one_direction_only(lab: Cluster) -> None:
+    """Packets to the slow node wait or vanish, those between others do not, and a restored link is good."""
+
+    def echo(source: str, target: str) -> tuple[int, float]:
+        command = ["ping", "-q", "-c20", "-i0.02", "-W1", target]
+        lines = lab.exec(source, command, timeout=30).stdout.splitlines()
+        received = int(lines[-2].split(" received")[0].split()[-1])
+        return received, float(lines[-1].split("=")[1].split("/")[0])
+
+    lab.slow("n2", delay_ms=80)
+    received, fastest_ms = echo("n1", "n2")
+    assert received == 20
+    assert fastest_ms >= 80
+    assert echo("n1", "n3")[1] < 80
+    lab.slow("n2", loss_percent=50)
+    assert 1 <= echo("n1", "n2")[0] <= 19
+    lab.restore()
+    received, fastest_ms = echo("n1", "n2")
+    assert received == 20
+    assert fastest_ms < 80
+
+
+@pytest.mark.lab
+def test_a_slow_node_can_be_cut_killed_and_started(lab: Cluster) -> None:
+    """Faults add up: a slow link can be cut and healed, and a node that is started again has a good one."""
+    lab.slow("n2", delay_ms=1)
+    lab.cut("n2")
+    assert not pings(lab, "n1", "n2")
+    lab.heal("n2")
+    wait_until(lambda: pings(lab, "n1", "n2"), 5, "n2 did not come back")
+    lab.kill("n2")
+    lab.start("n2")
+    wait_until(lambda: pings(lab, "n1", "n2"), 5, "n2 did not come back")
+    assert "relay" not in lab.login(["ps", "-ef"]).stdout
+
+
+@pytest.mark.parametrize("quality", [{"delay_ms": -1}, {"loss_percent": 101}, {"loss_percent": -1}])
+def test_an_impossible_link_is_refused(quality: dict[str, float]) -> None:
+    """A negative delay or a loss of more than everything is a mistake."""
+    with pytest.raises(UsageError, match="cannot be like this"):
+        LinkQuality(**quality)
+
+
+def test_the_relay_loses_and_delays_what_it_is_told() -> None:
+    """Over many frames the loss is near its share, and no delay leaves its range."""
+    chance = random.Random(7)
+    cable = Cable(delay_s=0.05, jitter_s=0.02, loss=0.25)
+    fates = [cable.fate(chance) for _ in range(4000)]
+    kept = [fate for fate in fates if fate is not None]
+    assert 0.7 < len(kept) / len(fates) < 0.8
+    assert 0.03 <= min(kept) < 0.035
+    assert 0.065 < max(kept) <= 0.07

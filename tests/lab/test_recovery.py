@@ -139,7 +139,9 @@ def test_crash_loops_end(lab: Cluster) -> None:
     exception = program("crash", "--how", "exception", *never)
     once = submit(lab, [*exception, "--marker", str(work / "marker")], name="once", nodes=1)
     twice = submit(lab, [*exception, "--rank", "1"], name="twice", nodes=2)
-    stumbling = submit(lab, [sys.executable, "-c", STUMBLING], name="stumbling", nodes=1, recovery={"no_progress_limit": 2})
+    (work / "stumbling.py").write_text(STUMBLING)
+    argv = [sys.executable, str(work / "stumbling.py")]
+    stumbling = submit(lab, argv, name="stumbling", nodes=1, recovery={"no_progress_limit": 2})
     fault = program("crash", "--how", "signal:SIGSEGV", *never)
     fruitless = submit(lab, fault, name="fruitless", nodes=1, recovery={"no_progress_limit": 3})
     many = submit(lab, fault, name="many", nodes=1, recovery={"max_attempts": 2, "no_progress_limit": 9})

@@ -1,0 +1,295 @@
+"""`ftslurm resume`: a run that has ended goes on in a new job, in the same folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftslurm.cli.runarg import run_argument
+
+if TYPE_CHECKING:
+    from ftslurm.checkpoint.store import Scan
+    from ftslurm.config import Config
+    from ftslurm.insight.summary import Summary
+    from ftslurm.paths import RunPaths
+    from ftslurm.slurm.client import SlurmClient
+    from ftslurm.slurm.records import JobInfo
+    from ftslurm.slurm.script import JobRequest
+
+EXAMPLES = """\b
+Examples:
+  ftslurm resume 101                                  # a new job, from the newest committed checkpoint
+  ftslurm resume 101 --nodes 3 --time 12:00:00
+  ftslurm resume 101 --dry-run                        # say from where, print the script, submit nothing
+  ftslurm resume gpt-small-20260301-1a2b3c -- --qos=high
+  job=$(ftslurm resume 101 --parsable)
+\b
+What is left out: nodes that the run has given up stay excluded. A run that is still alive is never joined.
+\b
+Exit codes:
+  0 submitted (with --wait: the run's own code); 2 no such run, wrong values, or it has finished (see --again);
+  65 its journal is damaged, or checkpoints are there and none is intact; 69 Slurm does not answer;
+  74 its folder cannot be read; 75 it is alive, or may be; 77 Slurm refuses the job
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user allows."""
+
+    nodes: int | None
+    time: str | None
+    again: bool
+    from_start: bool
+    force: bool
+
+
+@click.command(epilog=EXAMPLES)
+@run_argument()
+@click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("-N", "--nodes", type=click.IntRange(min=1), help="Nodes; left out: as configured.")
+@click.option("-t", "--time", "time_limit", metavar="TIME", help="Time limit; left out: as configured.")
+@click.option("--again", is_flag=True, help="Also a run that has finished with success.")
+@click.option("--from-start", is_flag=True, help="Where there is no checkpoint: begin anew instead of refusing.")
+@click.option("--force", is_flag=True, help="Also where nobody knows whether its job still exists. Be sure first.")
+@click.option("--dry-run", is_flag=True, help="Print the batch script and submit nothing.")
+@click.option("--wait", is_flag=True, help="Return when the run has ended, with its exit code.")
+@click.option("--parsable", is_flag=True, help="Print the job id only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def resume(
+    run: str,
+    sbatch_options: tuple[str, ...],
+    *,
+    nodes: int | None,
+    time_limit: str | None,
+    again: bool,
+    from_start: bool,
+    force: bool,
+    dry_run: bool,
+    wait: bool,
+    parsable: bool,
+    as_json: bool,
+) -> int:
+    """Continue a run that failed, was cancelled, ran out of time or was lost. Options after -- go to sbatch."""
+    from ftslurm import runs
+    from ftslurm.slurm.client import SlurmClient
+
+    wishes = Wishes(nodes=nodes, time=time_limit, again=again, from_start=from_start, force=force)
+    paths, client = runs.find_run(run), SlurmClient()
+    plan = prepare(paths, client, wishes, sbatch_options)
+    for line in plan.notes:
+        click.echo(f"ftslurm: {line}", err=True)
+    if dry_run:
+        from ftslurm import submission
+        from ftslurm.slurm.script import render
+
+        click.echo(render(plan.request), nl=False)
+        click.echo(f"# submitted with: sbatch {' '.join(submission.command_line(plan.request))} SCRIPT", err=True)
+        return 0
+    job_id = _submit(client, paths, plan.request)
+    if as_json:
+        click.echo(json.dumps({"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}, indent=2))
+    else:
+        click.echo(job_id if parsable else f"Submitted batch job {job_id}")
+    if not wait:
+        return 0
+    from ftslurm.cli.submit import wait_for
+
+    return wait_for(client, paths, job_id, after=plan.summary.entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be submitted, and what there is to say about it."""
+
+    request: JobRequest
+    summary: Summary
+    start: tuple[str, int] | None
+    notes: tuple[str, ...]
+
+    def plain(self, paths: RunPaths) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "run_id": paths.run_id,
+            "run_dir": str(paths.root),
+            "checkpoint": {"generation": self.start[0], "step": self.start[1]} if self.start else None,
+            "excluded": list(self.request.exclude),
+            "notes": list(self.notes),
+        }
+
+
+def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple[str, ...]) -> Plan:
+    """Check that the run may go on, and say how.
+
+    Raises:
+        TryAgain: it is alive, or may be.
+        UsageError: it has finished, or the wishes do not fit it.
+        DataDamaged: no checkpoint of it is intact.
+    """
+    from ftslurm import journal, submission
+    from ftslurm.config import load
+    from ftslurm.insight.summary import summarise
+
+    config = load(paths.config)
+    summary = summarise(journal.read(paths))
+    _refuse_if_held(paths, client, summary, force=wishes.force)
+    _refuse_if_finished(paths, summary, again=wishes.again)
+    start, notes = _start(paths, config, from_start=wishes.from_start)
+    changed = _changed(config, wishes)
+    request = submission.request_of(changed, paths, options, resumed=True)
+    exclude = _still_known(client, summary.excluded)
+    if exclude:
+        notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
+    if not paths.script.exists():
+        notes.append("this run began in your own script: what that did before and after it is not done again")
+    return Plan(request=replace(request, exclude=exclude), summary=summary, start=start, notes=tuple(notes))
+
+
+def _refuse_if_held(paths: RunPaths, client: SlurmClient, summary: Summary, *, force: bool) -> None:
+    from ftslurm import journal
+    from ftslurm.errors import TryAgain
+    from ftslurm.insight import hold, index
+
+    linked = list(index.jobs_by_run(paths.root.parent).get(paths.root.resolve(), ()))
+    linked += [job for job in (summary.job_id, *client.find_submitted(paths.run_id)) if job and job not in linked]
+    lease, now = journal.holder(paths), time.time()
+    found = hold.who_holds(summary, linked, _slurm_says(client, linked, summary), lease, now)
+    words = f"job {found.job_id}: {found.reason}; {hold.lease_words(lease, now)}"
+    if found.hold is hold.Hold.HELD:
+        raise TryAgain(
+            f"run {paths.run_id} is held by {words}",
+            hint=f"`ftslurm cancel {found.job_id}` ends it; `ftslurm status {found.job_id}` shows it",
+        )
+    if found.hold is hold.Hold.UNCERTAIN and not force:
+        raise TryAgain(
+            f"nobody can say whether run {paths.run_id} is still alive in {words}",
+            hint="look on its nodes; if you are sure that nothing of that job is left, repeat with --force",
+        )
+
+
+def _slurm_says(client: SlurmClient, linked: list[str], summary: Summary) -> dict[str, JobInfo]:
+    """Slurm's word on the jobs; accounting's too on the one that counts, where slurmctld has forgotten it."""
+    jobs = client.jobs(linked)
+    last = summary.job_id or (linked[-1] if linked else "")
+    if last and not summary.over and (last not in jobs or jobs[last].state.is_over):
+        jobs[last] = client.job(last)
+    return jobs
+
+
+def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:
+    from ftslurm.core.events import Phase
+    from ftslurm.errors import UsageError
+
+    if summary.phase is Phase.FINISHED and not again:
+        raise UsageError(
+            f"run {paths.run_id} has finished: {summary.reason} (exit code {summary.code})",
+            hint="--again starts its program once more, from the newest checkpoint",
+        )
+
+
+def _start(paths: RunPaths, config: Config, *, from_start: bool) -> tuple[tuple[str, int] | None, list[str]]:
+    """The checkpoint that the supervisor will take first, and what to say about the choice."""
+    from ftslurm.checkpoint.store import scan
+    from ftslurm.errors import UsageError
+    from ftslurm.runtime.spec import checkpoint_of
+
+    spec = checkpoint_of(config, paths)
+    if not spec.files:
+        if not from_start:
+            raise UsageError(
+                "no checkpoints are watched in this run (checkpoint.files is not set), so it would begin anew",
+                hint="--from-start starts the program nevertheless; it may know a checkpoint of its own",
+            )
+        return None, ["no checkpoints are watched: the program starts from what it finds itself"]
+    found = scan(Path(spec.shared))
+    notes = [f"checkpoint {each.generation} is refused: {each.reason}" for each in found.refused]
+    if not found.generations:
+        _no_checkpoint(found, spec.shared, from_start=from_start)
+        return None, [*notes, "there is no checkpoint: the run begins anew"]
+    newest = found.generations[-1]
+    older = len(found.generations) - 1
+    fallback = f"; {older} older to fall back to" if older else "; there is none to fall back to"
+    text = (
+        f"starts from the checkpoint of step {newest.commit.step} ({newest.generation}), verified on the way{fallback}"
+    )
+    return (newest.generation, newest.commit.step), [*notes, text]
+
+
+def _no_checkpoint(found: Scan, shared: str, *, from_start: bool) -> None:
+    """Never begin anew silently."""
+    from ftslurm.errors import DataDamaged, UsageError
+
+    if from_start:
+        return
+    if any(each.damaged for each in found.refused):
+        reasons = "; ".join(f"{each.generation}: {each.reason}" for each in found.refused)
+        raise DataDamaged(
+            f"no checkpoint in {shared} is intact ({reasons})",
+            hint="`ftslurm checkpoint verify` says more; --from-start begins anew",
+        )
+    raise UsageError(f"there is no checkpoint in {shared}", hint="--from-start begins the run anew")
+
+
+def _changed(config: Config, wishes: Wishes) -> Config:
+    """The configuration with what was asked for on the command line.
+
+    Raises:
+        UsageError: it does not fit the run.
+    """
+    from ftslurm.errors import UsageError
+    from ftslurm.quantities import parse_slurm_time
+
+    resources, recovery = config.resources, config.recovery
+    change: dict[str, object] = {}
+    if wishes.nodes is not None:
+        ranks = wishes.nodes * resources.ranks_per_node
+        if not recovery.min_nodes <= wishes.nodes <= resources.nodes[1]:
+            raise UsageError(
+                f"--nodes {wishes.nodes} does not fit: the run is for {recovery.min_nodes} to {resources.nodes[1]} nodes"
+            )
+        if ranks % recovery.world_multiple_of:
+            raise UsageError(f"{ranks} ranks are no multiple of {recovery.world_multiple_of} (world_multiple_of)")
+        change["nodes"] = (wishes.nodes, wishes.nodes)
+    if wishes.time is not None:
+        try:
+            change["time"] = parse_slurm_time(wishes.time)
+        except ValueError as error:
+            raise UsageError(f"--time: {error}") from error
+    return config.model_copy(update={"resources": resources.model_copy(update=change)})
+
+
+def _still_known(client: SlurmClient, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    """One name that Slurm does not know makes it refuse the whole list."""
+    unknown = client.unknown_nodes(excluded) if excluded else ()
+    return tuple(node for node in excluded if node not in unknown)
+
+
+def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
+    """Submit and link the job; of two that were submitted at once the later one gives way.
+
+    Raises:
+        TryAgain: somebody else has resumed the run in the same moment.
+    """
+    from ftslurm import runs, submission
+    from ftslurm.errors import FtslurmError, ServiceUnavailable, TryAgain
+
+    script = submission.write_script(paths, request)
+    try:
+        job_id = client.submit(script, submission.command_line(request)).partition(";")[0]
+    except ServiceUnavailable as error:
+        hint = f"the job may exist nevertheless: `squeue --me` shows it, with {paths.run_id} in its comment"
+        raise ServiceUnavailable(str(error), hint=hint) from error
+    except FtslurmError:
+        script.unlink()
+        raise
+    others = [other for other in client.find_submitted(paths.run_id) if other != job_id]
+    if any(int(other) < int(job_id) for other in others):
+        client.cancel(job_id)
+        raise TryAgain(f"run {paths.run_id} has just been resumed as job {others[0]}; job {job_id} is cancelled")
+    runs.link_job(paths, job_id)
+    return job_id
