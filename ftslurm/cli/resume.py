@@ -196,7 +196,7 @@ def _start(paths: RunPaths, config: Config, *, from_start: bool) -> tuple[tuple[
     """The checkpoint that the supervisor will take first, and what to say about the choice."""
     from ftslurm.checkpoint.store import scan
     from ftslurm.errors import UsageError
-    from ftslurm.runtime.spec import checkpoint_of
+    from ftslurm.runtime.settings import checkpoint_of
 
     spec = checkpoint_of(config, paths)
     if not spec.files:
@@ -249,9 +249,8 @@ def _changed(config: Config, wishes: Wishes) -> Config:
     if wishes.nodes is not None:
         ranks = wishes.nodes * resources.ranks_per_node
         if not recovery.min_nodes <= wishes.nodes <= resources.nodes[1]:
-            raise UsageError(
-                f"--nodes {wishes.nodes} does not fit: the run is for {recovery.min_nodes} to {resources.nodes[1]} nodes"
-            )
+            span = f"{recovery.min_nodes} to {resources.nodes[1]} nodes"
+            raise UsageError(f"--nodes {wishes.nodes} does not fit: the run is for {span}")
         if ranks % recovery.world_multiple_of:
             raise UsageError(f"{ranks} ranks are no multiple of {recovery.world_multiple_of} (world_multiple_of)")
         change["nodes"] = (wishes.nodes, wishes.nodes)
@@ -276,7 +275,7 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
         TryAgain: somebody else has resumed the run in the same moment.
     """
     from ftslurm import runs, submission
-    from ftslurm.errors import FtslurmError, ServiceUnavailable, TryAgain
+    from ftslurm.errors import FtslurmError, Refused, ServiceUnavailable, TryAgain
 
     script = submission.write_script(paths, request)
     try:
@@ -284,8 +283,11 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     except ServiceUnavailable as error:
         hint = f"the job may exist nevertheless: `squeue --me` shows it, with {paths.run_id} in its comment"
         raise ServiceUnavailable(str(error), hint=hint) from error
-    except FtslurmError:
+    except FtslurmError as error:
         script.unlink()
+        if isinstance(error, Refused) and request.exclude:
+            asked = f"{request.max_nodes} nodes without {', '.join(request.exclude)} were asked for"
+            raise Refused(str(error), hint=f"{asked}; --nodes asks for fewer") from error
         raise
     others = [other for other in client.find_submitted(paths.run_id) if other != job_id]
     if any(int(other) < int(job_id) for other in others):

@@ -208,7 +208,7 @@ def _span(summary: Summary, job: JobInfo | None, standing: Standing) -> tuple[fl
     if standing is Standing.WAITING:
         return None, None
     if standing is Standing.LIVE and job is not None:
-        return job.start_time or summary.started, None
+        return job.start_time or (None if summary.over else summary.started), None
     if standing is Standing.UNCERTAIN:
         return summary.started, None
     over = job.end_time if job is not None and job.state.is_over else None
@@ -231,7 +231,8 @@ def _left(summary: Summary, job: JobInfo | None, standing: Standing, now: float)
         return max(summary.limit - now, 0.0)
     if standing is not Standing.LIVE or job is None:
         return None
-    end = job.end_time if job.end_time is not None else summary.limit
+    # An old limit belongs to the job in which the run ended.
+    end = job.end_time if job.end_time is not None or summary.over else summary.limit
     return None if end is None else max(end - now, 0.0)
 
 

@@ -73,6 +73,7 @@ SRUN_FAILED = re.compile(
 SRUN_CONTROLLER = re.compile(
     r"contact slurm controller|controller .*not respond|allocation failure|create step", re.IGNORECASE
 )
+SSH_MUTE = "the port of ssh accepts, but nobody speaks"
 SITE_HOST_KEYS = "/etc/ssh/ssh_known_hosts"
 NVIDIA = Path("/proc/driver/nvidia/version")
 GPU_PIDS = """
@@ -263,7 +264,7 @@ def _openssh(target: ProbeTarget, deadline_s: float) -> Word:
     if 0 < code < 255:  # 255 is ssh's own; any other comes from the node
         return Outcome.OK, f"ssh answers with code {code}"
     if SSH_SILENT.search(words):
-        return Outcome.FAILED, "ssh is accepted, but nobody speaks"
+        return Outcome.FAILED, SSH_MUTE
     return Outcome.UNREACHABLE if SSH_UNREACHABLE.search(words) else Outcome.UNKNOWN, words
 
 
@@ -271,6 +272,7 @@ def _paramiko(target: ProbeTarget, deadline_s: float) -> Word:
     """The same with paramiko, which reads neither ~/.ssh/config nor `ssh_options`."""
     import paramiko
 
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # a probe that fails is an answer, not an error
     client = paramiko.SSHClient()
     client.load_system_host_keys()
     with suppress(OSError):
@@ -285,8 +287,10 @@ def _paramiko(target: ProbeTarget, deadline_s: float) -> Word:
     except TimeoutError:
         return Outcome.UNREACHABLE, f"ssh did not answer in {seconds:g} s"
     except paramiko.SSHException as error:
-        silent = "banner" in str(error)
-        return Outcome.FAILED if silent else Outcome.UNKNOWN, f"ssh: {error}"
+        transport = client.get_transport()
+        if transport is not None and not transport.remote_version:
+            return Outcome.FAILED, SSH_MUTE
+        return Outcome.UNKNOWN, f"ssh: {error}"
     except OSError as error:
         codes = {each.errno for each in getattr(error, "errors", {}).values()} | {error.errno}
         return Outcome.UNREACHABLE if codes & NO_ROUTE else Outcome.UNKNOWN, f"ssh: {error}"
