@@ -42,7 +42,7 @@ class Result:
 
 
 @click.command(epilog=EXAMPLES)
-@run_argument("names", nargs=-1, required=True)
+@run_argument("names", "RUN_OR_JOB...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def cancel(names: tuple[str, ...], *, as_json: bool) -> int:
     """Cancel the jobs of runs, running or pending."""

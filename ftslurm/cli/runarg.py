@@ -33,6 +33,6 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [name for name in names if name.startswith(incomplete)][:MOST]
 
 
-def run_argument(name: str = "run", **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's own options
+def run_argument(name: str = "run", metavar: str = "RUN_OR_JOB", **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's own options
     """The argument RUN_OR_JOB of a command."""
-    return click.argument(name, metavar="RUN_OR_JOB", shell_complete=complete_runs, **more)
+    return click.argument(name, metavar=metavar, shell_complete=complete_runs, **more)

@@ -69,7 +69,7 @@ class _Look:
 
 
 @click.command(epilog=EXAMPLES)
-@run_argument("names", nargs=-1)
+@run_argument("names", "[RUN_OR_JOB]...", nargs=-1)
 @click.option("--watch", is_flag=True, help="Redraw every 2 s until every run named has ended; end with Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--parsable", is_flag=True, help="Columns separated by |, nothing cut.")

@@ -100,6 +100,7 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
         "where": judgement.where or None,
         "confidence": judgement.confidence,
         "reason": judgement.reason,
+        "noticed_by": judgement.by or None,
         "findings": [
             {"witness": each.witness, "outcome": each.outcome, "detail": each.detail, "took_s": each.took_s}
             for each in judgement.findings

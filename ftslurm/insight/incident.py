@@ -20,13 +20,17 @@ TAIL_LINES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict. `findings` are the witnesses' words, `tail` is what the failed rank printed last."""
+    """A verdict. `findings` are the witnesses' words, `tail` is what the failed rank printed last.
+
+    `by` says who noticed, where that is not what the incident began with.
+    """
 
     t: float
     cause: Cause
     scope: Scope
     where: str
     reason: str
+    by: str = ""
     confidence: float | None = None
     findings: tuple[Finding, ...] = ()
     tail: str = ""
@@ -67,6 +71,7 @@ class Incident:
         decided: when the first verdict or the stop came.
         stopped: when nothing of the old attempt was left.
         launched, mustered, restored: the last launch; all its ranks there; all its nodes with the checkpoint.
+        left, back: for a requeue, when the job went back to the queue, and when it started again.
         released: when training could go on.
         launches: how many launches it took.
         restored_from: the checkpoint that was gone back to; None: the beginning, or nothing yet.
@@ -88,6 +93,8 @@ class Incident:
     launched: float | None = None
     mustered: float | None = None
     restored: float | None = None
+    left: float | None = None
+    back: float | None = None
     released: float | None = None
     launches: int = 0
     restored_from: Save | None = None
@@ -104,6 +111,8 @@ class Incident:
             ("detect", _between(self.sign, self.noticed) or None),
             ("decide", _between(self.noticed, self.decided)),
             ("stop", _between(self.decided, self.stopped)),
+            ("leave", _between(self.stopped, self.left)),
+            ("queue", _between(self.left, self.back)),
             ("launch", _between(self.launched, self.mustered)),
             ("restore", _between(self.launched, self.restored)),
         )

@@ -118,6 +118,8 @@ def _ending(incident: Incident, width: int) -> Iterator[str]:
 def _judgement(judgement: Judgement, width: int) -> Iterator[str]:
     sure = f", confidence {judgement.confidence:.2f}" if judgement.confidence is not None else ""
     where = f" ({judgement.where})" if judgement.scope is Scope.NODE and judgement.where else ""
+    if judgement.by:
+        yield from _field("also", judgement.by, width)
     yield from _field("verdict", f"{judgement.cause}{where}{sure}", width)
     if judgement.findings:
         for label, text in _witnesses(judgement.findings):
@@ -143,18 +145,18 @@ def _witnesses(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
 def _restored(incident: Incident) -> str:
     saved = incident.restored_from
     if saved is None:
-        return "nothing: training began anew"
+        return "nothing: from the beginning"
     return f"step {saved.step} ({saved.generation}), written in attempt {saved.attempt}"
 
 
 def _took(incident: Incident) -> str:
     """The parts in order; what lies between them (pauses, launches that failed) is named too."""
     stages = dict(incident.stages)
-    parts = [f"{name} {took(seconds)}" for name, seconds in stages.items() if seconds is not None and name != "restore"]
-    if stages["restore"] is not None:
-        parts.append(f"restore {took(stages['restore'])} (beside the launch)")
-    if incident.launches > 1:
-        parts.append(f"{incident.launches} launches")
+    last = f" (the last of {incident.launches})" if incident.launches > 1 else ""
+    remarks = {"restore": " (beside the launch)", "launch": last}
+    parts = [
+        f"{name} {took(seconds)}{remarks.get(name, '')}" for name, seconds in stages.items() if seconds is not None
+    ]
     total = incident.recovery_s
     whole = f"{took(total)} from the first sign to the ranks' release: " if total is not None else ""
     return whole + ", ".join(parts)

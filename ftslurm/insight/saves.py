@@ -62,16 +62,20 @@ class Saves:
         """The one that the newest attempt was started from; None: from the beginning."""
         return self._known.get(self._wanted)
 
-    def see(self, entry: Entry, lost: Collection[str]) -> None:
-        """Take an entry into account; `lost` are the nodes that it condemns."""
+    def see(self, entry: Entry, lost: Collection[str]) -> list[Save]:
+        """Take an entry into account; `lost` are the nodes that it condemns. Returns what is lost with them."""
         if begins_incarnation(entry):
             kept = (SavedState.DURABLE, SavedState.DAMAGED)
             self._known = {name: each for name, each in self._known.items() if each.state in kept}
         self._see_event(entry.event, entry.t)
         self._see_actions(entry)
-        for name, each in self._known.items():
-            if each.state is SavedState.LOCAL and (each.holders - each.drained) & set(lost):
-                self._known[name] = replace(each, state=SavedState.LOST)
+        gone = [
+            each
+            for each in self._known.values()
+            if each.state is SavedState.LOCAL and (each.holders - each.drained) & set(lost)
+        ]
+        self._known |= {each.generation: replace(each, state=SavedState.LOST) for each in gone}
+        return gone
 
     def _see_event(self, event: Event, t: float) -> None:
         if isinstance(event, PartPending | PartSaved):

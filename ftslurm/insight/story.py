@@ -9,7 +9,6 @@ Works on a run that is still going on; its story then ends with the last entry, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -27,8 +26,10 @@ from ftslurm.core.events import (
     RestoreReady,
     WorldMustered,
 )
+from ftslurm.core.recovery import Kind as Plan
 from ftslurm.insight import incident as told
 from ftslurm.insight.alternatives import Evidence
+from ftslurm.insight.chronicle import Chronicle, with_note
 from ftslurm.insight.facts import (
     PLAN,
     actions,
@@ -39,10 +40,10 @@ from ftslurm.insight.facts import (
     says,
     verdict_of,
 )
-from ftslurm.insight.incident import Choice, Incident, Judgement, Note
+from ftslurm.insight.incident import Choice, Incident, Judgement
 from ftslurm.insight.ledger import Ledger, Spent
 from ftslurm.insight.noticing import who_noticed
-from ftslurm.insight.records import Kind, Moment, Story, Totals
+from ftslurm.insight.records import Kind, Story, Totals
 from ftslurm.insight.saves import Saves
 from ftslurm.insight.summary import phase_of
 from ftslurm.insight.text import count, folded, took
@@ -55,7 +56,6 @@ _RECOVERING = frozenset({Phase.STOPPING, Phase.PLANNING, Phase.RELAUNCHING})
 _LEFT = frozenset({Phase.DRAINING, Phase.REQUEUED}) | ENDED
 _REFUSALS = frozenset({"checkpoint_damaged", "checkpoint_refused"})
 _TOLD_ELSEWHERE = frozenset({"released", "node_heard", "requeued"})
-_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def story(entries: Iterable[Entry], *, now: float | None = None) -> Story:
@@ -85,7 +85,7 @@ class Teller:
     def __init__(self) -> None:
         self._saves = Saves()
         self._ledger = Ledger()
-        self._moments: list[Moment] = []
+        self._chronicle = Chronicle()
         self._incidents: list[Incident] = []
         self._open: Incident | None = None
         self._awaits_job: int | None = None
@@ -93,7 +93,6 @@ class Teller:
         self._excluded: dict[str, None] = {}
         self._fallen = 0
         self._exits: list[RankExited] = []
-        self._segment: list[tuple[float, int]] = []
         self._jobs: dict[str, None] = {}
         self._granted_last: AllocationGranted | None = None
         self._phase = Phase.SUBMITTED
@@ -114,9 +113,9 @@ class Teller:
             self._granted(entry, entry.event)
         lost = given_up(entry, self._granted_last.nodes if self._granted_last else (), self._excluded)
         whole = self._saves.whole
-        self._saves.see(entry, [node for node, _, _ in lost])
+        gone = self._saves.see(entry, [node for node, _, _ in lost])
         if self._saves.whole > whole and self._saves.newest is not None:
-            self._segment.append((entry.t, self._saves.newest.step))
+            self._chronicle.saved(entry.t, self._saves.newest.step)
         self._suspect(entry)
         if isinstance(entry.event, RankExited) and (entry.event.code or entry.event.signal):
             self._exits.append(entry.event)
@@ -124,6 +123,9 @@ class Teller:
             self._open_incident(entry, [node for node, _, _ in lost])
         for node, cause, reason in lost:
             self._give_up(entry, node, cause, reason)
+        for save in gone:
+            text = f"the checkpoint of step {save.step} lay on the nodes only, and is lost with them"
+            self._note(entry.t, Kind.NOTE, "checkpoint_lost", text)
         for node in forgiven(entry):
             self._excluded.pop(node, None)
         for said in says(entry):
@@ -138,6 +140,8 @@ class Teller:
         if not begins_incarnation(entry):
             return
         self._counts["requeues"] += is_requeue(event, before)
+        if self._awaits_job is not None:
+            self._incidents[self._awaits_job] = replace(self._incidents[self._awaits_job], back=entry.t)
         self._flush()
         self._suspicions.clear()
         self._fallen, self._end, self._exits = 0, None, []
@@ -147,7 +151,7 @@ class Teller:
         text += " and continues the run" if event.resumed else ""
         text += "" if event.no_kill or len(event.nodes) == 1 else "; without --no-kill a lost node will end the job"
         self._jobs[event.job_id] = None
-        self._moment(entry.t, Kind.JOB, text)
+        self._chronicle.add(entry.t, Kind.JOB, text)
         self._ledger.switch(entry.t, Spent.STARTING)
 
     def _suspect(self, entry: Entry) -> None:
@@ -179,7 +183,7 @@ class Teller:
         sign = noticed - (since.silent_s if since else 0.0)
         self._flush()
         self._open = Incident(number=number, attempt=self._attempt, sign=sign, noticed=noticed, by=by, decided=entry.t)
-        self._moments.append(Moment(t=noticed, kind=Kind.INCIDENT, text=by, incident=number))
+        self._chronicle.add(noticed, Kind.INCIDENT, by, number)
         if self._ledger.now is Spent.TRAINING:
             self._ledger.switch(sign, Spent.RECOVERY)
 
@@ -195,7 +199,8 @@ class Teller:
         self._fallen += 1
         if self._open is not None:
             judged = told.judge_node(entry.t, node, cause, reason, evidence)
-            self._open = told.with_judgement(self._open, judged)
+            by = since.by if since and since.by != self._open.by else ""
+            self._open = told.with_judgement(self._open, replace(judged, by=by))
             self._open = replace(self._open, excluded=(*self._open.excluded, node))
 
     def _said(self, entry: Entry, said: Say) -> None:
@@ -209,8 +214,11 @@ class Teller:
             )
             self._open = replace(self._open, choices=(*self._open.choices, choice))
         elif self._open is not None and cause is not None:
-            if said.text not in {each.reason for each in self._open.judgements}:
+            known = [each.reason for each in self._open.judgements if said.text.startswith(each.reason)]
+            if not known:
                 self._open = told.with_judgement(self._open, self._judged(entry, cause, said.text))
+            elif said.text != known[0]:
+                self._note(entry.t, Kind.NOTE, said.slug, said.text.removeprefix(known[0]).lstrip("; "))
         elif said.slug not in _TOLD_ELSEWHERE:
             self._note(entry.t, Kind.NOTE, said.slug, said.text)
 
@@ -221,7 +229,7 @@ class Teller:
 
     def _progress(self, entry: Entry, phase: Phase) -> None:
         """Note when the parts of a recovery were over."""
-        now = self._open
+        now = self._current()
         if now is None:
             return
         planned = any(said.slug.startswith(PLAN) for said in says(entry))
@@ -231,7 +239,19 @@ class Teller:
             now = replace(now, mustered=entry.t)
         if isinstance(entry.event, RestoreReady) and entry.event.attempt == self._attempt:
             now = replace(now, restored=entry.t)
-        self._open = now
+        self._amend(now)
+
+    def _current(self) -> Incident | None:
+        """The incident that is open, or the one that waits for its job to start again."""
+        if self._open is not None or self._awaits_job is None:
+            return self._open
+        return self._incidents[self._awaits_job]
+
+    def _amend(self, changed: Incident) -> None:
+        if self._open is not None:
+            self._open = changed
+        elif self._awaits_job is not None:
+            self._incidents[self._awaits_job] = changed
 
     def _close(self, outcome: str) -> None:
         if self._open is not None:
@@ -244,19 +264,29 @@ class Teller:
         for launch in actions(entry, LaunchAttempt):
             self._counts["attempts"] += 1
             self._attempt, self._exits, self._fallen = launch.attempt, [], 0
-            if self._open is not None:
-                launches = self._open.launches + 1
-                self._open = replace(self._open, launches=launches, launched=entry.t, mustered=None, restored=None)
+            now = self._current()
+            if now is not None:
+                self._amend(replace(now, launches=now.launches + 1, launched=entry.t, mustered=None, restored=None))
         for release in actions(entry, ReleaseRanks):
             self._released(entry, release)
         for ask in actions(entry, Requeue):
             without = f" without {folded(ask.exclude)}" if ask.exclude else ""
-            text = f"Slurm is asked for {count(ask.num_nodes, 'node')}{without}: {ask.reason}"
-            self._moment(entry.t, Kind.LEAVING, text)
+            # After an incident the reason has been told.
+            why = "" if self._requeued() else f": {ask.reason}"
+            self._chronicle.add(
+                entry.t, Kind.LEAVING, f"Slurm is asked for {count(ask.num_nodes, 'node')}{without}{why}"
+            )
         for end in actions(entry, EndRun):
             self._end = end
             self._flush()
-            self._moment(entry.t, Kind.END, f"{end.phase}, exit code {end.code}: {end.reason}")
+            self._chronicle.add(entry.t, Kind.END, f"{end.phase}, exit code {end.code}: {end.reason}")
+
+    def _requeued(self) -> bool:
+        """Whether an incident has led to a requeue that is still under way."""
+        if self._open is not None:
+            return any(choice.kind == Plan.REQUEUE for choice in self._open.choices[-1:])
+        last = self._incidents[-1] if self._incidents else None
+        return last is not None and last.outcome == _OUTCOMES[Plan.REQUEUE] and last.released is None
 
     def _released(self, entry: Entry, release: ReleaseRanks) -> None:
         restored = self._saves.wanted if release.checkpoint else None
@@ -267,20 +297,18 @@ class Teller:
         nodes = tuple(dict.fromkeys(release.placement))
         source = f"from the checkpoint of step {release.step}" if release.checkpoint else "from the beginning"
         what = f"attempt {release.attempt} trains: {count(len(release.placement), 'rank')} on {folded(nodes)}, {source}"
-        if self._open is not None:
-            self._close(what)
-            self._awaits_job = len(self._incidents) - 1
-        if self._awaits_job is not None:
-            over = replace(self._incidents[self._awaits_job], released=entry.t, restored_from=restored, lost_s=lost_s)
-            self._incidents[self._awaits_job] = over
+        now = self._current()
+        if now is not None:
+            self._amend(replace(now, released=entry.t, restored_from=restored, lost_s=lost_s))
+        self._close(what)
         self._awaits_job = None
-        self._moment(entry.t, Kind.RELEASED, what)
+        self._chronicle.add(entry.t, Kind.RELEASED, what)
 
     def _phase_changed(self, entry: Entry, phase: Phase) -> None:
         before, self._phase = self._phase, phase
         if phase in _LEFT:
             kinds = [choice.kind for choice in self._open.choices] if self._open else []
-            self._close(_LEAVING.get(kinds[-1] if kinds else "", "the run was leaving already"))
+            self._close(_OUTCOMES.get(kinds[-1], kinds[-1]) if kinds else "the run was leaving already")
         if phase is before:
             return
         if phase is Phase.DRAINING:
@@ -289,40 +317,22 @@ class Teller:
             self._ledger.switch(entry.t, Spent.QUEUED)
             self._flush()
             detail = [said.text for said in says(entry) if said.slug == "requeued"]
-            self._moment(entry.t, Kind.LEAVING, (detail or ["the job goes back to the queue"])[0])
-            requeued = self._incidents and self._incidents[-1].outcome == _LEAVING["requeue"]
-            self._awaits_job = len(self._incidents) - 1 if requeued else None
+            self._chronicle.add(entry.t, Kind.LEAVING, (detail or ["the job goes back to the queue"])[0])
+            if self._requeued():
+                self._awaits_job = len(self._incidents) - 1
+                self._incidents[-1] = replace(self._incidents[-1], left=entry.t)
         elif phase in ENDED:
             self._ledger.switch(entry.t, Spent.AWAY)
 
-    # ------------------------------------------------------------------------------------------------- moments
-
-    def _moment(self, t: float, kind: Kind, text: str, slug: str = "") -> None:
-        self._moments.append(Moment(t=t, kind=kind, text=text, slug=slug))
-
     def _note(self, t: float, kind: Kind, slug: str, text: str) -> None:
-        """Add a note to the open incident or to the story; one that repeats itself is counted."""
+        """Add a note to the open incident, or to the story."""
         if self._open is not None:
-            notes = self._open.notes
-            same = notes and _alike((notes[-1].slug, notes[-1].text), (slug, text))
-            more = replace(notes[-1], count=notes[-1].count + 1, until=t) if same else Note(t=t, slug=slug, text=text)
-            self._open = replace(self._open, notes=(*(notes[:-1] if same else notes), more))
-        elif self._moments and _alike((self._moments[-1].slug, self._moments[-1].text), (slug, text)):
-            self._moments[-1] = replace(self._moments[-1], count=self._moments[-1].count + 1, until=t)
+            self._open = with_note(self._open, t, slug, text)
         else:
-            self._moment(t, kind, text, slug)
+            self._chronicle.note(t, kind, slug, text)
 
     def _flush(self) -> None:
-        """Tell of the checkpoints since the last time."""
-        if not self._segment:
-            return
-        steps = [step for _, step in self._segment]
-        last = self._segment[-1][0]
-        durable = self._saves.newest_durable
-        span = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-        where = f"step {durable.step} is on shared storage" if durable else "none is on shared storage yet"
-        self._moment(last, Kind.CHECKPOINTS, f"{count(len(steps), 'checkpoint')} saved ({span}); {where}")
-        self._segment = []
+        self._chronicle.tell_of_saves(self._saves.newest_durable)
 
     # --------------------------------------------------------------------------------------------------- story
 
@@ -343,7 +353,7 @@ class Teller:
             jobs=tuple(self._jobs),
             begun=self._first.t,
             until=until,
-            moments=tuple(sorted(self._moments, key=lambda moment: moment.t)),
+            moments=self._chronicle.moments(),
             incidents=tuple(self._incidents),
             excluded=tuple(self._excluded),
             newest=self._saves.newest,
@@ -359,9 +369,4 @@ class Teller:
         )
 
 
-_LEAVING = {"requeue": "the job goes back to the queue", "abort": "the run is given up"}
-
-
-def _alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether two notes say the same but for their numbers."""
-    return bool(one[0]) and one[0] == other[0] and _NUMBER.sub("#", one[1]) == _NUMBER.sub("#", other[1])
+_OUTCOMES: dict[str, str] = {Plan.REQUEUE: "the job goes back to the queue", Plan.ABORT: "the run is given up"}

@@ -376,6 +376,7 @@ class Cluster:
             raise ServiceUnavailable(
                 f"srun does not work in the lab: {done.stderr.strip()}", hint=f"see {self.layout.log}"
             )
+        self.wait_idle(_READY_S)
 
     def _node_states(self) -> dict[str, str]:
         """Slurm's word for each node, flags like `*` included; empty when slurmctld does not answer."""

@@ -202,6 +202,6 @@ class Hub:
             phi = suspicion(self._histories[node], now, self._settings)
             self._emit(
                 NodeSuspected(
-                    node=node, silent_s=seconds, phi=phi, peers_silent=len(silent), peers=len(self._histories)
+                    node=node, silent_s=seconds, phi=phi, peers_silent=len(silent) - 1, peers=len(self._histories) - 1
                 )
             )

@@ -313,8 +313,8 @@ class SlurmClient:
 def _shielded() -> Iterator[None]:
     """Let a command that starts here live through SIGTERM.
 
-    Slurm sends it to every process of the batch step as soon as the job is requeued, and was seen to end the very
-    scontrol that had asked for it. A blocked signal stays blocked through exec; a handler of ours would not protect.
+    A requeue from inside the job brings one at once, and it was seen to end the very scontrol that had asked for it.
+    A blocked signal stays blocked through exec; a handler of ours would not protect.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:

@@ -99,8 +99,8 @@ class JobInfo:
     """One job as Slurm describes it now.
 
     `state` is the first word; `state_words` are all of them, raw. `nodes` keep Slurm's order; they are the *current*
-    ones (a node that Slurm took out of the job is gone). `num_nodes` is right for a running job; while a requeued one is
-    COMPLETING it counts the nodes that are still busy, and afterwards 22.05 goes on showing the old number although the
+    ones (a node that Slurm took out of the job is gone). `num_nodes` is right for a running job; while a requeued one
+    is COMPLETING it counts the nodes that are still busy, and afterwards 22.05 shows the old number although the
     changed one is what the job gets (measured). Times are epoch seconds, None where Slurm gives none.
     `source` NOBODY with state UNKNOWN means: slurmctld answered that it does not know the job, and accounting
     has no record either (or cannot be asked).

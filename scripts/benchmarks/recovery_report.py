@@ -11,9 +11,11 @@ from split import PHASES
 NAMES = {
     "floor": "floor: `srun` of the program, nothing else",
     "ftslurm": "**ftslurm**",
-    "torchrun": "torchrun, elastic 3:4 (`--max-restarts=100`)",
+    "torchrun": "torchrun, elastic 3:4, as it comes",
+    "torchrun-tuned": "torchrun, elastic 3:4, tuned",
     "requeue": "Slurm requeue (`--nodes=3-4`)",
 }
+PEERS = ("ftslurm", "torchrun", "torchrun-tuned", "requeue")
 TITLES = {"kill": "A rank is SIGKILLed", "cut": "A node's network is cut"}
 HEADER = ["method", "came back", "median", "range", "fault → new processes", "processes → first step", "steps lost"]
 
@@ -40,7 +42,7 @@ def render(value: dict[str, Any]) -> str:
         METHOD,
     ]
     for fault, title in TITLES.items():
-        rows = [_row(method, _of(samples, method, fault)) for method in ("ftslurm", "torchrun", "requeue")]
+        rows = [_row(method, _of(samples, method, fault)) for method in PEERS]
         floors = _row("floor", _of(samples, "floor", "none"))
         parts += [f"## {title}\n", table(HEADER, [row for row in (floors, *rows) if row]), _ratio(samples, fault)]
     return "\n".join([*filter(None, parts), *_phases(samples)])
@@ -86,13 +88,13 @@ def _ratio(samples: list[Sample], fault: str) -> str:
     if not ours or median(ours) == float("inf"):
         return ""
     sentences = []
-    for method in ("torchrun", "requeue"):
+    for method in PEERS[1:]:
         theirs = _times(_of(samples, method, fault))
         if theirs:
             factor = median(theirs) / median(ours)
-            words = f"{factor:.1f} times as long" if factor < float("inf") else "for ever, within its limit,"
-            sentences.append(f"{method} takes {words}")
-    return f"Beside ftslurm's median: {'; '.join(sentences)}.\n" if sentences else ""
+            came = f"takes {factor:.1f} times as long" if factor < float("inf") else "did not come back"
+            sentences.append(f"{method} {came}")
+    return f"Against ftslurm's median: {'; '.join(sentences)}.\n" if sentences else ""
 
 
 def _phases(samples: list[Sample]) -> list[str]:

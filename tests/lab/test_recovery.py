@@ -172,8 +172,8 @@ def test_crash_loops_end(lab: Cluster) -> None:
 
 @pytest.fixture
 def batch_on_last(lab: Cluster) -> Iterator[tuple[str, ...]]:
-    """Options with which the batch script runs on n4 (sbatch(1), --batch), while the ranks still begin on n1."""
-    features = {node: "batch" if node == "n4" else "other" for node in lab.nodes}
+    """Options with which the batch script runs on n3 (sbatch(1), --batch), while the ranks still begin on n1."""
+    features = {node: "batch" if node == "n3" else "other" for node in lab.nodes}
 
     def mark(marks: dict[str, str]) -> None:
         for node, mark in marks.items():
@@ -189,15 +189,16 @@ def batch_on_last(lab: Cluster) -> Iterator[tuple[str, ...]]:
 def test_first_node_of_the_order_is_lost(lab: Cluster, batch_on_last: tuple[str, ...]) -> None:
     """The node of rank 0 is lost, and programs come back that find their master by any of the three usual ways."""
     ways = ("ddp_counter", "nodelist_master", "port_from_jobid")
-    runs = [ddp(lab, name=f"first-{way}", nodes=4, steps=100, program_name=way, options=batch_on_last) for way in ways]
+    runs = [ddp(lab, name=f"first-{way}", nodes=3, steps=10**6, program_name=way, options=batch_on_last) for way in ways]
     for run in runs:
         run.wait("a committed checkpoint", lambda run=run: run.durable() and run.step_of(0) > 25)
         (granted,) = run.events("AllocationGranted")
-        assert granted["batch_host"] == "n4"
+        assert granted["batch_host"] == "n3"
         assert [proc.node for proc in run.processes("rank") if proc.rank == 0] == ["n1"]
     lab.cut("n1")
     for run in runs:
-        assert run.wait_end(180) == ("finished", 0)
-        assert run.launches()[1] == ("n2", "n3", "n4")
+        run.wait("the next attempt", lambda run=run: len(run.restored_steps()) == 2)
+        assert run.launches()[1] == ("n2", "n3")
         assert run.restored_steps()[1] >= 20
-        assert len(run.done()) == 3 and len(set(run.done())) == 1
+        run.wait_step(1, run.restored_steps()[1] + 5)
+        assert {lines[0][2] for lines in run.progress().values() if lines[0][-1] == "1"} == {"2"}

@@ -40,6 +40,7 @@ sys.exit(subprocess.run(words, env=env.step_env(os.environ), timeout=60).returnc
 
 INSIDE = """
 import os, signal, sys, time
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from ftslurm.slurm.client import JobField, SlurmClient
 heard = []
@@ -53,9 +54,19 @@ if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
     client.update_job(job, JobField.NUM_TASKS, 2)
     client.update_job(job, JobField.NUM_NODES, 2)
     client.update_job(job, JobField.EXC_NODE_LIST, "n2")
-    print("heard", len(heard), "done", flush=True)
+    Path(sys.argv[2] + ".new").write_text(f"heard {len(heard)}")
+    Path(sys.argv[2] + ".new").rename(sys.argv[2])
 else:
     time.sleep(300)
+"""
+LISTEN = """
+import signal, sys, time
+from pathlib import Path
+log = Path(sys.argv[1])
+for number in (signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(number, lambda number, frame: log.write_text(signal.Signals(number).name))
+log.write_text("ready")
+time.sleep(60)
 """
 
 
@@ -176,23 +187,35 @@ def test_life_of_a_job_as_the_client_sees_it(lab, client):
 
 
 def test_requeue_from_inside_leaves_time_for_the_updates(lab, client):
-    """A job that requeues itself shapes its next start although Slurm sends SIGTERM to all of its processes."""
-    program = lab.shared / "inside.py"
-    program.write_text(INSIDE)
-    root = Path(__file__).parent.parent.parent
-    job_id = client.submit(
-        f"#!/bin/bash\ntrap : TERM\n{sys.executable} {program} {root} > {lab.shared}/inside.log 2>&1 &\nwait\nwait\n",
-        ["-N3", "-n3", "--no-kill", "--requeue", f"--chdir={lab.shared}"],
-    )
-    wait_until(lambda: client.job(job_id).restart_count == 1)
-    log = lab.shared / "inside.log"
-    wait_until(lambda: "done" in log.read_text() or "Traceback" in log.read_text())
-    assert log.read_text().split() == ["heard", "1", "done"]
+    """A run that requeues its job hears SIGTERM through the script, and shapes the next start within KillWait."""
+    folder = lab.shared / "inside"
+    request = request_of(folder, min_nodes=3, max_nodes=3, ntasks=3)
+    (folder / "inside.py").write_text(INSIDE)
+    root = str(Path(__file__).parent.parent.parent)
+    argv = (sys.executable, str(folder / "inside.py"), root, str(folder / "log"))
+    job_id = submit(client, folder, replace(request, argv=argv))
+    wait_until((folder / "log").exists)
+    assert (folder / "log").read_text() == "heard 1"
     wait_until(lambda: client.job(job_id).reason == "BeginTime")
     client.update_job(job_id, JobField.START_TIME, "now")
     job = wait_state(client, job_id, JobState.RUNNING)
     assert (len(job.nodes), job.num_tasks, job.exc_nodes) == (2, 2, ("n2",))
     assert "n2" not in job.nodes
+
+
+@pytest.mark.parametrize(("target", "heard"), [("job", "SIGTERM"), ("batch", "SIGUSR2")])
+def test_signals_to_the_job_reach_the_run(lab, client, target, heard):
+    """Slurm signals the batch shell alone: what scancel or the time limit says arrives because the script hands it on."""
+    folder = lab.shared / f"signal-{target}"
+    request = request_of(folder)
+    (folder / "listen.py").write_text(LISTEN)
+    job_id = submit(client, folder, replace(request, argv=(PYTHON, str(folder / "listen.py"), str(folder / "log"))))
+    wait_until((folder / "log").exists)
+    if target == "job":
+        client.cancel(job_id)
+    else:
+        client.run(["scancel", "--batch", "--signal=USR2", job_id]).check()
+    wait_until(lambda: (folder / "log").read_text() == heard)
 
 
 def test_accounting_knows_what_the_controller_knows(lab, client):

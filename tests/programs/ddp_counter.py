@@ -21,6 +21,7 @@ import pickle
 import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 STARTED = time.time()  # before torch is imported: what a relaunch costs is in the START line
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoints", type=Path, default=os.environ.get("FTSLURM_CHECKPOINT_DIR"))
     parser.add_argument("--resume", type=Path, default=os.environ.get("FTSLURM_CHECKPOINT") or None)
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds after which a collective operation fails")
     parser.add_argument("--size-mb", type=float, default=0, help="ballast in every checkpoint")
     return parser.parse_args()
 
@@ -144,7 +146,7 @@ def main() -> None:
     velocity = torch.zeros(sum(weight.numel() for weight in model.parameters()))
     step = load(args, model, velocity)
     progress.say(f"RESUME {step}")
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=args.timeout))
     while step < args.steps:
         began = time.monotonic()
         train_step(model, velocity, step)

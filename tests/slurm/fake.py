@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 BIN = Path(__file__).parent.parent / "bin"
 
@@ -16,17 +19,24 @@ class FakeSlurm:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "slurm.json"
-        self._write(
-            {
-                "next_id": 101,
-                "partitions": ["main"],
-                "nodes": {f"n{number}": {"state": "IDLE", "reason": ""} for number in range(1, 5)},
-                "jobs": {},
-                "history": {},
-                "accounting": True,
-                "config": {"SlurmdTimeout": "300 sec", "MinJobAge": "300 sec", "KillWait": "30 sec", "JobRequeue": "1"},
-                "faults": {},
-            }
+        self.path.write_text(
+            json.dumps(
+                {
+                    "next_id": 101,
+                    "partitions": ["main"],
+                    "nodes": {f"n{number}": {"state": "IDLE", "reason": ""} for number in range(1, 5)},
+                    "jobs": {},
+                    "history": {},
+                    "accounting": True,
+                    "config": {
+                        "SlurmdTimeout": "300 sec",
+                        "MinJobAge": "300 sec",
+                        "KillWait": "30 sec",
+                        "JobRequeue": "1",
+                    },
+                    "faults": {},
+                }
+            )
         )
 
     @property
@@ -37,7 +47,8 @@ class FakeSlurm:
     @property
     def state(self) -> dict[str, Any]:
         """Everything it knows, as it is now."""
-        state: dict[str, Any] = json.loads(self.path.read_text())
+        with self._locked() as file:
+            state: dict[str, Any] = json.load(file)
         return state
 
     @property
@@ -48,23 +59,27 @@ class FakeSlurm:
 
     def fail(self, call: str, kind: str, times: int = 1) -> None:
         """Let calls that begin with `call` go wrong; kinds as in tests/bin/fake_slurm.py."""
-        state = self.state
-        state["faults"][call] = {"kind": kind, "times": times}
-        self._write(state)
+        self.change("faults", call, value={"kind": kind, "times": times})
 
     def change(self, *path: str, value: object) -> None:
         """Set one value, as in `nodes, n3, state` to DOWN."""
-        state = self.state
-        place = state
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
-        self._write(state)
+        with self._locked() as file:
+            state = place = json.load(file)
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = value
+            file.seek(0)
+            file.truncate()
+            json.dump(state, file)
 
     @staticmethod
     def srun(environ: dict[str, str], words: list[str]) -> int:
         """Run the command of the fake for job steps to its end; its exit code."""
         return subprocess.run([str(BIN / "srun"), *words], env=environ, timeout=60, check=False).returncode
 
-    def _write(self, state: dict[str, Any]) -> None:
-        self.path.write_text(json.dumps(state))
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[IO[str]]:
+        """Open the state while no command of the fake changes it."""
+        with self.path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file

@@ -203,7 +203,7 @@ def test_any_printable_text_is_quoted_back(text):
         ({"name": "x" * 1025}, "more than 1024"), ({"comment": "é" * 600}, "more than 1024"),
         ({"argv": ("/x", "y" * 70_000)}, "more than 65536"), ({"argv": ("/x", *["y" * 60_000] * 9)}, "together"),
         ({"argv": ("/x", "\ud800")}, "cannot be encoded"), ({"exports": {"1x": "y"}}, "not a variable"),
-        ({"options": (("nodes", "3"),)}, "set by the run itself"), ({"options": (("outpu", "x"),)}, "--output"),
+        ({"options": (("nodes", "3"),)}, "set by the run itself"), ({"options": (("part", "x"),)}, "--partition"),
         ({"options": (("no-k", True),)}, "--no-kill"), ({"options": (("wrap", "x"),)}, "cannot be passed"),
         ({"options": (("parsabl", True),)}, "cannot be passed"), ({"options": (("-A", "x"),)}, "not the long name"),
         ({"options": (("A", "x"),)}, "not the long name"), ({"options": (("account", False),)}, "text or true"),

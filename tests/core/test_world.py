@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftslurm.core.events import Phase
+from ftslurm.core.recovery import Policy
+from ftslurm.journal import parse_line, replay
+from tests.core.faults import KINDS, Fault
+from tests.core.world import World
+
+FAULTS = st.builds(
+    Fault,
+    at_s=st.floats(0, 200).map(lambda at: round(at, 1)),
+    kind=st.sampled_from(sorted(KINDS)),
+    which=st.integers(0, 4),
+    for_s=st.sampled_from([2.0, 6.0, 15.0, 40.0, 150.0, 900.0]),
+)
+POLICIES = st.builds(
+    Policy,
+    ranks_per_node=st.sampled_from([1, 2]),
+    min_nodes=st.sampled_from([1, 2, 4]),
+    world_multiple_of=st.sampled_from([1, 2]),
+    prefer=st.sampled_from([(), ("requeue", "shrink")]),
+    continue_by=st.sampled_from(["requeue", "requeue", "none"]),
+    checkpoints=st.just(True),
+    can_ask_to_save=st.booleans(),
+    max_attempts=st.sampled_from([4, 20]),
+    max_requeues=st.sampled_from([1, 10]),
+)
+
+
+def world_with(policy: Policy, faults: list[Fault], seed: int = 0, **others) -> World:
+    """Return a world in which these faults wait for their moment."""
+    world = World(policy, Random(seed), **others)
+    for fault in faults:
+        world.later(fault.at_s, lambda fault=fault: fault.strike(world))
+    return world
+
+
+@settings(max_examples=150)
+@given(
+    policy=POLICIES,
+    faults=st.lists(FAULTS, max_size=8),
+    seed=st.integers(0, 1000),
+    spares=st.integers(0, 1),
+    no_kill=st.booleans(),
+    sharded=st.booleans(),
+)
+def test_run_ends_whatever_happens(policy, faults, seed, spares, no_kill, sharded):
+    """After any faults a sound cluster leads the run to its end; no law is broken, and the journal tells it all again."""
+    names = ("n1", "n2", "n3", "n4", "n5")[: 4 + spares]
+    world = world_with(policy, faults, seed, names=names, no_kill=no_kill, sharded=sharded)
+    world.live()
+    entries = [parse_line(entry.line()) for entry in world.entries]
+    assert replay(iter(entries), policy) == (world.run, len(entries))
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"cancel"}))
+@pytest.mark.parametrize("at_s", [0.2, 1.0, 12.0, 25.3, 45.0])
+def test_run_finishes_after_one_fault(kind, at_s):
+    """One fault of any kind, at any moment, never keeps a run from success."""
+    policy = Policy(checkpoints=True, can_ask_to_save=True)
+    world = world_with(policy, [Fault(at_s, kind, which=1, for_s=20.0)])
+    world.live()
+    assert world.run.phase is Phase.FINISHED, world.story()
+
+
+@pytest.mark.parametrize("second_s", [0.5, 2.0, 4.0, 7.0, 12.0, 18.0])
+@pytest.mark.parametrize("second", ["cut", "power_off", "kill_ranks", "kill_agent", "supervisor", "storage"])
+def test_run_finishes_after_a_double_fault(second, second_s):
+    """A fault in the middle of the recovery from another one never keeps a run from success."""
+    policy = Policy(checkpoints=True, can_ask_to_save=True)
+    first = Fault(25.0, "power_off", which=1)
+    world = world_with(policy, [first, Fault(25.0 + second_s, second, which=2, for_s=40.0)])
+    world.live()
+    assert world.run.phase is Phase.FINISHED, world.story()
+    assert world.run.usable != world.names

@@ -1,0 +1,418 @@
+"""A cluster in a few hundred lines: it does what the core asks, as a sound cluster would, and fails where it is told to.
+
+Time is simulated. What comes from a node is lost with its agent and waits while it is cut off; what comes from the
+supervisor's own threads is lost when it is restarted. The program that is trained saves every ten steps, hangs when one
+of its ranks is gone, and reports success at its last step. So a run in this world must come to an end, whatever happens.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import singledispatchmethod
+from random import Random
+
+from ftslurm.core.actions import (
+    Action,
+    AskToSave,
+    CommitDurable,
+    Drain,
+    FenceAttempt,
+    LaunchAgents,
+    LaunchAttempt,
+    ProbeNode,
+    Quarantine,
+    ReleaseRanks,
+    Requeue,
+    Restore,
+    SetTimer,
+)
+from ftslurm.core.events import (
+    ENDED,
+    AgentUp,
+    AllocationGranted,
+    Event,
+    Finding,
+    GenerationDurable,
+    LaunchEnded,
+    NodeFenced,
+    NodeProbed,
+    Outcome,
+    Part,
+    PartDrained,
+    PartSaved,
+    Phase,
+    RankExited,
+    RequeueAnswered,
+    RestoreReady,
+    RestoreRefused,
+    SlurmReported,
+    StoreScanned,
+    TimerFired,
+    Witness,
+    WorldMustered,
+)
+from ftslurm.core.manifest import generation_name
+from ftslurm.core.recovery import Policy
+from ftslurm.core.run import advance
+from ftslurm.core.state import Run
+from ftslurm.journal import Entry
+from tests.core.laws import Laws
+
+GOAL = 60
+SLURMD_TIMEOUT_S = 60.0
+POLL_S = 20.0
+MOST_S = 6 * 3600.0
+MOST_STEPS = 20_000
+UP, CUT, DEAD, FROZEN = "up", "cut", "dead", "frozen"
+
+
+@dataclass
+class Node:
+    """What is true of a node; `life` counts its agents, `ranks` are the attempts that have processes here."""
+
+    name: str
+    state: str = UP
+    agent: bool = False
+    life: int = 0
+    ranks: set[int] = field(default_factory=set)
+    scratch: set[str] = field(default_factory=set)
+    bad_since: float | None = None
+    unkillable_until: float = 0.0
+
+
+@dataclass
+class World:
+    """The cluster, its clock, and the run."""
+
+    policy: Policy
+    random: Random
+    names: tuple[str, ...] = ("n1", "n2", "n3", "n4")
+    wanted: int = 4
+    no_kill: bool = True
+    sharded: bool = True
+    run: Run = field(default_factory=Run)
+    now: float = 1000.0
+    entries: list[Entry] = field(default_factory=list)
+    store: dict[str, tuple[int, int]] = field(default_factory=dict)
+    parts_there: dict[str, set[str]] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    storage_back: float = 0.0
+    slurmctld_back: float = 0.0
+    dies_at_next_action: bool = False
+    epoch: int = 0
+    restart: int = 0
+
+    def __post_init__(self) -> None:
+        self.laws = Laws(self.policy)
+        self.nodes = {name: Node(name) for name in self.names}
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._fresh = itertools.count(1)
+        self.grant(same=False)
+        self.later(POLL_S, self._poll)
+
+    # ---------------------------------------------------------------------------------------------------- the clock
+
+    def later(self, after_s: float, work: Callable[[], None]) -> None:
+        """Have something happen, with a little jitter."""
+        at = self.now + after_s * self.random.uniform(0.9, 1.2)
+        heapq.heappush(self._heap, (at, next(self._order), work))
+
+    def live(self) -> None:
+        """Go on until the run has ended; too long is a failure."""
+        for _ in range(MOST_STEPS):
+            if self.run.phase in ENDED:
+                return
+            self.now, _, work = heapq.heappop(self._heap)
+            assert self.now < MOST_S, f"stuck: {self.story()}"
+            work()
+        raise AssertionError(f"the run goes in circles: {self.story()}")
+
+    def story(self) -> str:
+        """Return the last entries, for the reader of a failed test."""
+        last = [f"{each.t:.1f} {each.phase} {each.event} -> {each.actions}" for each in self.entries[-25:]]
+        return "\n".join([repr(self.run), *last])
+
+    def happen(self, event: Event) -> None:
+        """One turn of the supervisor's loop."""
+        if self.run.phase in ENDED:
+            return
+        event = replace(event, at=self.now, mono=self.now)
+        run, actions = advance(self.run, event, self.policy)
+        self.entries.append(Entry(len(self.entries), run.epoch, event.at, run.phase, event, actions))
+        self.run = run
+        self.laws.check(event, run, actions)
+        dies = self.dies_at_next_action and bool(actions) and run.phase not in ENDED | {Phase.REQUEUED}
+        done = actions[: self.random.randrange(len(actions))] if dies else actions
+        for action in done:
+            self.perform(action)
+        if dies:
+            self.dies_at_next_action = False
+            self.restart_supervisor()
+
+    # ------------------------------------------------------------------------------------------- who says something
+
+    def from_supervisor(self, after_s: float, event: Event, then: Callable[[], None] = lambda: None) -> None:
+        """A word of the supervisor's own threads: lost when it is restarted meanwhile."""
+        epoch = self.epoch
+
+        def work() -> None:
+            if epoch == self.epoch:
+                then()
+                self.happen(event)
+
+        self.later(after_s, work)
+
+    def from_node(self, name: str, after_s: float, event: Event) -> None:
+        """A word of an agent: waits while its node is cut off, lost with the agent."""
+        node = self.nodes[name]
+        life = node.life
+
+        def work() -> None:
+            if node.life != life or node.state == DEAD:
+                return
+            if node.state == UP and node.agent:
+                self.happen(event)
+            else:
+                self.later(1.0, work)
+
+        self.later(after_s, work)
+
+    # ------------------------------------------------------------------------------------------------ incarnations
+
+    def grant(self, *, same: bool, resumed: bool = False) -> None:
+        """A supervisor starts."""
+        self.epoch += 1
+        names = self.run.nodes if same else self.names
+        self.happen(
+            AllocationGranted(
+                job_id="100",
+                restart=self.restart,
+                nodes=names,
+                batch_host=names[0],
+                epoch=self.epoch,
+                no_kill=self.no_kill,
+                resumed=resumed,
+                same_incarnation=same,
+                wanted_nodes=min(self.wanted, len(names)),
+            )
+        )
+        self._scan()
+
+    def _scan(self) -> None:
+        wait = max(0.5, self.storage_back - self.now)
+        epoch = self.epoch
+
+        def work() -> None:
+            if epoch == self.epoch:
+                found = sorted((step, name, world) for name, (step, world) in self.store.items())
+                self.happen(StoreScanned(generations=tuple((name, step, world) for step, name, world in found)))
+
+        self.later(wait, work)
+
+    def restart_supervisor(self) -> None:
+        """The supervisor dies and is started again: agents come back to it by themselves."""
+        if self.run.phase in ENDED | {Phase.REQUEUED, Phase.SUBMITTED}:
+            return
+        self.grant(same=True)
+        for node in self.nodes.values():
+            if node.agent:
+                self.from_node(node.name, 1.0, self._up(node))
+
+    def new_incarnation(self, exclude: tuple[str, ...]) -> None:
+        """Slurm has ended the job and starts it again, on sound nodes where there are some."""
+        self.restart += 1
+        kept = [node for node in self.nodes.values() if node.state == UP and node.name not in exclude]
+        fresh = [Node(f"m{next(self._fresh)}") for _ in range(len(self.names) - len(kept))]
+        for node in kept:
+            node.agent, node.life, node.ranks = False, node.life + 1, set()
+        self.nodes |= {node.name: node for node in fresh}
+        self.names = tuple(node.name for node in (*kept, *fresh))
+        self.grant(same=False)
+
+    def _poll(self) -> None:
+        """Slurm's word, now and then; a node that has not answered it for long is taken out of the job."""
+        bad = [node for node in self.nodes.values() if node.name in self.run.nodes and node.bad_since is not None]
+        gone = tuple(node.name for node in bad if self.now - (node.bad_since or 0.0) > SLURMD_TIMEOUT_S)
+        if self.run.phase not in {Phase.SUBMITTED, Phase.REQUEUED} and self.now >= self.slurmctld_back:
+            if gone and not self.no_kill:
+                self.new_incarnation(gone)
+            else:
+                self.happen(SlurmReported(job_state="RUNNING", gone=gone))
+        self.later(POLL_S, self._poll)
+
+    # ------------------------------------------------------------------------------------------------- the actions
+
+    @singledispatchmethod
+    def perform(self, action: Action) -> None:
+        """Say, CommitLocal, CleanScratch and EndRun ask for nothing that comes back."""
+
+    @perform.register
+    def _set_timer(self, action: SetTimer) -> None:
+        self.from_supervisor(action.after_s, TimerFired(name=action.name, token=action.token))
+
+    @perform.register
+    def _launch_agents(self, action: LaunchAgents) -> None:
+        for name in action.nodes:
+            self.later(0.5, lambda node=self.nodes[name]: self._start_agent(node))
+
+    def _start_agent(self, node: Node) -> None:
+        if node.state == UP:
+            node.agent, node.life = True, node.life + 1
+            self.from_node(node.name, 0.1, self._up(node))
+
+    def _up(self, node: Node) -> AgentUp:
+        return AgentUp(node=node.name, address=node.name, port=1, attempt=max(node.ranks, default=None))
+
+    @perform.register
+    def _probe(self, action: ProbeNode) -> None:
+        node = self.nodes[action.node]
+        others = [each for each in self.nodes.values() if each.state == UP and each.agent and each is not node]
+        said = {Witness.PEER: Outcome.OK if others else Outcome.UNKNOWN}
+        said[Witness.PING] = Outcome.OK if node.state in {UP, FROZEN} else Outcome.UNREACHABLE
+        said[Witness.TCP] = said[Witness.PING]
+        said[Witness.SSH] = Outcome.OK if node.state == UP else Outcome.UNREACHABLE
+        if self.now >= self.slurmctld_back:
+            down = node.bad_since is not None and self.now - node.bad_since > SLURMD_TIMEOUT_S
+            said[Witness.SLURM] = Outcome.FAILED if down else Outcome.OK
+            said[Witness.SRUN] = said[Witness.SSH]
+        found = [Finding(witness=witness, outcome=outcome) for witness, outcome in said.items()]
+        self.random.shuffle(found)
+        for count in range(1, len(found) + 1):
+            final = count == len(found)
+            event = NodeProbed(node=action.node, findings=tuple(found[:count]), final=final)
+            self.from_supervisor(3.0 if final else 0.5 * count, event)
+
+    @perform.register
+    def _launch(self, action: LaunchAttempt) -> None:
+        barred = set(self.run.condemned)
+        for node in self.nodes.values():
+            old = {number for number in node.ranks if number < action.attempt}
+            assert not old or node.name in barred or node.name not in self.run.nodes, f"{node} beside {action}"
+        if self.now < self.slurmctld_back:
+            self.from_supervisor(1.0, LaunchEnded(attempt=action.attempt, code=1, output="no slurmctld"))
+            return
+        placement = self.planned(action.nodes)
+        sound = [self.nodes[name] for name in action.nodes if self.nodes[name].state == UP]
+        for node in sound:
+            node.ranks.add(action.attempt)
+        if len(sound) == len(action.nodes):
+            mustered = WorldMustered(
+                attempt=action.attempt, placement=placement, master_addr=placement[0], master_port=29500
+            )
+            self.from_supervisor(0.5, mustered)
+
+    def planned(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return where the ranks of an attempt on these nodes go."""
+        return tuple(name for name in nodes for _ in range(self.policy.ranks_per_node))
+
+    @perform.register
+    def _fence(self, action: FenceAttempt) -> None:
+        for name in action.nodes:
+            self._fence_node(self.nodes[name], action.attempt)
+
+    def _fence_node(self, node: Node, attempt: int) -> None:
+        if node.state != UP or not node.agent:
+            return
+        if self.now < node.unkillable_until:
+            self.from_node(node.name, 3.0, NodeFenced(node=node.name, attempt=attempt, left=("4711 python",)))
+            return
+        node.ranks = {number for number in node.ranks if number > attempt}
+        self.from_node(node.name, 0.3, NodeFenced(node=node.name, attempt=attempt))
+
+    @perform.register
+    def _release(self, action: ReleaseRanks) -> None:
+        self.later(10.0, lambda: self._train(action, action.step + 10))
+
+    @perform.register
+    def _save(self, action: AskToSave) -> None:
+        assert self.run.attempt is not None
+        nodes = [self.nodes[name] for name in self.run.attempt.nodes]
+        if all(node.state == UP and action.attempt in node.ranks for node in nodes):
+            self._write(action.attempt, max(self.run.newest_step, 0) + 5, nodes)
+
+    @perform.register
+    def _restore(self, action: Restore) -> None:
+        for name in action.nodes:
+            self._restore_on(name, action)
+
+    def _restore_on(self, name: str, action: Restore) -> None:
+        common = {"generation": action.generation, "node": name, "attempt": action.attempt}
+        if not self.nodes[name].agent:
+            return
+        if action.generation in self.damaged or action.generation not in self.store:
+            self.from_node(name, 1.0, RestoreRefused(**common, reason="chunk 3 differs", damaged=True))
+        elif self.now < self.storage_back:
+            self.from_node(name, 1.0, RestoreRefused(**common, reason="Stale file handle", damaged=False))
+        else:
+            self.from_node(name, 1.0, RestoreReady(**common, path=f"/scratch/{action.generation}"))
+
+    @perform.register
+    def _drain(self, action: Drain) -> None:
+        for name in action.nodes:
+            node = self.nodes[name]
+            if not node.agent:
+                continue
+            assert action.generation in node.scratch, f"{name} is asked for a part that it never had"
+            error = "No space left on device" if self.now < self.storage_back else ""
+            if not error:
+                self.parts_there.setdefault(action.generation, set()).add(name)
+            self.from_node(name, 2.0, PartDrained(generation=action.generation, node=name, error=error))
+
+    @perform.register
+    def _commit(self, action: CommitDurable) -> None:
+        assert {part.node for part in action.parts} <= self.parts_there[action.generation], "a part is missing"
+        assert not self.sharded or len(action.parts) * self.policy.ranks_per_node == action.world_size, "half a checkpoint"
+        if self.now < self.storage_back:
+            self.from_supervisor(1.0, GenerationDurable(generation=action.generation, digest="", error="EDQUOT"))
+            return
+
+        def written() -> None:
+            self.store[action.generation] = (action.step, action.world_size)
+
+        self.from_supervisor(1.0, GenerationDurable(generation=action.generation, digest="d"), then=written)
+
+    @perform.register
+    def _quarantine(self, action: Quarantine) -> None:
+        self.store.pop(action.generation, None)
+
+    @perform.register
+    def _requeue(self, action: Requeue) -> None:
+        self.from_supervisor(2.0, RequeueAnswered(ok=True, detail="PENDING"))
+        restart = self.restart
+        self.later(10.0, lambda: self.new_incarnation(action.exclude) if self.restart == restart else None)
+
+    # ------------------------------------------------------------------------------------------------- the program
+
+    def _train(self, start: ReleaseRanks, step: int) -> None:
+        """Ten steps are done, if every rank is still there; else the others wait for it, for ever."""
+        nodes = [self.nodes[name] for name in dict.fromkeys(start.placement)]
+        alive = [node for node in nodes if start.attempt in node.ranks]
+        if len(alive) < len(nodes) or any(node.state != UP for node in nodes):
+            if alive:
+                self.later(5.0, lambda: self._train(start, step))
+            return
+        if step >= GOAL:
+            for node in nodes:
+                self.end_ranks(node, start.attempt, start.placement, 0)
+            return
+        self._write(start.attempt, step, nodes)
+        self.later(10.0, lambda: self._train(start, step + 10))
+
+    def _write(self, attempt: int, step: int, nodes: list[Node]) -> None:
+        name = generation_name(step, attempt)
+        world = len(nodes) * self.policy.ranks_per_node
+        for node in nodes if self.sharded else nodes[:1]:
+            node.scratch.add(name)
+            part = Part(node=node.name, manifest_digest=f"{step:032x}", files=1, size_bytes=1)
+            self.from_node(node.name, 0.5, PartSaved(attempt=attempt, step=step, part=part, world_size=world))
+
+    def end_ranks(self, node: Node, attempt: int, placement: tuple[str, ...], code: int, tail: str = "") -> None:
+        """All ranks of an attempt on a node end."""
+        node.ranks.discard(attempt)
+        for rank, name in enumerate(placement):
+            if name == node.name:
+                self.from_node(name, 0.2, RankExited(attempt=attempt, rank=rank, node=name, code=code, tail=tail))
