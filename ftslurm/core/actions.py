@@ -39,7 +39,10 @@ class LaunchAttempt(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRanks(Action):
-    """The world is the planned one and the checkpoint is at hand: let the ranks start the user's program."""
+    """The world is the planned one and the checkpoint is at hand: let the ranks start the user's program.
+
+    `again` names nodes that have to be told once more, because they may not have heard it; empty: all are told.
+    """
 
     attempt: int
     placement: tuple[str, ...]
@@ -47,6 +50,7 @@ class ReleaseRanks(Action):
     master_port: int
     checkpoint: str = ""
     step: int = 0
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return fence(run, policy, clean=len(attempt.finished) == attempt.world_size) if over else (run, ())
     if attempt is not None and not set(attempt.nodes) - set(run.condemned) <= attempt.fenced:
         return run, ()
-    run, actions = settle_stopped(run)
+    run, actions = settle_stopped(run, policy)
     if not unsafe(run):
         run, more = conclude(run, policy)
         return run, actions + more

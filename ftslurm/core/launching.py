@@ -12,7 +12,7 @@ from dataclasses import replace
 from ftslurm.core.actions import Action, LaunchAttempt, Quarantine, ReleaseRanks, Restore, Say
 from ftslurm.core.ending import FAILED, REQUEUE, leave
 from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
-from ftslurm.core.phases import LAUNCHING, enter
+from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import usable
 from ftslurm.core.recovery import Policy
 from ftslurm.core.saving import drain_now, set_timer
@@ -96,10 +96,12 @@ def ask_restore(run: Run) -> tuple[Restore, ...]:
 
 
 def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
-    """An agent that was started again does not know what the one before it had at hand: ask it once more."""
+    """An agent that was started again does not know what the one before it had at hand, or had been told."""
     attempt = run.attempt
-    if run.phase not in LAUNCHING or attempt is None or node not in attempt.nodes:
+    if attempt is None or node not in attempt.nodes or run.phase not in LIVE | LAUNCHING:
         return run, ()
+    if run.phase in LIVE:
+        return run, (replace(_go(attempt), again=(node,)),)
     kept = {each: path for each, path in attempt.restored.items() if each != node}
     return on_restore_again(replace(run, attempt=replace(attempt, restored=kept)), node)
 
@@ -180,15 +182,17 @@ def release(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     kept = {name: token for name, token in run.timers.items() if name not in (MUSTER, RESTORE)}
     run = replace(run, attempt=replace(attempt, released=True), used_ports=ports, timers=kept, launch_failures=0)
     run = enter(run, Phase.SUSPECTING if run.suspects else Phase.TRAINING)
-    path = attempt.restored.get(attempt.placement[0], "")
-    go = ReleaseRanks(
+    source = f"from the checkpoint of step {attempt.step}" if attempt.generation else "from the beginning"
+    text = f"attempt {attempt.number}: {attempt.world_size} ranks on {len(attempt.nodes)} nodes, {source}"
+    return run, (Say(text=text, slug="released"), _go(attempt))
+
+
+def _go(attempt: Attempt) -> ReleaseRanks:
+    return ReleaseRanks(
         attempt=attempt.number,
         placement=attempt.placement,
         master_addr=attempt.master_addr,
         master_port=attempt.master_port,
-        checkpoint=path,
+        checkpoint=attempt.restored.get(attempt.placement[0], ""),
         step=attempt.step,
     )
-    source = f"from the checkpoint of step {attempt.step}" if attempt.generation else "from the beginning"
-    text = f"attempt {attempt.number}: {attempt.world_size} ranks on {len(attempt.nodes)} nodes, {source}"
-    return run, (Say(text=text, slug="released"), go)

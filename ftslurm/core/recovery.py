@@ -38,6 +38,8 @@ class Policy:
         wants_all_ranks: a checkpoint is complete only with a file of every rank.
         checkpoints: the run has checkpoints that ftslurm watches.
         union_wait_s: how long to wait for further nodes' parts of a checkpoint.
+        first_union_wait_s: the same for the first one, before it is known which nodes hold parts. Too low: a node
+            that is lost in the first save leaves half a checkpoint that looks whole.
         can_ask_to_save: there is a way to ask the program for a save.
     """
 
@@ -53,6 +55,7 @@ class Policy:
     wants_all_ranks: bool = False
     can_ask_to_save: bool = False
     union_wait_s: float = 1.0
+    first_union_wait_s: float = 15.0
     agents_s: float = 30.0
     muster_s: float = 90.0
     fence_s: float = 15.0

@@ -77,8 +77,7 @@ def on_union_over(run: Run, name: str, policy: Policy) -> tuple[Run, tuple[Actio
     if set(attempt.nodes) - saved.holders - (run.agents - set(run.suspects)):
         run, timer = set_timer(run, UNION + name, policy.union_wait_s)
         return run, (timer,)
-    whole = [each for each in run.saved if each.attempt == saved.attempt and each.state in WHOLE]
-    return (run, ()) if whole and not saved.holders >= whole[-1].holders else _commit_local(run, saved)
+    return (run, ()) if _enough(run, saved, policy) is False else _commit_local(run, saved)
 
 
 def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -86,9 +85,26 @@ def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     actions: tuple[Action, ...] = ()
     for saved in run.saved:
         if saved.state is SavedState.PENDING and saved.parts and not policy.wants_all_ranks:
-            run, timer = set_timer(run, UNION + saved.generation, policy.union_wait_s)
+            run, timer = _wait_for_union(run, saved, policy)
             actions += (timer,)
     return run, actions
+
+
+def _wait_for_union(run: Run, saved: Saved, policy: Policy) -> tuple[Run, SetTimer]:
+    known = _enough(run, saved, policy) is not None
+    return set_timer(run, UNION + saved.generation, policy.union_wait_s if known else policy.first_union_wait_s)
+
+
+def _enough(run: Run, saved: Saved, policy: Policy) -> bool | None:
+    """Tell whether as many nodes hold parts of a checkpoint as did of the one before; None for the first of all."""
+    before = [each for each in run.saved if each.state in WHOLE and each.parts and each is not saved]
+    if not before:
+        return None
+    if before[-1].attempt == saved.attempt:
+        return saved.holders >= before[-1].holders
+    holders, nodes = len(before[-1].holders), _expected(run)
+    everyone = holders * policy.ranks_per_node >= before[-1].world_size
+    return saved.holders >= nodes if everyone else len(saved.holders) >= min(holders, len(nodes))
 
 
 def _counts(run: Run, attempt: int, node: str) -> bool:
@@ -109,7 +125,7 @@ def _settle(run: Run, saved: Saved, policy: Policy) -> tuple[Run, tuple[Action, 
         return _commit_local(run, saved) if len(ranks) >= saved.world_size > 0 else (run, ())
     if saved.holders >= _expected(run):
         return _commit_local(run, saved)
-    run, timer = set_timer(run, UNION + saved.generation, policy.union_wait_s)
+    run, timer = _wait_for_union(run, saved, policy)
     return run, (timer,)
 
 
@@ -247,17 +263,15 @@ def forget_node(run: Run, node: str) -> Run:
     return replace(run, saved=tuple(kept), drain_target="" if lost_target else run.drain_target)
 
 
-def settle_stopped(run: Run) -> tuple[Run, tuple[Action, ...]]:
+def settle_stopped(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """The attempt is gone and every live node has told what it holds: what is whole is LOCAL, the rest is dropped.
 
     With no node lost, the union over nodes is complete by itself. With one lost, nobody knows what it held: then a
-    checkpoint counts when its holders are at least those of the whole one before it.
+    checkpoint counts when as many nodes hold parts as of the whole one before it.
     """
     actions: tuple[Action, ...] = ()
-    whole = [each for each in run.saved if each.state in WHOLE]
-    usual = whole[-1].holders if whole else _expected(run)
     for saved in [each for each in run.saved if each.state is SavedState.PENDING]:
-        known = not run.incident or (bool(usual) and saved.holders >= usual)
+        known = not run.incident or _enough(run, saved, policy) is True
         if saved.parts and not saved.pending and known and not _lacks_ranks(saved):
             run, more = _commit_local(run, saved)
             actions += more

@@ -96,7 +96,7 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     found = run.blame or diagnose_exits(attempt.failed)
     if found.cause is Cause.LAUNCH_FAILED:
         return _after_launch_failure(run, found, policy)
-    run, kept = settle_stopped(run)
+    run, kept = settle_stopped(run, policy)
     failure = Failure(
         attempt=attempt.number, diagnosis=found, progressed=_progressed(run, policy), newest_step=run.newest_step
     )

@@ -268,7 +268,8 @@ class Teller:
             if now is not None:
                 self._amend(replace(now, launches=now.launches + 1, launched=entry.t, mustered=None, restored=None))
         for release in actions(entry, ReleaseRanks):
-            self._released(entry, release)
+            if not release.again:
+                self._released(entry, release)
         for ask in actions(entry, Requeue):
             without = f" without {folded(ask.exclude)}" if ask.exclude else ""
             # After an incident the reason has been told.

@@ -222,7 +222,8 @@ class Agent:
         attempt = int(message["attempt"])
         common: dict[str, str] = dict(message["common"])
         common[attempt_env.CHECKPOINT_DIR] = str(self._saver.folder)
-        path = self._saver.restored_path(attempt)
+        # An agent that was started again has not restored it itself.
+        path = str(message.get("checkpoint") or self._saver.restored_path(attempt))
         if path:
             common[attempt_env.CHECKPOINT] = path
 

@@ -240,10 +240,11 @@ class Performer:
             "setup": list(config.launch.setup),
             "modules": list(config.launch.modules),
         }
-        for node in dict.fromkeys(action.placement):
+        restored = of.run.current.restored
+        for node in action.again or dict.fromkeys(action.placement):
             ranks = [rank for rank, place in enumerate(action.placement) if place == node]
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
-            self._each((node,), {**message, "ranks": each})
+            self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
 
     def _mark_current(self, attempt: int) -> None:

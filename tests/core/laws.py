@@ -131,7 +131,7 @@ class Laws:
         attempt, world = self.run.attempt, self.mustered.get(action.attempt)
         assert attempt is not None, "ranks of an attempt are released"
         assert action.attempt == attempt.number, "only the ranks of the current attempt are released"
-        assert action.attempt not in self.released, "ranks are released once"
+        assert (action.attempt in self.released) == bool(action.again), "ranks are released once"
         self.released.add(action.attempt)
         assert world is not None, "ranks are released after they have mustered"
         assert set(world.placement) == set(attempt.nodes), "the world is the planned one"

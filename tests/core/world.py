@@ -78,7 +78,8 @@ class Node:
     agent: bool = False
     life: int = 0
     ranks: set[int] = field(default_factory=set)
-    scratch: set[str] = field(default_factory=set)
+    told: set[int] = field(default_factory=set)
+    scratch: dict[str, PartSaved] = field(default_factory=dict)
     bad_since: float | None = None
     unkillable_until: float = 0.0
 
@@ -99,6 +100,7 @@ class World:
     store: dict[str, tuple[int, int]] = field(default_factory=dict)
     parts_there: dict[str, set[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
+    begun: set[int] = field(default_factory=set)
     storage_back: float = 0.0
     slurmctld_back: float = 0.0
     dies_at_next_action: bool = False
@@ -166,8 +168,8 @@ class World:
 
         self.later(after_s, work)
 
-    def from_node(self, name: str, after_s: float, event: Event) -> None:
-        """A word of an agent: waits while its node is cut off, lost with the agent."""
+    def from_node(self, name: str, after_s: float, *events: Event) -> None:
+        """Words of an agent, in this order: they wait while its node is cut off, and are lost with the agent."""
         node = self.nodes[name]
         life = node.life
 
@@ -175,7 +177,8 @@ class World:
             if node.life != life or node.state == DEAD:
                 return
             if node.state == UP and node.agent:
-                self.happen(event)
+                for event in events:
+                    self.happen(event)
             else:
                 self.later(1.0, work)
 
@@ -262,7 +265,11 @@ class World:
     def _start_agent(self, node: Node) -> None:
         if node.state == UP:
             node.agent, node.life = True, node.life + 1
-            self.from_node(node.name, 0.1, self._up(node))
+            self.from_node(node.name, 0.1, self._up(node), *self._held(node))
+
+    def _held(self, node: Node) -> list[PartSaved]:
+        """What an agent that was started again finds of the attempts that still run on its node."""
+        return [part for part in node.scratch.values() if part.attempt in node.ranks]
 
     def _up(self, node: Node) -> AgentUp:
         return AgentUp(node=node.name, address=node.name, port=1, attempt=max(node.ranks, default=None))
@@ -320,12 +327,29 @@ class World:
         if self.now < node.unkillable_until:
             self.from_node(node.name, 3.0, NodeFenced(node=node.name, attempt=attempt, left=("4711 python",)))
             return
+        held = self._held(node)
         node.ranks = {number for number in node.ranks if number > attempt}
-        self.from_node(node.name, 0.3, NodeFenced(node=node.name, attempt=attempt))
+        self.from_node(node.name, 0.3, *held, NodeFenced(node=node.name, attempt=attempt))
 
     @perform.register
     def _release(self, action: ReleaseRanks) -> None:
-        self.later(10.0, lambda: self._train(action, action.step + 10))
+        for name in action.again or set(action.placement):
+            self._tell(self.nodes[name], action.attempt)
+        if action.attempt not in self.begun:
+            self.begun.add(action.attempt)
+            self.later(10.0, lambda: self._train(action, action.step + 10))
+
+    def _tell(self, node: Node, attempt: int) -> None:
+        """The word that ranks may begin waits behind a cut, and is lost with the agent."""
+        life = node.life
+
+        def work() -> None:
+            if node.state in {CUT, FROZEN} and node.life == life:
+                self.later(1.0, work)
+            elif node.state == UP and node.agent and node.life == life:
+                node.told.add(attempt)
+
+        work()
 
     @perform.register
     def _save(self, action: AskToSave) -> None:
@@ -391,7 +415,7 @@ class World:
         """Ten steps are done, if every rank is still there; else the others wait for it, for ever."""
         nodes = [self.nodes[name] for name in dict.fromkeys(start.placement)]
         alive = [node for node in nodes if start.attempt in node.ranks]
-        if len(alive) < len(nodes) or any(node.state != UP for node in nodes):
+        if len(alive) < len(nodes) or any(node.state != UP or start.attempt not in node.told for node in nodes):
             if alive:
                 self.later(5.0, lambda: self._train(start, step))
             return
@@ -406,9 +430,9 @@ class World:
         name = generation_name(step, attempt)
         world = len(nodes) * self.policy.ranks_per_node
         for node in nodes if self.sharded else nodes[:1]:
-            node.scratch.add(name)
             part = Part(node=node.name, manifest_digest=f"{step:032x}", files=1, size_bytes=1)
-            self.from_node(node.name, 0.5, PartSaved(attempt=attempt, step=step, part=part, world_size=world))
+            node.scratch[name] = PartSaved(attempt=attempt, step=step, part=part, world_size=world)
+            self.from_node(node.name, 0.5, node.scratch[name])
 
     def end_ranks(self, node: Node, attempt: int, placement: tuple[str, ...], code: int, tail: str = "") -> None:
         """All ranks of an attempt on a node end."""

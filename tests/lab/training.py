@@ -43,6 +43,12 @@ def await_that(
         time.sleep(POLL_S)
 
 
+def let_pass(seconds: float) -> None:
+    """Wait as long as a fault is meant to last."""
+    over = time.monotonic() + seconds
+    await_that("the time has passed", lambda: time.monotonic() >= over, 2 * seconds + 10)
+
+
 # ---------------------------------------------------------------------------------------------------------- processes
 
 
@@ -199,12 +205,20 @@ class LabRun:
         """The weights' digest that each rank of a completed world has written."""
         return [line[1] for lines in self.progress().values() for line in lines if line[0] == "DONE"]
 
+    def newest(self) -> int:
+        """The training step of the newest committed checkpoint; -1 without one."""
+        return int(self.durable()[-1].split("-")[0]) if self.durable() else -1
+
     def step_of(self, attempt: int) -> int:
         """The newest training step that some rank of an attempt has done; -1 before the first."""
         mine = [lines for lines in self.progress().values() if lines and lines[0][-1] == str(attempt)]
         return max((int(line[1]) for lines in mine for line in lines if line[0] == "STEP"), default=-1)
 
     # --- its processes and its job
+
+    def enough(self) -> None:
+        """Tell a patient program that it may end."""
+        (self.work / "enough").touch()
 
     def processes(self, kind: str = "", node: str = "", attempt: int | None = None) -> list[Proc]:
         """Its live processes, of one kind, on one node, of one attempt."""
@@ -316,6 +330,14 @@ def ddp(lab: Cluster, *, name: str, nodes: int, steps: int, program_name: str = 
     work = workplace(lab, name, user)
     command = program(program_name, "--steps", steps, "--progress", work / "progress")
     return submit(lab, command, name=name, nodes=nodes, work=work, **more)
+
+
+def patient(lab: Cluster, *, name: str, nodes: int, **more: Any) -> LabRun:
+    """Submit a program that works until `enough` is told, and wait until it has a committed checkpoint."""
+    work = workplace(lab, name, more.get("user"))
+    run = submit(lab, program("until_told", "--until", work / "enough"), name=name, nodes=nodes, work=work, **more)
+    run.wait("a committed checkpoint", run.durable)
+    return run
 
 
 def script(lab: Cluster, text: str, *options: str, name: str, user: str | None = None) -> tuple[str, Path]:
