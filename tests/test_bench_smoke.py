@@ -39,6 +39,7 @@ def bench(name: str, *options: object) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.lab
+@pytest.mark.timeout(600)
 def test_recovery(lab_name: str, tmp_path: Path) -> None:
     """A killed rank comes back under ftslurm, and its time is split; the floor stands beside it; cells are merged."""
     bench("recovery", "--cells", "floor:none", "--lab", lab_name, "--out", tmp_path)
@@ -56,6 +57,7 @@ def test_recovery(lab_name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.timeout(600)
 def test_overhead(lab_name: str, tmp_path: Path) -> None:
     """Agents are found on all nodes, parent and supervisor on the first, and the command line is timed."""
     value, page = bench("overhead", "--lab", lab_name, "--out", tmp_path)

@@ -134,8 +134,7 @@ def _digest(data: Path, file: FoundFile, pace: Pace) -> FileEntry:
         if is_open_for_writing(descriptor, frozenset()):
             raise DataDamaged(f"{file.name} was opened for writing while it was captured")
         os.fsync(descriptor)
-    with disk.folder_of(data, file.name) as (folder, _):
-        disk.fsync_names(folder)
+    disk.fsync_way(data, file.name)
     return FileEntry(name=file.name, size=before.st_size, chunks=chunks, rank=file.rank)
 
 

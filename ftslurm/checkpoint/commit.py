@@ -59,18 +59,18 @@ def commit_durable(root: Path, commit: Commit, *, patience_s: float = 70.0, stop
     data, digest = seal(commit)
     try:
         earlier = _committed_before(root, commit)
-        if earlier:
-            return earlier
-        _all_there(root, commit, patience_s, stop)
-        for place in (folder.data, folder.manifests, folder.root):
+        if not earlier:
+            _all_there(root, commit, patience_s, stop)
+            for place in (folder.data, folder.manifests, folder.root):
+                disk.fsync_folder(place)
+            disk.write_small(folder.commit, data)
+        for place in (folder.root, folder.root.parent):
             disk.fsync_folder(place)
-        disk.write_small(folder.commit, data)
-        disk.fsync_folder(folder.root.parent)
     except OSError as error:
         raise StorageError(f"cannot commit {commit.generation}: {error.strerror} ({error.filename})") from error
     with contextlib.suppress(OSError):
-        _write_latest(root, commit.generation, digest)
-    return digest
+        _write_latest(root, commit.generation, earlier or digest)
+    return earlier or digest
 
 
 def _committed_before(root: Path, commit: Commit) -> str:

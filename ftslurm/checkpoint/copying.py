@@ -47,7 +47,11 @@ class Copier:
             DataDamaged: the source is not what the manifest says.
             OSError: as the system says; FileNotFoundError where the source is missing.
         """
-        return 0 if self.is_there(entry) else self.bring(entry)
+        if not self.is_there(entry):
+            return self.bring(entry)
+        if self.durable:
+            disk.fsync_way(self.target, entry.name)
+        return 0
 
     def bring(self, entry: FileEntry) -> int:
         """As `copy`, without looking whether it is there already."""
@@ -66,8 +70,8 @@ class Copier:
                 os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
             finally:
                 os.close(descriptor)
-            if self.durable:
-                disk.fsync_names(folder)
+        if self.durable:
+            disk.fsync_way(self.target, entry.name)
         return copied
 
     def is_there(self, entry: FileEntry) -> bool:
@@ -75,6 +79,8 @@ class Copier:
         try:
             with disk.opened(self.target, entry.name) as descriptor:
                 check_whole(descriptor, entry, where=str(self.target), pace=self.pace)
+                if self.durable:
+                    os.fsync(descriptor)
         except (FileNotFoundError, DataDamaged):
             return False
         return True

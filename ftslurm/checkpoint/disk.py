@@ -38,6 +38,8 @@ _NOT_PLAIN = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, e
 def folder_of(root: Path, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
     """The open folder that holds `name` below `root`, and the last part of the name.
 
+    With `create`, missing folders are made; `fsync_way` makes them durable.
+
     Raises:
         DataDamaged: a part of the way is a symbolic link or no folder.
         OSError: as the system says.
@@ -49,7 +51,6 @@ def folder_of(root: Path, name: str, *, create: bool = False) -> Iterator[tuple[
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, PRIVATE_FOLDER, dir_fd=at)
-                    os.fsync(at)
             below = _open_plain(folder, _FOLDER, at, name)
             os.close(at)
             at = below
@@ -160,13 +161,27 @@ def link_over(source: Path, target: Path, name: str) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its missing parents, each of them durable."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    with contextlib.suppress(FileExistsError):
+    """Create a folder and its missing parents, each of them durable.
+
+    The name is made durable also where the folder exists: whoever made it may have died before doing so.
+    """
+    try:
         path.mkdir(PRIVATE_FOLDER)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        path.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
     fsync_folder(path.parent)
+
+
+def fsync_way(root: Path, name: str) -> None:
+    """Make the name of the file `name`, and those of the folders on the way to it from `root`, durable."""
+    depth = name.count("/")
+    for count in range(depth + 1):
+        with folder_of(root, name.rsplit("/", count)[0]) as (folder, _):
+            fsync_names(folder)
 
 
 def fsync_folder(path: Path) -> None:

@@ -237,8 +237,7 @@ class _Job:
                     os.fsync(descriptor)
             except FileNotFoundError as error:
                 raise DataDamaged(f"{folder.data / entry.name} is missing") from error
-            with disk.folder_of(folder.data, entry.name) as (names, _):
-                disk.fsync_names(names)
+            disk.fsync_way(folder.data, entry.name)
 
 
 def send_commit(store: Path, generation: str, target: Target, *, stop: Event | None = None) -> None:

@@ -70,6 +70,8 @@ def on_agent_lost(run: Run, event: AgentLost, policy: Policy) -> Step:
     if event.node not in run.agents:
         return run, ()
     run = replace(run, agents=run.agents - {event.node})
+    if run.attempt is not None and event.node in run.attempt.nodes:
+        run = replace(run, attempt=replace(run.attempt, blind=run.attempt.blind | {event.node}))
     return _suspect(run, event.node, 0.0, policy)
 
 

@@ -31,16 +31,18 @@ def to_record(value: events.Event | actions.Action) -> dict[str, Any]:
     return {"type": type(value).__name__, **_fields(value)}
 
 
-def from_record(record: Mapping[str, Any]) -> Any:
+def from_record(record: object) -> Any:
     """Return the event or action that a record stands for.
 
     Raises:
         DataDamaged: the record has an unknown type, an unknown field or a value of the wrong shape.
     """
-    kind = _KINDS.get(str(record.get("type")))
+    fields = dict(record) if isinstance(record, Mapping) else {}
+    name = fields.pop("type", None)
+    kind = _KINDS.get(str(name))
     if kind is None:
-        raise DataDamaged(f"unknown record type {record.get('type')!r}", hint="written by a newer ftslurm?")
-    return _build(kind, {key: value for key, value in record.items() if key != "type"})
+        raise DataDamaged(f"unknown record type {name!r}", hint="written by a newer ftslurm?")
+    return _build(kind, fields)
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -65,11 +67,19 @@ def _plain(item: Any) -> Any:
     return item
 
 
-def _build(kind: type[Any], fields: Mapping[str, Any]) -> Any:
-    hints = _HINTS.setdefault(kind, typing.get_type_hints(kind))
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """Reading them is slow, and this is done for every message."""
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+def _build(kind: type[Any], fields: Any) -> Any:
+    hints = _hints(kind)
     try:
+        fields = _a(Mapping, fields)
         return kind(**{key: _shaped(hints[key], value) for key, value in fields.items()})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataDamaged(f"a record of type {kind.__name__} cannot be read: {error}") from error
 
 
@@ -79,7 +89,7 @@ def _shaped(hint: Any, value: Any) -> Any:
         inner = [each for each in typing.get_args(hint) if each is not type(None)]
         return None if value is None else _shaped(inner[0], value)
     if origin is tuple:
-        arguments = typing.get_args(hint)
+        arguments, value = typing.get_args(hint), _a(list, value)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_shaped(arguments[0], each) for each in value)
         return tuple(_shaped(each, item) for each, item in zip(arguments, value, strict=True))
@@ -87,6 +97,13 @@ def _shaped(hint: Any, value: Any) -> Any:
         return _build(hint, value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
-    if hint is float and isinstance(value, int):
-        return float(value)
+    if hint is float:
+        return float(_a((int, float), value))
+    return _a(origin or hint, value)
+
+
+def _a(kind: Any, value: Any) -> Any:
+    """Return the value if it is of the kind; JSON's true and false are no numbers."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r} is of the wrong type")
     return value

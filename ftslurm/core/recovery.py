@@ -55,7 +55,7 @@ class Policy:
     wants_all_ranks: bool = False
     can_ask_to_save: bool = False
     union_wait_s: float = 1.0
-    first_union_wait_s: float = 15.0
+    first_union_wait_s: float = 6.0
     agents_s: float = 30.0
     muster_s: float = 90.0
     fence_s: float = 15.0

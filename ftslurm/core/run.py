@@ -106,8 +106,7 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
         code=0,
         reason="",
     )
-    if event.resumed:
-        run = replace(run, failures=(), requeues=0)
+    run = replace(run, failures=(), requeues=0) if event.resumed else run
     wanted = tuple(node for node in event.nodes if node not in run.condemned)
     run, timer = saving.set_timer(run, AGENTS, policy.agents_s)
     return run, (LaunchAgents(nodes=wanted), timer)

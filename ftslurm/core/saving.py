@@ -43,7 +43,7 @@ def on_pending(run: Run, event: PartPending, policy: Policy) -> tuple[Run, tuple
     if saved.state is not SavedState.PENDING:
         return run, ()
     pending = saved.pending - {event.node} if event.gone else saved.pending | {event.node}
-    changed = replace(saved, pending=pending)
+    changed = replace(saved, pending=pending, torn=saved.torn | {event.node} if event.gone else saved.torn)
     if not changed.pending and not changed.parts:
         return replace(run, saved=tuple(each for each in run.saved if each.generation != name)), ()
     return _settle(run.with_saved(changed), changed, policy)
@@ -77,7 +77,7 @@ def on_union_over(run: Run, name: str, policy: Policy) -> tuple[Run, tuple[Actio
     if set(attempt.nodes) - saved.holders - (run.agents - set(run.suspects)):
         run, timer = set_timer(run, UNION + name, policy.union_wait_s)
         return run, (timer,)
-    return (run, ()) if _enough(run, saved, policy) is False else _commit_local(run, saved)
+    return _commit_local(run, saved) if _is_whole(run, saved, policy) else (run, ())
 
 
 def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -93,6 +93,17 @@ def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
 def _wait_for_union(run: Run, saved: Saved, policy: Policy) -> tuple[Run, SetTimer]:
     known = _enough(run, saved, policy) is not None
     return set_timer(run, UNION + saved.generation, policy.union_wait_s if known else policy.first_union_wait_s)
+
+
+def _is_whole(run: Run, saved: Saved, policy: Policy) -> bool:
+    """Tell whether the parts that are there are all: as many as the time before, or nobody can have lost one."""
+    enough, attempt = _enough(run, saved, policy), run.attempt
+    if enough is not None or attempt is None:
+        return bool(enough)
+    # A rank that was asked to save and then left by itself had its time to write.
+    asked = run.stop is not None and run.stop.save
+    killed = {each.node for each in attempt.failed if each.signal or not asked}
+    return not (saved.torn | attempt.blind | killed | set(run.incident)) - saved.holders
 
 
 def _enough(run: Run, saved: Saved, policy: Policy) -> bool | None:
@@ -266,13 +277,13 @@ def forget_node(run: Run, node: str) -> Run:
 def settle_stopped(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """The attempt is gone and every live node has told what it holds: what is whole is LOCAL, the rest is dropped.
 
-    With no node lost, the union over nodes is complete by itself. With one lost, nobody knows what it held: then a
-    checkpoint counts when as many nodes hold parts as of the whole one before it.
+    What nobody knows is what a lost node held, or what a killed rank would still have written: so a checkpoint counts
+    when as many nodes hold parts as of the whole one before it.
     """
     actions: tuple[Action, ...] = ()
     for saved in [each for each in run.saved if each.state is SavedState.PENDING]:
-        known = not run.incident or _enough(run, saved, policy) is True
-        if saved.parts and not saved.pending and known and not _lacks_ranks(saved):
+        whole = saved.parts and not saved.pending and _is_whole(run, saved, policy)
+        if whole and not _lacks_ranks(saved):
             run, more = _commit_local(run, saved)
             actions += more
     return drop_unfinished(run), actions

@@ -23,7 +23,7 @@ class SavedState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """One checkpoint. `pending` are nodes that still see unfinished files of it."""
+    """One checkpoint. `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some."""
 
     generation: str
     step: int
@@ -32,6 +32,7 @@ class Saved:
     state: SavedState
     parts: tuple[Part, ...] = ()
     pending: frozenset[str] = frozenset()
+    torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
 
     @property
@@ -45,7 +46,8 @@ class Attempt:
     """One incarnation of the program.
 
     `restored` maps a node to the path of the verified checkpoint there; `fenced` are the nodes where nothing of this
-    attempt is left; `finished` are the ranks that reported exit code 0.
+    attempt is left; `finished` are the ranks that reported exit code 0; `blind` are the nodes whose agent was lost, and
+    with it perhaps the knowledge of files that were just being written.
     """
 
     number: int
@@ -63,6 +65,7 @@ class Attempt:
     failed: tuple[RankExited, ...] = ()
     fencing: bool = False
     fenced: frozenset[str] = frozenset()
+    blind: frozenset[str] = frozenset()
 
     @property
     def mustered(self) -> bool:

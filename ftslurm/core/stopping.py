@@ -120,7 +120,7 @@ def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple
         return run, target + more
     if choice.kind is Kind.REQUEUE:
         return leave(run, REQUEUE, policy, reason=f"{found.reason}; {choice.reason}")
-    return leave(run, FAILED, policy, code=_exit_code(run), reason=choice.reason)
+    return leave(run, FAILED, policy, code=_exit_code(run, found), reason=choice.reason)
 
 
 def _situation(run: Run, *, repeated: bool) -> Situation:
@@ -157,10 +157,10 @@ def _repeated(run: Run, failure: Failure) -> bool:
     return bool(before) and before[-1].diagnosis.signature == failure.diagnosis.signature
 
 
-def _exit_code(run: Run) -> int:
-    attempt = run.attempt
-    code = first_failure(attempt.failed).code if attempt and attempt.failed else 0
-    return code or 1
+def _exit_code(run: Run, found: Diagnosis) -> int:
+    """The code of the rank that began it, where it was a rank; the others' may be our own doing."""
+    failed = run.attempt.failed if run.attempt and found.scope is Scope.RANK else ()
+    return (first_failure(failed).code if failed else 0) or 1
 
 
 def _last_words(attempt: Attempt, found: Diagnosis) -> tuple[Say, ...]:

@@ -67,6 +67,8 @@ def given_up(entry: Entry, nodes: Collection[str], before: Collection[str]) -> l
         nodes: the nodes of the allocation.
         before: those condemned already.
     """
+    if not entry.actions:
+        return []
     verdicts = [(cause, said.text) for said in says(entry) if (cause := verdict_of(said)) in NODE_CAUSES and cause]
     event = entry.event
     if isinstance(event, SlurmReported):

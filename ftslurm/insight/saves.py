@@ -68,7 +68,10 @@ class Saves:
             kept = (SavedState.DURABLE, SavedState.DAMAGED)
             self._known = {name: each for name, each in self._known.items() if each.state in kept}
         self._see_event(entry.event, entry.t)
-        self._see_actions(entry)
+        if entry.actions:
+            self._see_actions(entry)
+        if not lost:
+            return []
         gone = [
             each
             for each in self._known.values()

@@ -196,7 +196,7 @@ class Agent:
             self._later(lambda _: self._fence_alone(attempt), {"t": "alone"})
 
     def _fence_alone(self, attempt: int) -> None:
-        done = fence.fence(self._spec.run_id, attempt, FENCE_S)
+        done = fence.fence(self._spec.run_id, attempt, FENCE_S, groups=self._ranks.groups(attempt))
         log.error("cut off from the run: %d processes of attempt %d were killed", done.killed, attempt)
 
     # ---------------------------------------------------------------------------------------------- commands
@@ -248,7 +248,7 @@ class Agent:
         self._later(lambda _: self._fence_now(attempt, clean=bool(message["clean"])), message)
 
     def _fence_now(self, attempt: int, *, clean: bool) -> None:
-        done = fence.fence(self._spec.run_id, attempt, FENCE_S)
+        done = fence.fence(self._spec.run_id, attempt, FENCE_S, groups=self._ranks.groups(attempt))
         self._saver.end(attempt, clean=clean)
         self._report(NodeFenced(node=self._node, attempt=attempt, killed=done.killed, left=done.left))
 

@@ -9,8 +9,8 @@ What belongs to an attempt:
 
 Processes with FTSLURM_ROLE in their environment (agent, supervisor, ring), this process and its ancestors never belong.
 A process is named by pid *and* start time, and signalled through a pidfd, so that a reused pid is never hit
-(pidfd_open(2), Linux 5.3). Where that does not suffice, because killed processes fork faster than they die, process
-groups that belong as a whole are killed as one: no fork gets away from that (kill(2) with a negative pid).
+(pidfd_open(2), Linux 5.3). Process groups that belong as a whole are killed as one first: no fork gets away from that
+(kill(2) with a negative pid), and a crowd that starves the machine dies at once.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ CGROUP = Path("/sys/fs/cgroup")
 ENDED, STOPPED = frozenset("ZXx"), frozenset("Tt")
 STEP = re.compile(r"(.*/job_[0-9]+/step_[0-9]+)(?:/|$)")
 PAUSE_S = 0.02
-PATIENT_ROUNDS = 3
-LOOKS = 50
+LOOKS = 10
 GRACE_S = 2.0
 
 
@@ -103,7 +102,8 @@ def fence(run_id: str, attempt: int, deadline_s: float = 15.0, *, groups: Collec
     thread = threading.Thread(target=work.run, name="fence", daemon=True)
     thread.start()
     thread.join(deadline_s + GRACE_S)
-    left = ("the process table cannot be read: a process holds its memory locked",) if thread.is_alive() else work.left
+    late = ("the process table cannot be read in time",)
+    left = late if thread.is_alive() else work.left
     return FenceReport(killed=len(work.killed), left=left, took_s=time.monotonic() - work.began)
 
 
@@ -119,22 +119,26 @@ class _Fence:
         self.left: tuple[str, ...] = ()
 
     def run(self) -> None:
-        empty = rounds = 0
+        self._round(_table(self.run_id, looks=1))  # a quick one, in which groups that belong as a whole are seen whole
+        empty = 0
         while empty < 2:
-            table = _table(self.run_id, self._strike)
-            found = _belonging(table, self.attempt, self.groups)
-            empty, rounds = 0 if found else empty + 1, rounds + 1
-            self.groups |= {group for group in map(step_group, (proc.pid for proc in found)) if group}
-            for proc in found:
-                _kill(proc)
-            if rounds > PATIENT_ROUNDS:
-                _kill_groups(table, found)
-            self.killed |= {(proc.pid, proc.start) for proc in found}
+            time.sleep(PAUSE_S)
+            found = self._round(_table(self.run_id, self._strike))
+            empty = 0 if found else empty + 1
             if found and time.monotonic() > self.end:
                 self.left = tuple(str(proc) for proc in found)
                 return
-            time.sleep(PAUSE_S)
         self._wait_for_gpus()
+
+    def _round(self, table: dict[int, Proc]) -> tuple[Proc, ...]:
+        """Kill what belongs; return whom."""
+        found = _belonging(table, self.attempt, self.groups)
+        self.groups |= {group for group in map(step_group, (proc.pid for proc in found)) if group}
+        _kill_groups(table, found)
+        for proc in found:
+            _kill(proc)
+        self.killed |= {(proc.pid, proc.start) for proc in found}
+        return found
 
     def _strike(self, proc: Proc) -> None:
         """Kill at first sight what carries the mark of the attempt; its kin follows when all have been seen."""
@@ -201,14 +205,14 @@ def oom_kills(pid: int) -> int | None:
 # --------------------------------------------------------------------------------------------------- the process table
 
 
-def _table(run_id: str, visit: Callable[[Proc], None] = lambda _: None) -> dict[int, Proc]:
+def _table(run_id: str, visit: Callable[[Proc], None] = lambda _: None, looks: int = LOOKS) -> dict[int, Proc]:
     """All processes of ours; `visit` gets each one as soon as it is read.
 
     A process that forks and ends is never in a list that was read in one go. So the list is read again until it brings
     nothing new, and the newest processes are looked at first.
     """
     us, found, seen = os.geteuid(), {}, set[str]()
-    for _ in range(LOOKS):
+    for _ in range(looks):
         new = sorted(set(filter(str.isdigit, os.listdir(PROC))) - seen, key=int, reverse=True)
         if not new:
             break
@@ -350,9 +354,16 @@ def _kill(proc: Proc) -> None:
 
 
 def _kill_groups(table: dict[int, Proc], found: Collection[Proc]) -> None:
-    """Kill process groups that belong as a whole, because single kills have not sufficed."""
+    """Kill process groups that belong as a whole, in one call each, which no fork gets away from."""
     pids = {proc.pid for proc in found}
     for group in {proc.pgrp for proc in found}:
-        if all(proc.pid in pids or proc.ended for proc in table.values() if proc.pgrp == group):
+        members = [proc for proc in table.values() if proc.pgrp == group and not proc.ended]
+        if all(proc.pid in pids for proc in members) and any(map(_is_still, members)):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
+
+
+def _is_still(proc: Proc) -> bool:
+    """Whether a process is there, and in its group: then the group's number is nobody else's."""
+    now = _read(f"{PROC}/{proc.pid}")
+    return now is not None and (now.start, now.pgrp) == (proc.start, proc.pgrp)

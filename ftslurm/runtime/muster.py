@@ -31,8 +31,8 @@ class Muster:
             self.ports[rank] = int(message["port"])
             if message.get("step"):
                 self.steps.add(str(message["step"]))
-            # A launcher that starts more ranks than planned is as wrong as one that starts fewer.
-            world = max(self.world_size, int(message.get("world") or 0))
+            # What the launcher has started counts: one rank too few would never come, one too many must not be missed.
+            world = int(message.get("world") or self.world_size)
             if self.whole or len(self.nodes) < world or set(self.nodes) != set(range(len(self.nodes))):
                 return None
             self.whole = True

@@ -172,7 +172,7 @@ class Performer:
 
     def _probe(self, action: ProbeNode) -> None:
         address = self._of.addresses.get(action.node, action.node)
-        others = {node: where for node, where in self._of.addresses.items() if node in self._of.hub.connected}
+        others = {node: (self._of.addresses[node], port) for node, port in self._of.hub.ports().items()}
         port = self._of.ports.get(action.node, 0)
         work = lambda _: self._witnesses.ask(action.node, (address, port), others, self._of.emit)  # noqa: E731
         self._later(work, action)

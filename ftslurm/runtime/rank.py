@@ -98,7 +98,8 @@ class Pump:
 
     def _carry(self, poll: select.poll, err: int) -> bool:
         """Move what is there. Lines of the two never mix, unless one is very long or waits for its end."""
-        found = poll.poll(RETRY_S * 1000)
+        busy = any(self._begun.values()) or self._pending or self.stopping
+        found = poll.poll(RETRY_S * 1000 if busy else 1000)
         for fd, _ in found:
             data = os.read(fd, READ_BYTES)
             self.tail = (self.tail + data)[-TAIL_BYTES:] if fd == err else self.tail

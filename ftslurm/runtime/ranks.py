@@ -37,6 +37,7 @@ class LocalRank:
     done: bool = False
     finished: bool = False
     oom_before: int | None = None
+    group: str | None = None
 
     @property
     def pid(self) -> int:
@@ -63,6 +64,11 @@ class RankTable:
     def pids(self, attempt: int) -> tuple[int, ...]:
         """Return the process ids of the attempt's wrappers, also of those that have ended badly."""
         return tuple(row.pid for row in list(self._rows.values()) if row.attempt == attempt and not row.finished)
+
+    def groups(self, attempt: int) -> frozenset[str]:
+        """Return the cgroups of the job steps of this attempt and of older ones."""
+        found = {row.group for row in list(self._rows.values()) if row.attempt <= attempt}
+        return frozenset(group for group in found if group)
 
     def running(self) -> int:
         """Return how many ranks are registered and have not ended."""
@@ -100,7 +106,14 @@ class RankTable:
         attempt, rank = int(message["attempt"]), int(message["rank"])
         row = self._rows.get((attempt, rank))
         if row is None or row.pid != int(message["pid"]):
-            row = LocalRank(attempt=attempt, rank=rank, said=message, oom_before=fence.oom_kills(int(message["pid"])))
+            pid = int(message["pid"])
+            row = LocalRank(
+                attempt=attempt,
+                rank=rank,
+                said=message,
+                oom_before=fence.oom_kills(pid),
+                group=fence.step_group(pid),
+            )
             self._rows[(attempt, rank)] = row
         row.said, row.channel = message, channel
         row.released = row.released or message.get("state") != "waiting"

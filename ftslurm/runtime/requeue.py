@@ -89,14 +89,12 @@ def _read_back(slurm: SlurmClient, job_id: str, asked: Requeue, exclude: tuple[s
     except FtslurmError as error:
         return f"requeued, but the request cannot be read back: {error}"
     missing = sorted(set(exclude) - set(now.exc_nodes))
-    text = (
-        f"job {job_id} is {now.state}, asks for {now.num_nodes} nodes and excludes {', '.join(now.exc_nodes) or 'none'}"
-    )
+    # NumNodes cannot be read back: while COMPLETING it counts the nodes that are still busy (measured on 22.05).
+    excluded = ", ".join(now.exc_nodes) or "none"
+    text = f"job {job_id} is {now.state}, was set to {asked.num_nodes} nodes and excludes {excluded}"
     if missing:
         text += f"; NOT excluded: {', '.join(missing)}"
     if asked.exclude and not exclude:
         names = ", ".join(asked.exclude)
         text += f"; without {names} the partition has fewer than {asked.num_nodes} nodes: not excluded"
-    if now.num_nodes is not None and now.num_nodes != asked.num_nodes:
-        text += f"; {asked.num_nodes} nodes were wanted"
     return text

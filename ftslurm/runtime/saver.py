@@ -145,8 +145,7 @@ class Saver:
         from ftslurm.checkpoint.writers import look
 
         attempt = self._attempt
-        others = [process.pid for process in fence.find(self._spec.run_id, attempt) if process.attempt == attempt]
-        return look(self._ranks(attempt), others)
+        return look(self._ranks(attempt), fence.writers(self._spec.run_id, attempt).alive)
 
     def _take(self, found: ScanResult) -> None:
         for name, reason in found.refused:

@@ -23,7 +23,9 @@ class Witnesses:
         self._job_id = job_id
         self._slurm = slurm
 
-    def ask(self, node: str, where: tuple[str, int], others: Mapping[str, str], emit: Callable[[Event], None]) -> None:
+    def ask(
+        self, node: str, where: tuple[str, int], others: Mapping[str, tuple[str, int]], emit: Callable[[Event], None]
+    ) -> None:
         """Ask about `node`, which was last reached at `where`; `others` are nodes that were heard just now."""
         from ftslurm.runtime.probes import ProbeTarget, confirm
 
@@ -35,12 +37,15 @@ class Witnesses:
                 heard.append(finding)
                 emit(NodeProbed(node=node, findings=tuple(heard), final=False))
 
+        nobody = ("", 0)
+        peer_address, peer_port = next((place for name, place in sorted(others.items()) if name != node), nobody)
         target = ProbeTarget(
             node=node,
             address=where[0],
             port=where[1],
             job_id=self._job_id,
-            peer=next((address for name, address in sorted(others.items()) if name != node), ""),
+            peer=peer_address,
+            peer_port=peer_port,
             slurm=lambda: self._node_state(node),
         )
         findings = confirm(target, DEADLINE_S, report)

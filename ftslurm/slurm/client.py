@@ -63,6 +63,10 @@ _UNKNOWN_NODE = re.compile(r"^node \S+ not found", re.IGNORECASE | re.MULTILINE)
 _GONE = re.compile(r"already (completing|completed)|invalid job id", re.IGNORECASE)
 
 
+LIVE_STATES = "PENDING,CONFIGURING,RUNNING,SUSPENDED"
+"""Of jobs that will still run: one that is COMPLETING does not."""
+
+
 class JobField(StrEnum):
     """What `update_job` may change; the value is scontrol's name. One field a call: their order matters to Slurm."""
 
@@ -174,7 +178,9 @@ class SlurmClient:
 
     def find_submitted(self, tag: str) -> tuple[str, ...]:
         """Ids of this user's live jobs whose comment contains `tag`; to be asked before a submission is repeated."""
-        answer = self.run(["squeue", "--me", "--noheader", "-o", f"%A{parse.SEPARATOR}%k"]).check()
+        answer = self.run(
+            ["squeue", "--me", "--noheader", f"--states={LIVE_STATES}", "-o", f"%A{parse.SEPARATOR}%k"]
+        ).check()
         rows = (line.partition(parse.SEPARATOR) for line in answer.stdout.splitlines())
         return tuple(dict.fromkeys(job_id for job_id, _, comment in rows if tag in comment))
 

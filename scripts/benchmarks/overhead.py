@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROLES = {"ftslurm.runtime.agent": "agent", "ftslurm.runtime.serve": "supervisor", "run": "parent", "rank.py": "wrapper"}
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-START_S = 120.0
+START_S = 180.0
 
 CONFIG = """name: idle
 command: [sleep, "{sleep_s}"]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ftslurm.lab.cluster import Cluster
 
 LIMIT_S = {"ftslurm": 90.0, "torchrun": 240.0, "torchrun-tuned": 240.0, "requeue": 330.0, "floor": 60.0}
-START_S = 120.0
+START_S = 180.0
 RESTORE_S = 240.0
 CELLS = ("floor:none", *(f"{method}:{fault}" for fault in FAULTS for method in METHODS))
 

@@ -5,7 +5,7 @@ The links beside this file are its commands; the name it is called by says which
 by FAKE_SLURM_STATE (see tests/slurm/fake.py for its owner); every call is appended to `<state>.calls`. Words of errors
 are those of Slurm 22.05.8. Faults are scripted in the state, by the beginning of a command line:
 {"faults": {"scontrol show": {"kind": "hang", "times": 1}}}. Kinds: hang, hang-with-child, down, refuse, db-index,
-garbage, lost-answer (a write happens and its answer does not arrive).
+garbage; and with the write done: lost-answer (an error comes instead), late-answer (nothing comes for minutes).
 
 Only what the client and its callers rely on is here, and the rules of Slurm that they must respect: ExcNodeList changes
 only while a job is pending, one unknown node refuses a whole list, a requeue keeps the id, an ended job is forgotten by
@@ -302,7 +302,7 @@ class Slurm:
 
 def refuse(text: str) -> int:
     """An error as Slurm's commands give it."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
     return 1
 
 
@@ -375,13 +375,16 @@ def main() -> int:
         forget_old(state)
         kind = fault(state, " ".join([name, *argv]))
         call = Slurm(name, argv, state)
-        code = call.run() if kind in {"", "lost-answer"} else 0
+        code = call.run() if kind in {"", "lost-answer", "late-answer"} else 0
         file.seek(0)
         file.truncate()
         json.dump(state, file)
     with Path(f"{path}.calls").open("a") as file:
         file.write(json.dumps([name, *argv]) + "\n")
     if kind == "lost-answer":
+        # Leave without flushing: the job id that was printed does not arrive.
+        os._exit(refuse(f"{name}: error: Socket timed out on send/recv operation"))
+    if kind == "late-answer":
         return fail("hang", name)
     sys.stdout.flush()
     return fail(kind, name) if kind else code or run_tasks(call.tasks)

@@ -28,7 +28,7 @@ KILLED = 9
 def content(step: int) -> dict[str, dict[str, bytes]]:
     """Two nodes, one file in a folder and one beside it."""
     return {
-        "n1": {f"step_{step}/rank_0.pt": some_bytes(5000, step), f"step_{step}.json": b"{}"},
+        "n1": {f"step_{step}/deep/rank_0.pt": some_bytes(5000, step), f"step_{step}.json": b"{}"},
         "n2": {f"step_{step}/rank_1.pt": some_bytes(3000, step + 1)},
     }
 
@@ -99,6 +99,30 @@ def test_what_the_commit_promised_survives_a_power_cut(world: World) -> None:
     root.mkdir()
     before.write_to(root, safe_names=True, safe_data=True)
     assert assert_old_or_new(world, root, "after the commit") == {OLD, NEW}
+
+
+def test_a_power_cut_after_a_drain_that_was_killed_and_taken_up_again(world: World) -> None:
+    """What the killed one left in memory only is made safe by the one that finishes, not taken for safe."""
+    captured = capture_new(world)
+    pristine = world.root / "pristine"
+    shutil.copytree(world.store, pristine)
+    with record(world.store) as ops:
+        make_durable(world, captured)
+    for moment in range(len(ops)):
+        disk = Disk.of(pristine)
+        for op in ops[:moment]:
+            disk.apply(op)
+        shutil.rmtree(world.store)
+        world.store.mkdir()
+        disk.write_to(world.store, safe_names=False, safe_data=False)
+        with record(world.store) as again:
+            make_durable(world, captured)
+        for op in again:
+            disk.apply(op)
+        root = world.root / f"after-{moment}"
+        root.mkdir()
+        disk.write_to(root, safe_names=True, safe_data=True)
+        assert assert_old_or_new(world, root, f"killed after {ops[:moment][-1:]}") == {OLD, NEW}
 
 
 def test_a_power_cut_at_any_moment_of_keep_last(world: World) -> None:

@@ -146,6 +146,11 @@ class Stage:
         until = time.monotonic() + seconds
         self.scan_until(lambda: time.monotonic() >= until, "the end of a while")
 
+    def has_seen(self, pid: int) -> bool:
+        """Whether a scan came by while this process was writing."""
+        assert self.watcher is not None
+        return any(pid in candidate.held_by for candidate in self.watcher._memory.candidates.values())
+
     def size(self, name: str) -> int:
         path = self.folder / name
         return path.stat().st_size if path.exists() else 0
@@ -226,7 +231,7 @@ def test_a_saving_child_that_is_killed_while_the_rank_lives(stage: Stage) -> Non
     assert process.stdout is not None
     child = int(process.stdout.readline())
     stage.extra.add(child)
-    stage.scan_until(lambda: stage.size("step_2.bin") > 10 * MIB, "10 MiB written")
+    stage.scan_until(lambda: stage.size("step_2.bin") > 10 * MIB and stage.has_seen(child), "10 MiB written")
     os.kill(child, signal.SIGKILL)
     stage.scan_until(lambda: "step_2.bin" in stage.refused, "a refusal")
     assert f"process {child}, ended before" in stage.refused["step_2.bin"]

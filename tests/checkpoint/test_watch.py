@@ -1,80 +1,15 @@
 from __future__ import annotations
 
-import io
 import os
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ftslurm.checkpoint.arrivals import Arrivals
 from ftslurm.checkpoint.patterns import Marker, Patterns
-from ftslurm.checkpoint.watch import Rules, ScanResult, Watcher
+from ftslurm.checkpoint.watch import ScanResult
 from ftslurm.checkpoint.writers import Writers
-
-SETTLE_S = 3.0
-WELL = Writers(alive=frozenset({os.getpid()}))
-
-
-@dataclass
-class Watched:
-    """A watcher with a clock that the test turns: one scan every half second."""
-
-    watcher: Watcher
-    folder: Path
-    now: float = 100.0
-
-    def scan(self, writers: Writers = WELL, after_s: float = 0.5) -> ScanResult:
-        self.now += after_s
-        return self.watcher.scan(self.now, writers)
-
-    def scan_for(self, seconds: float, writers: Writers = WELL) -> tuple[list[int], dict[str, str]]:
-        """The steps that became complete, and what was refused, in so many seconds."""
-        steps: list[int] = []
-        refused: dict[str, str] = {}
-        for _ in range(round(seconds / 0.5)):
-            found = self.scan(writers)
-            steps += [each.step for each in found.complete]
-            refused |= dict(found.refused)
-        return steps, refused
-
-    def write(self, name: str, content: bytes = b"content") -> Path:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def rename_in(self, name: str, content: bytes = b"content") -> None:
-        self.write("on-its-way.tmp", content).rename(self.folder / name)
-
-
-@pytest.fixture
-def watch(tmp_path: Path):
-    """Makes watchers of one folder, and closes them."""
-    made: list[Watcher] = []
-    folder = tmp_path / "write"
-    folder.mkdir()
-
-    def make(files: str | list[str] = "step_*.pt", **rules: object) -> Watched:
-        settings = Rules(patterns=Patterns.parse(files), **({"settle_s": SETTLE_S} | rules))
-        watcher = Watcher(folder, settings, tmp_path / "attempts" / "0.json")
-        made.append(watcher)
-        watched = Watched(watcher, folder)
-        watched.scan()
-        return watched
-
-    yield make
-    for watcher in made:
-        watcher.close()
-
-
-def zip_bytes() -> bytes:
-    """A small sound zip, as torch.save and numpy write."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("archive/data/0", b"x" * 100_000)
-    return out.getvalue()
+from tests.checkpoint.watched import SETTLE_S, zip_bytes
 
 
 def test_a_renamed_file_counts_at_once(watch) -> None:
@@ -279,102 +214,6 @@ def test_an_agent_that_starts_again_still_knows_the_attempts_own_files(watch) ->
     assert watch().scan_for(2 * SETTLE_S)[0] == [5]
 
 
-def test_a_step_that_was_captured_is_not_captured_twice(watch) -> None:
-    """A file that comes later, or again, is refused by name: the checkpoint's content is fixed."""
-    watched = watch()
-    watched.rename_in("step_5.pt")
-    watched.scan()
-    watched.rename_in("step_5.pt", b"other")
-    assert "captured already" in watched.scan_for(0.5)[1]["step_5.pt"]
-
-
-def test_a_step_that_could_not_be_captured_may_be_tried_again(watch) -> None:
-    """After `forget` a changed file makes the step complete once more."""
-    watched = watch()
-    watched.rename_in("step_5.pt")
-    watched.scan()
-    watched.watcher.forget(5)
-    watched.rename_in("step_5.pt", b"other")
-    assert watched.scan_for(0.5)[0] == [5]
-
-
-def test_every_local_rank_must_have_its_file(watch) -> None:
-    """With {rank} a step is complete when each rank of this node has written, however long that takes."""
-    watched = watch("step_{step}/rank_{rank}.pt")
-    watched.watcher.expect([2, 3])
-    watched.write("step_5/rank_2.pt")
-    assert watched.scan_for(20 * SETTLE_S) == ([], {})
-    watched.write("step_5/rank_3.pt")
-    assert watched.scan_for(2 * SETTLE_S)[0] == [5]
-
-
-def test_a_rank_that_never_wrote_leaves_the_step_out(watch) -> None:
-    """A node that died in the middle of a save does not hand over half of its files."""
-    watched = watch("step_{step}/rank_{rank}.pt", local_ranks=frozenset({0, 1}))
-    watched.write("step_5/rank_0.pt")
-    watched.scan_for(2 * SETTLE_S)
-    found = watched.watcher.attempt_ended(watched.now)
-    assert found.complete == ()
-    assert "before its checkpoint was complete" in dict(found.refused)["step_5/rank_0.pt"]
-
-
-def test_several_files_wait_for_each_other(watch) -> None:
-    """Where more files may follow, the step is complete when nothing new came for the settle time."""
-    watched = watch("step_*/*.bin")
-    watched.write("step_5/keep.txt")
-    watched.scan()
-    watched.rename_in("step_5/a.bin")
-    assert watched.scan_for(SETTLE_S - 0.5) == ([], {})
-    watched.rename_in("step_5/b.bin")
-    assert watched.scan_for(SETTLE_S - 0.5) == ([], {})
-    assert watched.scan_for(2.0)[0] == [5]
-
-
-def test_a_temporary_file_that_grows_holds_the_step_back(watch) -> None:
-    """A second rank that is still writing to its temporary name is seen."""
-    watched = watch("step_*/*.bin")
-    watched.write("step_5/b.bin.tmp")
-    watched.scan()
-    watched.rename_in("step_5/a.bin")
-    for size in range(10):
-        watched.write("step_5/b.bin.tmp", b"x" * size)
-        assert watched.scan_for(SETTLE_S - 0.5) == ([], {})
-    (watched.folder / "step_5/b.bin.tmp").rename(watched.folder / "step_5/b.bin")
-    assert watched.scan_for(2 * SETTLE_S)[0] == [5]
-
-
-def test_fewer_files_than_last_time_are_waited_for_longer(watch) -> None:
-    """A straggler is given ten settle times where an earlier step had more files."""
-    watched = watch("step_*/*.bin")
-    watched.write("step_5/a.bin")
-    watched.write("step_5/b.bin")
-    assert watched.scan_for(3 * SETTLE_S)[0] == [5]
-    watched.write("step_6/a.bin")
-    assert watched.scan_for(5 * SETTLE_S) == ([], {})
-    assert watched.scan_for(8 * SETTLE_S)[0] == [6]
-
-
-def test_one_refused_file_refuses_the_step_until_it_is_written_again(watch) -> None:
-    """A step is whole or nothing; its sound files come back with the repaired one."""
-    watched = watch("step_*/*.pt")
-    watched.write("step_5/a.pt", zip_bytes())
-    watched.write("step_5/b.pt", zip_bytes()[:-9])
-    steps, refused = watched.scan_for(3 * SETTLE_S)
-    assert (steps, set(refused)) == ([], {"step_5/a.pt", "step_5/b.pt"})
-    watched.write("step_5/b.pt", zip_bytes())
-    found = [each for _ in range(30) for each in watched.scan().complete]
-    assert [[file.name for file in each.files] for each in found] == [["step_5/a.pt", "step_5/b.pt"]]
-
-
-def test_a_new_file_of_a_refused_step_does_not_pass_alone(watch) -> None:
-    """A latecomer cannot turn a refused step into a checkpoint of one file."""
-    watched = watch("step_*/*.pt")
-    watched.write("step_5/a.pt", zip_bytes()[:-9])
-    watched.scan_for(3 * SETTLE_S)
-    watched.rename_in("step_5/b.pt", zip_bytes())
-    assert watched.scan_for(5 * SETTLE_S)[0] == []
-
-
 def test_links_are_not_followed(watch) -> None:
     """A link is neither read nor captured, and is refused once."""
     watched = watch()
@@ -445,3 +284,17 @@ def test_other_files_in_the_folder_do_not_wake_it(watch) -> None:
     watched.write("step_5.pt")
     assert arrivals.read().look
     arrivals.close()
+
+
+def test_a_folder_that_is_renamed_away_is_followed_no_longer(watch) -> None:
+    """What happens in it under its new name is not told under the old one."""
+    watched = watch("step_{step}/*.bin")
+    watched.write("step_5/a.bin")
+    watched.scan()
+    (watched.folder / "step_5").rename(watched.folder / "aside")
+    watched.write("aside/b.bin.tmp").rename(watched.folder / "aside" / "b.bin")
+    assert watched.scan_for(2 * SETTLE_S) == ([], {})
+    watched.write("tmp5/c.bin")
+    (watched.folder / "tmp5").rename(watched.folder / "step_5")
+    found = watched.scan()
+    assert [[file.name for file in each.files] for each in found.complete] == [["step_5/c.bin"]]

@@ -15,7 +15,8 @@ from ftslurm.core.events import (
     SlurmReported,
     StopRequested,
 )
-from tests.core.world import CUT, DEAD, FROZEN, UP, Node, World
+from tests.core.stage import CUT, DEAD, FROZEN, UP, Node
+from tests.core.world import World
 
 SUSPECT_AFTER_S = 3.0
 DEADMAN_S = 10.0
@@ -146,6 +147,12 @@ def _unkillable(world: World, node: Node, for_s: float) -> None:
     _kill_ranks(world, node, for_s)
 
 
+def _torn_save(world: World, node: Node, for_s: float) -> None:
+    """A rank is killed in the middle of the next save: its node's part is never finished."""
+    del for_s
+    world.torn_next.append(node.name)
+
+
 def _excise(world: World, node: Node, for_s: float) -> None:
     del for_s
     if world.no_kill and world.run.phase is not Phase.REQUEUED:
@@ -183,6 +190,7 @@ KINDS: dict[str, Callable[[World, Node, float], None]] = {
     "damage": _damage,
     "supervisor": _supervisor,
     "supervisor_in_action": _supervisor_in_action,
+    "torn_save": _torn_save,
     "unkillable": _unkillable,
     "excise": _excise,
     "time_limit": _time_limit,

@@ -1,18 +1,15 @@
 """A cluster in a few hundred lines: it does what the core asks, as a sound cluster would, and fails where it is told to.
 
-Time is simulated. What comes from a node is lost with its agent and waits while it is cut off; what comes from the
-supervisor's own threads is lost when it is restarted. The program that is trained saves every ten steps, hangs when one
-of its ranks is gone, and reports success at its last step. So a run in this world must come to an end, whatever happens.
+The program that is trained saves every ten steps, hangs when one of its ranks is gone, and reports success at its last
+step. So a run in this world must come to an end, whatever happens.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
-from random import Random
 
 from ftslurm.core.actions import (
     Action,
@@ -42,6 +39,7 @@ from ftslurm.core.events import (
     Outcome,
     Part,
     PartDrained,
+    PartPending,
     PartSaved,
     Phase,
     RankExited,
@@ -55,134 +53,34 @@ from ftslurm.core.events import (
     WorldMustered,
 )
 from ftslurm.core.manifest import generation_name
-from ftslurm.core.recovery import Policy
-from ftslurm.core.run import advance
-from ftslurm.core.state import Run
-from ftslurm.journal import Entry
-from tests.core.laws import Laws
+from tests.core.stage import CUT, FROZEN, UP, Node, Stage
 
 GOAL = 60
 SLURMD_TIMEOUT_S = 60.0
 POLL_S = 20.0
-MOST_S = 6 * 3600.0
-MOST_STEPS = 20_000
-UP, CUT, DEAD, FROZEN = "up", "cut", "dead", "frozen"
 
 
 @dataclass
-class Node:
-    """What is true of a node; `life` counts its agents, `ranks` are the attempts that have processes here."""
+class World(Stage):
+    """The cluster."""
 
-    name: str
-    state: str = UP
-    agent: bool = False
-    life: int = 0
-    ranks: set[int] = field(default_factory=set)
-    told: set[int] = field(default_factory=set)
-    scratch: dict[str, PartSaved] = field(default_factory=dict)
-    bad_since: float | None = None
-    unkillable_until: float = 0.0
-
-
-@dataclass
-class World:
-    """The cluster, its clock, and the run."""
-
-    policy: Policy
-    random: Random
-    names: tuple[str, ...] = ("n1", "n2", "n3", "n4")
     wanted: int = 4
     no_kill: bool = True
     sharded: bool = True
-    run: Run = field(default_factory=Run)
-    now: float = 1000.0
-    entries: list[Entry] = field(default_factory=list)
     store: dict[str, tuple[int, int]] = field(default_factory=dict)
     parts_there: dict[str, set[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
+    torn_next: list[str] = field(default_factory=list)
     storage_back: float = 0.0
     slurmctld_back: float = 0.0
-    dies_at_next_action: bool = False
-    epoch: int = 0
     restart: int = 0
 
     def __post_init__(self) -> None:
-        self.laws = Laws(self.policy)
-        self.nodes = {name: Node(name) for name in self.names}
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        Stage.__post_init__(self)
         self._fresh = itertools.count(1)
         self.grant(same=False)
         self.later(POLL_S, self._poll)
-
-    # ---------------------------------------------------------------------------------------------------- the clock
-
-    def later(self, after_s: float, work: Callable[[], None]) -> None:
-        """Have something happen, with a little jitter."""
-        at = self.now + after_s * self.random.uniform(0.9, 1.2)
-        heapq.heappush(self._heap, (at, next(self._order), work))
-
-    def live(self) -> None:
-        """Go on until the run has ended; too long is a failure."""
-        for _ in range(MOST_STEPS):
-            if self.run.phase in ENDED:
-                return
-            self.now, _, work = heapq.heappop(self._heap)
-            assert self.now < MOST_S, f"stuck: {self.story()}"
-            work()
-        raise AssertionError(f"the run goes in circles: {self.story()}")
-
-    def story(self) -> str:
-        """Return the last entries, for the reader of a failed test."""
-        last = [f"{each.t:.1f} {each.phase} {each.event} -> {each.actions}" for each in self.entries[-25:]]
-        return "\n".join([repr(self.run), *last])
-
-    def happen(self, event: Event) -> None:
-        """One turn of the supervisor's loop."""
-        if self.run.phase in ENDED:
-            return
-        event = replace(event, at=self.now, mono=self.now)
-        run, actions = advance(self.run, event, self.policy)
-        self.entries.append(Entry(len(self.entries), run.epoch, event.at, run.phase, event, actions))
-        self.run = run
-        self.laws.check(event, run, actions)
-        dies = self.dies_at_next_action and bool(actions) and run.phase not in ENDED | {Phase.REQUEUED}
-        done = actions[: self.random.randrange(len(actions))] if dies else actions
-        for action in done:
-            self.perform(action)
-        if dies:
-            self.dies_at_next_action = False
-            self.restart_supervisor()
-
-    # ------------------------------------------------------------------------------------------- who says something
-
-    def from_supervisor(self, after_s: float, event: Event, then: Callable[[], None] = lambda: None) -> None:
-        """A word of the supervisor's own threads: lost when it is restarted meanwhile."""
-        epoch = self.epoch
-
-        def work() -> None:
-            if epoch == self.epoch:
-                then()
-                self.happen(event)
-
-        self.later(after_s, work)
-
-    def from_node(self, name: str, after_s: float, *events: Event) -> None:
-        """Words of an agent, in this order: they wait while its node is cut off, and are lost with the agent."""
-        node = self.nodes[name]
-        life = node.life
-
-        def work() -> None:
-            if node.life != life or node.state == DEAD:
-                return
-            if node.state == UP and node.agent:
-                for event in events:
-                    self.happen(event)
-            else:
-                self.later(1.0, work)
-
-        self.later(after_s, work)
 
     # ------------------------------------------------------------------------------------------------ incarnations
 
@@ -267,9 +165,9 @@ class World:
             node.agent, node.life = True, node.life + 1
             self.from_node(node.name, 0.1, self._up(node), *self._held(node))
 
-    def _held(self, node: Node) -> list[PartSaved]:
-        """What an agent that was started again finds of the attempts that still run on its node."""
-        return [part for part in node.scratch.values() if part.attempt in node.ranks]
+    def _held(self, node: Node) -> list[Event]:
+        """What an agent that was started again finds on its node: checkpoints, and ranks that want to tell their end."""
+        return [*(part for part in node.scratch.values() if part.attempt in node.ranks), *node.ends]
 
     def _up(self, node: Node) -> AgentUp:
         return AgentUp(node=node.name, address=node.name, port=1, attempt=max(node.ranks, default=None))
@@ -429,7 +327,15 @@ class World:
     def _write(self, attempt: int, step: int, nodes: list[Node]) -> None:
         name = generation_name(step, attempt)
         world = len(nodes) * self.policy.ranks_per_node
-        for node in nodes if self.sharded else nodes[:1]:
+        writers = nodes if self.sharded else nodes[:1]
+        torn = self.torn_next.pop() if self.torn_next else ""
+        for node in writers:
+            if node.name == torn:
+                pending = PartPending(attempt=attempt, step=step, node=torn)
+                self.from_node(torn, 0.1, *[pending, replace(pending, gone=True)][: self.random.randrange(3)])
+                placement = self.planned(tuple(each.name for each in nodes))
+                self.end_ranks(node, attempt, placement, 137)
+                continue
             part = Part(node=node.name, manifest_digest=f"{step:032x}", files=1, size_bytes=1)
             node.scratch[name] = PartSaved(attempt=attempt, step=step, part=part, world_size=world)
             self.from_node(node.name, 0.5, node.scratch[name])
@@ -439,4 +345,5 @@ class World:
         node.ranks.discard(attempt)
         for rank, name in enumerate(placement):
             if name == node.name:
-                self.from_node(name, 0.2, RankExited(attempt=attempt, rank=rank, node=name, code=code, tail=tail))
+                node.ends.append(RankExited(attempt=attempt, rank=rank, node=name, code=code, tail=tail))
+                self.from_node(name, 0.2, node.ends[-1])

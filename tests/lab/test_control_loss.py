@@ -58,7 +58,7 @@ def test_training_does_not_notice(lab: Cluster) -> None:
 
     run.enough()
     assert run.wait_end() == ("finished", 0)
-    assert run.job_says() == ("COMPLETED", "0:0")
+    assert run.wait_job() == ("COMPLETED", "0:0")
     assert len(run.launches()) == 1
     await_that("nothing is left", lambda: not run.processes(), 30)
 

@@ -234,6 +234,11 @@ class LabRun:
         words = dict(word.partition("=")[::2] for word in done.stdout.split())
         return words.get("JobState", ""), words.get("ExitCode", "")
 
+    def wait_job(self) -> tuple[str, str]:
+        """Wait until the job is over, which needs all its nodes; return its state and exit code, in Slurm's words."""
+        await_that("the job is over", lambda: self.job_says()[0] not in ("RUNNING", "COMPLETING"), 60, self.story)
+        return self.job_says()
+
     # --- waiting
 
     def wait(self, what: str, test: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
@@ -246,9 +251,10 @@ class LabRun:
         assert test(), f"{what}: the run has ended before\n{self.story()}"
 
     def wait_end(self, timeout_s: float = PATIENCE_S) -> tuple[str, int]:
-        """Wait until the run has ended and its job has left the nodes; return the run's phase and exit code."""
+        """Wait until the run has ended and its script has returned; return the run's phase and exit code."""
         await_that("end of the run", self.end, timeout_s, self.story)
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        # COMPLETING: a node that does not answer keeps the job from being over, not from having an end.
+        over = ("COMPLETED", "COMPLETING", "FAILED", "CANCELLED", "TIMEOUT")
         await_that("end of the job", lambda: self.job_says()[0] in over, 60, self.story)
         found = self.end()
         assert found is not None
@@ -310,6 +316,7 @@ def submit(
     user: str | None = None,
     work: Path | None = None,
     options: Sequence[str] = (),
+    first_on_path: Path | None = None,
     **more: Any,
 ) -> LabRun:
     """Write a YAML file and submit it with `ftslurm submit`; `more` are sections of the configuration."""
@@ -318,7 +325,8 @@ def submit(
     file.write_text(json.dumps(settings(name, command, nodes, more), indent=1))  # JSON is YAML
     file.chmod(0o644)
     argv = ["ftslurm", "submit", str(file), "--json", "--run-root", str(work / "runs")]
-    done = lab.login([*argv, *(["--", *options] if options else [])], user=user, timeout=60)
+    environ = {"PATH": f"{first_on_path}:{Path(sys.prefix, 'bin')}:/usr/bin:/bin"} if first_on_path else {}
+    done = lab.login([*argv, *(["--", *options] if options else [])], user=user, timeout=60, env=environ)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     return LabRun(lab, Path(answer["run_dir"]), work, answer["job_id"])
