@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ftslurm.checkpoint.watch import FoundFile, StepFiles
 
-_COPY_BYTES = 8 << 20
+_COPY_BYTES = 1 << 20
 _LOOKS = 3
 
 

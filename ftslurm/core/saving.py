@@ -97,12 +97,16 @@ def _wait_for_union(run: Run, saved: Saved, policy: Policy) -> tuple[Run, SetTim
 
 def _is_whole(run: Run, saved: Saved, policy: Policy) -> bool:
     """Tell whether the parts that are there are all: as many as the time before, or nobody can have lost one."""
-    enough, attempt = _enough(run, saved, policy), run.attempt
-    if enough is not None or attempt is None:
-        return bool(enough)
+    attempt = run.current
     # A rank that was asked to save and then left by itself had its time to write.
     asked = run.stop is not None and run.stop.save
     killed = {each.node for each in attempt.failed if each.signal or not asked}
+    clean = len(attempt.ended) == attempt.world_size and not killed
+    enough = None if clean else _enough(run, saved, policy)
+    if enough is not None:
+        return enough
+    if attempt.fencing and not clean:
+        return saved.holders >= set(attempt.nodes)
     return not (saved.torn | attempt.blind | killed | set(run.incident)) - saved.holders
 
 
@@ -281,7 +285,7 @@ def settle_stopped(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     when as many nodes hold parts as of the whole one before it.
     """
     actions: tuple[Action, ...] = ()
-    for saved in [each for each in run.saved if each.state is SavedState.PENDING]:
+    for saved in [each for each in run.saved if each.state is SavedState.PENDING and run.attempt]:
         whole = saved.parts and not saved.pending and _is_whole(run, saved, policy)
         if whole and not _lacks_ranks(saved):
             run, more = _commit_local(run, saved)

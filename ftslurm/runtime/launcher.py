@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftslurm.errors import UsageError
+from ftslurm.paths import PRIVATE_FILE
 from ftslurm.runtime import attempt_env
 from ftslurm.slurm import env, nodeset
 
@@ -26,14 +27,16 @@ _QUIET = ("--input=none", "--kill-on-bad-exit=0", "--wait=0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCommand:
-    """A command that starts a job step, with its whole environment."""
+    """A command that starts a job step, with its whole environment; `umask` -1 leaves the user's own to the step."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str] = field(repr=False)
+    umask: int = -1
 
     def start(self, output: Path) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, so that a signal for the batch script's group does not reach it."""
-        with output.open("ab") as handle:
+        handle = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE)
+        try:
             return subprocess.Popen(
                 self.argv,
                 env=dict(self.environ),
@@ -41,7 +44,10 @@ class StepCommand:
                 stdout=handle,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=self.umask,
             )
+        finally:
+            os.close(handle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +95,7 @@ def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str,
         "ftslurm.runtime.agent",
     )
     environ = {**env.step_env(inherited), attempt_env.ROLE: "agent", "FTSLURM_AGENT": spec}
-    return StepCommand(argv=argv, environ=environ)
+    return StepCommand(argv=argv, environ=environ, umask=0o077)
 
 
 def ranks(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:

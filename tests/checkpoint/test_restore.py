@@ -174,7 +174,7 @@ def test_a_large_file_is_restored_in_small_memory(world: World) -> None:
     materialise(commit, Sources(shared=world.store), world.scratch("n3").restores)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 20 * CHUNK_BYTES
+    assert peak < 4 * CHUNK_BYTES
 
 
 def test_local_records_are_for_people(world: World) -> None:

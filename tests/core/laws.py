@@ -70,7 +70,7 @@ class Laws:
     def _note(self, event: Event) -> None:
         if isinstance(event, NodeFenced) and not event.left and event.node in self.fence_asked.get(event.attempt, ()):
             self.fenced.setdefault(event.attempt, set()).add(event.node)
-        elif isinstance(event, WorldMustered):
+        elif isinstance(event, WorldMustered) and event.attempt not in self.released:
             self.mustered[event.attempt] = event
         elif isinstance(event, RestoreReady):
             self.at_hand.setdefault((event.attempt, event.generation), set()).add(event.node)

@@ -52,7 +52,10 @@ def state_lines(run: Run) -> list[str]:
         start = f"from {short(attempt.generation)}" if attempt.generation else "from the beginning"
         lines.append(f"attempt {attempt.number}: {attempt.world_size} ranks on {','.join(attempt.nodes)} {start}")
     if run.failures:
-        told = (f"{each.attempt} {each.diagnosis.cause}{' (progressed)' if each.progressed else ''}" for each in run.failures)
+        told = (
+            f"{each.attempt} {each.diagnosis.cause}{' (progressed)' if each.progressed else ''}"
+            for each in run.failures
+        )
         lines.append(f"failures: {', '.join(told)}")
     if run.condemned:
         lines.append(f"condemned: {', '.join(f'{node} {found.cause}' for node, found in run.condemned.items())}")

@@ -384,4 +384,3 @@ def play(text: str) -> tuple[Story, str]:
         story.tell(line)
     log = [*story.log, DASHES, *state_lines(story.run)]
     return story, "\n".join([told, DASHES, *log]) + "\n"
-

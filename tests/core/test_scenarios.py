@@ -19,7 +19,9 @@ def test_story_goes_as_it_is_written(path, updates_scenarios):
     if updates_scenarios:
         path.write_text(now)
         return
-    assert now == text, f"a decision has changed; if it should: pytest tests/core --update-scenarios, and review {path.name}"
+    assert now == text, (
+        f"a decision has changed; if it should: pytest tests/core --update-scenarios, and review {path.name}"
+    )
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

@@ -7,7 +7,6 @@ step. So a run in this world must come to an end, whatever happens.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 
@@ -287,7 +286,9 @@ class World(Stage):
     @perform.register
     def _commit(self, action: CommitDurable) -> None:
         assert {part.node for part in action.parts} <= self.parts_there[action.generation], "a part is missing"
-        assert not self.sharded or len(action.parts) * self.policy.ranks_per_node == action.world_size, "half a checkpoint"
+        assert not self.sharded or len(action.parts) * self.policy.ranks_per_node == action.world_size, (
+            "half a checkpoint"
+        )
         if self.now < self.storage_back:
             self.from_supervisor(1.0, GenerationDurable(generation=action.generation, digest="", error="EDQUOT"))
             return

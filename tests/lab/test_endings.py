@@ -11,7 +11,7 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.storage import Fault
-from tests.lab.training import LabRun, await_that, ddp, let_pass, patient, submit, workplace
+from tests.lab.training import LabRun, await_that, ddp, let_pass, patient, program, settings, submit, workplace
 
 pytestmark = pytest.mark.lab
 
@@ -101,12 +101,16 @@ def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) 
     """With shared storage frozen for two minutes, then over quota, no rank is killed and nothing is lost."""
     storage = lab.storage
     storage.attach()
-    work = workplace(lab, "hang", None)
-    runs = storage.path / "runs"
-    command = [sys.executable, str(EXAMPLE.parents[3] / "tests" / "programs" / "ddp_counter.py")]
-    command += ["--steps", "1000000", "--pace", "0.2", "--progress", str(work / "progress")]
-    run = submit(lab, command, name="hang", nodes=2, work=work, run_root=str(runs), options=())
-    seen = LabRun(lab, Path(str(run.root).replace(str(storage.path), str(storage.backing))), work, run.job)
+    outside = workplace(lab, "hang", None)
+    inside = storage.path / outside.name
+    lab.login(["mkdir", "-m", "700", str(inside)], timeout=30)
+    config = settings("hang", program("ddp_counter", "--steps", 1_000_000, "--progress", outside / "progress"), 2, {})
+    (outside / "config.yaml").write_text(json.dumps(config))
+    argv = ["ftslurm", "submit", str(outside / "config.yaml"), "--json", "--run-root", str(inside / "runs")]
+    answer = json.loads(lab.login(argv, timeout=60).stdout)
+    run = LabRun(lab, Path(answer["run_dir"]), outside, answer["job_id"])
+    # What lies below the storage can be read while it hangs.
+    seen = LabRun(lab, storage.backing / inside.name / "runs" / run.run_id, outside, run.job)
     seen.wait("a committed checkpoint", seen.durable)
     ranks = {(proc.pid, proc.start) for proc in run.processes("rank")}
     before = seen.step_of(0)
@@ -133,12 +137,8 @@ def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) 
 
 def test_checkpoints_travel_by_rsync_and_the_last_ones_stay(lab: Cluster) -> None:
     """With drain: rsync and a further copy on another host, the newest checkpoints arrive whole and old ones go."""
-    work = workplace(lab, "rsync", None)
-    copy = work / "copy"
-    copy.mkdir()
-    run = patient(
-        lab, name="rsync", nodes=2, checkpoint={"drain": "rsync", "keep_last": 2, "drain_to": f"n2:{copy}"}, work=work
-    )
+    copy = workplace(lab, "copy", None)
+    run = patient(lab, name="rsync", nodes=2, checkpoint={"drain": "rsync", "keep_last": 2, "drain_to": f"n2:{copy}"})
     run.wait("several checkpoints", lambda: len(run.events("GenerationDurable")) >= 5)
     run.enough()
     assert run.wait_end() == ("finished", 0)

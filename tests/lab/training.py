@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,7 +182,8 @@ class LabRun:
 
     def output(self) -> str:
         """The job's own output."""
-        return "".join(path.read_text(errors="replace") for path in sorted(self.root.glob("logs/job-*.out")))
+        paths = [*sorted(self.root.glob("logs/job-*.out")), self.work / "out"]
+        return "".join(path.read_text(errors="replace") for path in paths if path.exists())
 
     def rank_log(self, attempt: int, rank: int) -> str:
         """What one rank has printed."""
@@ -348,20 +349,44 @@ def patient(lab: Cluster, *, name: str, nodes: int, **more: Any) -> LabRun:
     return run
 
 
-def script(lab: Cluster, text: str, *options: str, name: str, user: str | None = None) -> tuple[str, Path]:
-    """Submit a batch script of a user's own; return the job's id and its working folder, whose `out` is its output."""
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A batch script of a user's own on the lab, in a working folder of its own."""
+
+    lab: Cluster
+    work: Path
+    job: str
+
+    def output(self) -> str:
+        """What the script has printed."""
+        path = self.work / "out"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def runs(self) -> list[LabRun]:
+        """The runs that it has made, in the order of their making."""
+        keys = sorted(self.work.glob("runs/*/key"), key=lambda path: path.stat().st_mtime_ns)
+        return [LabRun(self.lab, key.parent, self.work, self.job) for key in keys if not key.parent.is_symlink()]
+
+    def wait(self, what: str, test: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+        """Poll until `test` holds; a failure shows what the script has printed."""
+        await_that(what, test, timeout_s, lambda: self.output()[-6000:])
+
+
+def script(lab: Cluster, text: str, *options: str, name: str, user: str | None = None) -> Script:
+    """Submit a script with sbatch, from its working folder, below which its runs will be."""
     work = workplace(lab, name, user)
     file = work / "job.sh"
     file.write_text(f"#!/bin/bash\n{text}")
     file.chmod(0o755)
-    argv = ["sbatch", "--parsable", f"--output={work}/out", f"--chdir={work}", *options, str(file)]
+    argv = [
+        "sbatch",
+        "--parsable",
+        f"--output={work}/out",
+        "--open-mode=append",
+        f"--chdir={work}",
+        *options,
+        str(file),
+    ]
     done = lab.login(argv, user=user, timeout=60, env={"FTSLURM_RUN_ROOT": str(work / "runs")})
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip(), work
-
-
-def runs_in(lab: Cluster, work: Path, job: str) -> Iterator[LabRun]:
-    """The runs that a script of the user's has made, in the order of their making."""
-    folders = [path for path in (work / "runs").glob("*-*-*") if (path / "key").exists()]
-    for folder in sorted(folders, key=lambda path: (path / "key").stat().st_mtime_ns):
-        yield LabRun(lab, folder, work, job)
+    return Script(lab, work, done.stdout.strip())

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ftslurm.core.events import (
+    ENDED,
+    AgentLost,
+    AgentUp,
+    AllocationGranted,
+    Finding,
+    GenerationDurable,
+    LaunchEnded,
+    NodeFenced,
+    NodeHeard,
+    NodeProbed,
+    NodeSuspected,
+    Outcome,
+    Part,
+    PartDrained,
+    PartPending,
+    PartSaved,
+    Phase,
+    RankExited,
+    RequeueAnswered,
+    RestoreReady,
+    RestoreRefused,
+    SlurmReported,
+    StopRequested,
+    StorageStalled,
+    StoreScanned,
+    TimerFired,
+    Witness,
+    WorldMustered,
+)
+from ftslurm.core.manifest import generation_name
+from ftslurm.core.phases import LAUNCHING, LEGAL
+from ftslurm.core.recovery import Policy
+from ftslurm.core.run import advance
+from ftslurm.core.state import Run
+from ftslurm.journal import Entry, parse_line, replay
+from tests.core.laws import Laws
+
+NODES = ("n1", "n2", "n3", "n4")
+ANY_NODE = st.sampled_from((*NODES, "x9"))
+SOME_NODES = st.lists(st.sampled_from(NODES), unique=True, max_size=4).map(tuple)
+OFFSET = st.sampled_from([0, 0, 0, 0, -1, 1])
+STEP = st.sampled_from([10, 20, 30])
+MAYBE = st.booleans()
+WORD = st.sampled_from(["", "", "Stale file handle"])
+FINDINGS = st.lists(
+    st.builds(Finding, witness=st.sampled_from(Witness), outcome=st.sampled_from(Outcome)),
+    unique_by=lambda finding: finding.witness,
+).map(tuple)
+
+
+class AnythingMayHappen(RuleBasedStateMachine):
+    """The world says anything at any time, in no sensible order; the laws hold all the same."""
+
+    @initialize(
+        per_node=st.sampled_from([1, 2]),
+        min_nodes=st.sampled_from([1, 2]),
+        multiple=st.sampled_from([1, 1, 2]),
+        continue_by=st.sampled_from(["requeue", "none"]),
+        can_ask=MAYBE,
+    )
+    def begin(self, per_node, min_nodes, multiple, continue_by, can_ask):
+        self.policy = Policy(
+            ranks_per_node=per_node,
+            min_nodes=min_nodes,
+            world_multiple_of=multiple,
+            continue_by=continue_by,
+            can_ask_to_save=can_ask,
+            checkpoints=True,
+            max_attempts=6,
+        )
+        self.run, self.laws, self.entries, self.now = Run(), Laws(self.policy), [], 1000.0
+        self.happen(self.granted(restart=0))
+
+    def happen(self, event):
+        self.now += 0.5
+        event = replace(event, at=self.now, mono=self.now)
+        before = self.run
+        run, actions = advance(before, event, self.policy)
+        entry = Entry(len(self.entries), run.epoch, event.at, run.phase, event, actions)
+        self.entries.append(parse_line(entry.line()))
+        assert self.entries[-1] == entry, "an entry survives its line of JSON"
+        self.run = run
+        self.laws.check(event, run, actions)
+        fresh = isinstance(event, AllocationGranted)
+        assert fresh or run.phase is before.phase or reachable(before.phase, run.phase), "the run moves by the table"
+
+    def granted(self, **fields):
+        known = {"job_id": "100", "nodes": NODES, "batch_host": "n1", "epoch": len(self.entries), "no_kill": True}
+        return AllocationGranted(**{**known, **fields})
+
+    def attempt(self, offset):
+        return max((self.run.attempt.number if self.run.attempt else 0) + offset, 0)
+
+    def generation(self, step, offset):
+        return generation_name(step, self.attempt(offset))
+
+    # ------------------------------------------------------------------------------ what leads on, so that much is seen
+
+    @precondition(lambda self: self.run.phase is Phase.STARTING and self.run.attempt is None)
+    @rule(steps=st.lists(STEP, unique=True))
+    def everything_is_there(self, steps):
+        for node in self.run.nodes:
+            self.happen(AgentUp(node=node, address=node, port=1))
+        found = tuple((generation_name(step, 0), step, 4) for step in sorted(steps))
+        self.happen(StoreScanned(generations=found))
+
+    @precondition(lambda self: self.run.phase in LAUNCHING and self.run.attempt is not None)
+    @rule()
+    def ranks_come_up_with_their_checkpoint(self):
+        attempt = self.run.attempt
+        placement = tuple(node for node in attempt.nodes for _ in range(self.policy.ranks_per_node))
+        for node in attempt.nodes:
+            self.happen(
+                RestoreReady(generation=attempt.generation, node=node, attempt=attempt.number, path=f"/s/{node}")
+            )
+        self.happen(
+            WorldMustered(attempt=attempt.number, placement=placement, master_addr=placement[0], master_port=29500)
+        )
+
+    @precondition(lambda self: self.run.attempt is not None and self.run.attempt.fencing)
+    @rule()
+    def everybody_is_fenced(self):
+        attempt = self.run.attempt
+        for node in attempt.nodes:
+            self.happen(NodeFenced(node=node, attempt=attempt.number))
+
+    @precondition(lambda self: self.run.attempt is not None)
+    @rule(step=STEP, nodes=SOME_NODES)
+    def parts_are_saved(self, step, nodes):
+        attempt = self.run.attempt
+        for node in nodes or attempt.nodes:
+            if node in attempt.nodes:
+                self.part(step, node, 0)
+
+    @precondition(lambda self: self.run.drain_target)
+    @rule()
+    def the_target_becomes_durable(self):
+        saved = self.run.find_saved(self.run.drain_target)
+        for node in sorted(saved.holders):
+            self.happen(PartDrained(generation=saved.generation, node=node))
+        self.happen(GenerationDurable(generation=saved.generation, digest="d"))
+
+    # ------------------------------------------------------------------------------------------------- and anything else
+
+    @rule(same=MAYBE, resumed=MAYBE, restart=st.integers(0, 3), nodes=SOME_NODES, wanted=st.integers(0, 4))
+    def a_supervisor_starts(self, same, resumed, restart, nodes, wanted):
+        nodes = nodes or NODES
+        self.happen(
+            self.granted(
+                same_incarnation=same,
+                resumed=resumed,
+                restart=restart,
+                nodes=self.run.nodes if same else nodes,
+                wanted_nodes=min(wanted, len(nodes)),
+            )
+        )
+
+    @rule(node=ANY_NODE)
+    def agent_up(self, node):
+        self.happen(AgentUp(node=node, address=node, port=1))
+
+    @rule(node=ANY_NODE)
+    def agent_lost(self, node):
+        self.happen(AgentLost(node=node, reason="reset"))
+
+    @rule(node=ANY_NODE)
+    def suspected(self, node):
+        self.happen(NodeSuspected(node=node, silent_s=3.1, phi=9.0))
+
+    @rule(node=ANY_NODE)
+    def heard(self, node):
+        self.happen(NodeHeard(node=node))
+
+    @rule(node=ANY_NODE, findings=FINDINGS, final=MAYBE)
+    def probed(self, node, findings, final):
+        self.happen(NodeProbed(node=node, findings=findings, final=final))
+
+    @rule(placement=st.lists(ANY_NODE, max_size=8).map(tuple), offset=OFFSET)
+    def mustered_anywhere(self, placement, offset):
+        self.happen(
+            WorldMustered(attempt=self.attempt(offset), placement=placement, master_addr="n1", master_port=29500)
+        )
+
+    @rule(rank=st.integers(0, 8), node=ANY_NODE, code=st.sampled_from([0, 1, 137]), offset=OFFSET)
+    def exited(self, rank, node, code, offset):
+        self.happen(RankExited(attempt=self.attempt(offset), rank=rank, node=node, code=code, signal=9 * (code > 1)))
+
+    @precondition(lambda self: self.run.attempt is not None and self.run.attempt.released)
+    @rule()
+    def all_succeed(self):
+        for rank in range(self.run.attempt.world_size):
+            self.happen(RankExited(attempt=self.run.attempt.number, rank=rank, node="n1", code=0))
+
+    @rule(offset=OFFSET)
+    def launch_ended(self, offset):
+        self.happen(LaunchEnded(attempt=self.attempt(offset), code=1))
+
+    @rule(node=ANY_NODE, left=st.sampled_from([(), ("4711 python",)]), offset=OFFSET)
+    def fenced(self, node, left, offset):
+        self.happen(NodeFenced(node=node, attempt=self.attempt(offset), left=left))
+
+    @rule(step=STEP, node=ANY_NODE, gone=MAYBE, offset=OFFSET)
+    def pending(self, step, node, gone, offset):
+        self.happen(PartPending(attempt=self.attempt(offset), step=step, node=node, gone=gone))
+
+    @rule(step=STEP, node=st.sampled_from(NODES), offset=OFFSET)
+    def part(self, step, node, offset):
+        part = Part(node=node, manifest_digest=f"{step:032x}", files=1, size_bytes=1)
+        if self.run.attempt is None or node in self.run.attempt.nodes:
+            self.happen(PartSaved(attempt=self.attempt(offset), step=step, part=part, world_size=4))
+
+    @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET)
+    def drained(self, step, node, error, offset):
+        self.happen(PartDrained(generation=self.generation(step, offset), node=node, error=error))
+
+    @rule(step=STEP, error=WORD, offset=OFFSET)
+    def durable(self, step, error, offset):
+        self.happen(GenerationDurable(generation=self.generation(step, offset), digest="d", error=error))
+
+    @rule(step=STEP, node=ANY_NODE, offset=OFFSET)
+    def restored(self, step, node, offset):
+        generation = self.run.attempt.generation if self.run.attempt else self.generation(step, offset)
+        self.happen(RestoreReady(generation=generation, node=node, attempt=self.attempt(offset), path="/s"))
+
+    @precondition(lambda self: self.run.attempt is not None)
+    @rule(node=ANY_NODE, damaged=MAYBE, offset=OFFSET)
+    def refused(self, node, damaged, offset):
+        generation = self.run.attempt.generation
+        number = self.attempt(offset)
+        self.happen(RestoreRefused(generation=generation, node=node, attempt=number, reason="bad", damaged=damaged))
+
+    @rule(state=st.sampled_from(["RUNNING", "UNKNOWN", "CANCELLED"]), gone=SOME_NODES)
+    def slurm(self, state, gone):
+        self.happen(SlurmReported(job_state=state, gone=gone[:1]))
+
+    @rule(why=st.sampled_from(["time_limit", "cancel", "preempt", "user"]), save=MAYBE)
+    def stop(self, why, save):
+        self.happen(StopRequested(why=why, save=save))
+
+    @rule(ok=MAYBE, forgiven=SOME_NODES)
+    def requeue_answered(self, ok, forgiven):
+        self.happen(RequeueAnswered(ok=ok, detail="PENDING", forgiven=forgiven))
+
+    @precondition(lambda self: self.run.timers)
+    @rule(choice=st.integers(0, 50), stale=st.sampled_from([False, False, True]))
+    def timer(self, choice, stale):
+        name = sorted(self.run.timers)[choice % len(self.run.timers)]
+        self.happen(TimerFired(name=name, token=self.run.timers[name] - stale))
+
+    @rule()
+    def stalled(self):
+        self.happen(StorageStalled(for_s=12.0))
+
+    # ------------------------------------------------------------------------------------------------------ invariants
+
+    @invariant()
+    def someone_will_speak_of_every_wait(self):
+        """A phase that waits has a timer, an attempt that was asked to end, or a question that is out."""
+        run = getattr(self, "run", None)
+        if run is None or run.phase in ENDED | {Phase.TRAINING, Phase.REQUEUED, Phase.SUBMITTED, Phase.SUSPECTING}:
+            return
+        if run.phase is Phase.DRAINING:
+            assert run.timers or run.requeue_asked, f"nobody will end this wait: {run}"
+        elif run.phase is not Phase.STARTING or run.attempt is not None:
+            assert run.timers, f"nobody will end this wait: {run}"
+
+    def teardown(self):
+        if getattr(self, "entries", None):
+            assert replay(iter(self.entries), self.policy) == (self.run, len(self.entries))
+
+
+def reachable(start, end):
+    """Tell whether a way leads from one phase to another within one event: several moves may follow each other."""
+    seen, front = {start}, {start}
+    while front:
+        front = {after for phase in front for after in LEGAL[phase]} - seen
+        seen |= front
+    return end in seen
+
+
+TestAnythingMayHappen = AnythingMayHappen.TestCase
+TestAnythingMayHappen.settings = settings(max_examples=120, stateful_step_count=60)
