@@ -89,6 +89,7 @@ class CommitLocal(Action):
 
     generation: str
     step: int
+    world_size: int = 1
     parts: tuple[Part, ...]
 
 

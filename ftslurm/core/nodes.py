@@ -148,13 +148,14 @@ def condemn(run: Run, node: str, found: Diagnosis, policy: Policy) -> Step:
 def on_slurm(run: Run, event: SlurmReported, policy: Policy) -> Step:
     """Slurm's word. A node that it has taken out of the job is lost to this job, however healthy (M19)."""
     actions: tuple[Action, ...] = ()
+    if event.job_state == "CANCELLED" and run.phase is not Phase.DRAINING:
+        run, actions = ending.on_stop(run, StopRequested(why=ending.CANCEL, save=False), policy)
+    # None of them may be in the plan that the loss of the first one leads to.
+    run = run if run.phase in ENDED else replace(run, agents=run.agents - set(event.gone))
     for node in event.gone:
-        if node in run.nodes and node not in run.condemned:
+        if node in run.nodes and node not in run.condemned and run.phase not in ENDED:
             reason = f"Slurm has taken {node} out of the job"
             found = Diagnosis(cause=Cause.EXCISED, scope=Scope.NODE, where=node, confidence=1.0, reason=reason)
             run, more = condemn(run, node, found, policy)
             actions += more
-    if event.job_state == "CANCELLED" and run.phase not in ENDED | {Phase.REQUEUED, Phase.DRAINING}:
-        run, more = ending.on_stop(run, StopRequested(why=ending.CANCEL, save=False), policy)
-        actions += more
     return run, actions

@@ -151,7 +151,9 @@ def _expected(run: Run) -> frozenset[str]:
 def _commit_local(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
     local = replace(saved, state=SavedState.LOCAL)
     run = replace(run.with_saved(local), saw_save=True)
-    commit = CommitLocal(generation=local.generation, step=local.step, parts=local.parts)
+    commit = CommitLocal(
+        generation=local.generation, step=local.step, world_size=max(local.world_size, 1), parts=local.parts
+    )
     run, more = next_target(run)
     return run, (commit, *more)
 

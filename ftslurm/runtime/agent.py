@@ -222,8 +222,10 @@ class Agent:
         attempt = int(message["attempt"])
         common: dict[str, str] = dict(message["common"])
         common[attempt_env.CHECKPOINT_DIR] = str(self._saver.folder)
-        # An agent that was started again has not restored it itself.
-        path = str(message.get("checkpoint") or self._saver.restored_path(attempt))
+        ranks = frozenset(int(rank) for rank in message["ranks"])
+        self._later(lambda _: self._saver.expect(attempt, ranks), message)
+        # An agent that was started again has not restored it itself; scratch has the same path on the other nodes.
+        path = str(self._saver.restored_path(attempt) or message.get("checkpoint") or "")
         if path:
             common[attempt_env.CHECKPOINT] = path
 

@@ -33,7 +33,7 @@ from ftslurm.core.actions import (
     Restore,
     Say,
 )
-from ftslurm.core.events import AgentUp, LaunchEnded
+from ftslurm.core.events import AgentUp, LaunchEnded, Phase
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAVE_S = 20.0
+REQUEUE_S = 45.0
 OUTPUT_TAIL = 2000
 
 
@@ -91,9 +92,9 @@ class Performer:
         """Carry an action out, or start to."""
         self._rules[type(action)](action)
 
-    def scan_store(self) -> None:
+    def scan_store(self, known: tuple[str, ...]) -> None:
         """Read what is committed on shared storage; the answer comes as StoreScanned."""
-        self._later(lambda _: self._stores.scan(), None)
+        self._later(self._stores.scan, known)
 
     def watch_slurm(self) -> None:
         """Ask Slurm now and then for its view of the job; the answers come as SlurmReported."""
@@ -281,6 +282,7 @@ class Performer:
         self._of.hub.broadcast(message)
 
     def _commit_local(self, action: CommitLocal) -> None:
+        self._later(self._stores.note_local, action)
         parts = [{"node": part.node, "digest": part.manifest_digest} for part in action.parts]
         self._of.hub.broadcast({"t": "local", "generation": action.generation, "step": action.step, "parts": parts})
 
@@ -290,12 +292,25 @@ class Performer:
     # ----------------------------------------------------------------------------------------------------- end
 
     def _requeue(self, action: Requeue) -> None:
-        """From here on SIGTERM is the requeue's own; agents leave, so that the job does not linger in COMPLETING."""
-        context = self._of.context
-        self._of.requeuing = True
-        self._of.hub.watching = False
-        self._of.hub.broadcast({"t": "leave", "tidy": False})
-        self._of.emit(requeue(self._slurm, context.job.requeue_id, action, context.config))
+        """Have an agent ask for it; the others leave, so that the job does not linger in COMPLETING."""
+        of, job_id = self._of, self._of.context.job.requeue_id
+        low, high = of.context.config.resources.nodes
+        # From here on SIGTERM is the requeue's own.
+        of.requeuing = True
+        of.hub.watching = False
+        agents = of.hub.connected
+        self._each(agents[1:], {"t": "leave", "tidy": False})
+        asked = {"t": "requeue", "job": job_id, "any_size": low != high, "action": to_record(action)}
+        if agents and of.hub.send(agents[0], asked):
+            deadline = time.monotonic() + REQUEUE_S
+            while of.run.phase is Phase.DRAINING:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.1)
+            else:
+                return
+            log.warning("%s has not asked for the requeue", agents[0])
+        of.emit(requeue(self._slurm, job_id, action, any_size=low != high))
 
     def _end(self, action: EndRun) -> None:
         self._of.voice.say(f"{action.phase}: {action.reason} (exit code {action.code})")

@@ -1,8 +1,9 @@
 """Giving the job back to Slurm, smaller or without the condemned nodes.
 
 The order matters: requeue, NumTasks, NumNodes (before NumTasks the job would stay pending with BadConstraints for ever:
-M28), ExcNodeList. After the requeue everything is on borrowed time: Slurm ends this very process after
-KillWait, so SIGTERM is ignored by the caller and every call has a deadline. What was written is read back.
+M28), ExcNodeList. After the requeue everything is on borrowed time: Slurm ends every step after KillWait, and a batch
+script that does not trap SIGTERM at once, with all that runs in it (measured on 22.05: before a second command comes
+through). So an agent does it, which lives in a step of its own and outlives SIGTERM. What was written is read back.
 
 StartTime=now is not among them: while this process lives the job is COMPLETING, and at the end of that Slurm sets the
 start two minutes off again (measured on 22.05). From outside it works in seconds: `ftslurm submit --wait` does it.
@@ -14,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from ftslurm.config import Config
 from ftslurm.core.actions import Requeue
 from ftslurm.core.events import RequeueAnswered
 from ftslurm.errors import FtslurmError, TryAgain
@@ -27,16 +27,18 @@ TRIES = 8
 PAUSE_S = 0.5
 
 
-def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, config: Config) -> RequeueAnswered:
-    """Requeue the job and shape it for its next start; every refusal is in the answer, none is swallowed."""
+def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, *, any_size: bool) -> RequeueAnswered:
+    """Requeue the job and shape it for its next start; every refusal is in the answer, none is swallowed.
+
+    `any_size`: the job takes a range of nodes, which is left as it is.
+    """
     try:
         slurm.requeue(job_id)
     except FtslurmError as error:
         return RequeueAnswered(ok=False, detail=str(error))
-    low, high = config.resources.nodes
     exclude, forgiven = _excludable(slurm, job_id, asked)
     changes: list[tuple[JobField, str]] = []
-    if low == high:
+    if not any_size:
         changes += [(JobField.NUM_TASKS, str(asked.num_tasks)), (JobField.NUM_NODES, str(asked.num_nodes))]
     if exclude:
         changes.append((JobField.EXC_NODE_LIST, nodeset.fold(exclude)))

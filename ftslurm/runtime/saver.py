@@ -115,6 +115,12 @@ class Saver:
             self._watcher = Watcher(self.folder, rules, baseline)
             self._attempt, self._world, self._pending = attempt, world_size, set()
 
+    def expect(self, attempt: int, ranks: frozenset[int]) -> None:
+        """Say which ranks run here, for patterns that name the rank."""
+        with self._lock:
+            if self._watcher is not None and attempt == self._attempt:
+                self._watcher.expect(ranks)
+
     def _baseline(self, attempt: int) -> Path:
         if self._scratch:
             return self._scratch.baseline(attempt)
@@ -167,6 +173,8 @@ class Saver:
             captured = capture(files, self.folder, self._generations, author)
         except FtslurmError as error:
             log.warning("step %d cannot be kept: %s", files.step, error)
+            if self._watcher is not None:
+                self._watcher.forget(files.step)
             self._report(PartPending(attempt=self._attempt, step=files.step, node=self._node, gone=True))
             return
         self._report(

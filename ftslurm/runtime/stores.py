@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftslurm.core.actions import CommitDurable, Quarantine
+from ftslurm.core.actions import CommitDurable, CommitLocal, Quarantine
 from ftslurm.core.events import Event, GenerationDurable, StoreScanned
 from ftslurm.errors import FtslurmError
 
@@ -30,22 +30,27 @@ class Stores:
         self._epoch = epoch
         self._emit = emit
 
-    def scan(self) -> None:
-        """Report which generations are committed; tried again until shared storage answers."""
+    def scan(self, known: tuple[str, ...]) -> None:
+        """Report which generations are committed; tried again until shared storage answers.
+
+        `known` are those that the journal calls durable: a listing of a network file system may be a minute old.
+        """
         from ftslurm.checkpoint.commit import prepare_store
         from ftslurm.checkpoint.store import scan
 
         while True:
             try:
                 prepare_store(self._root, self._run_id, time.time())
-                found = scan(self._root)
+                found = scan(self._root, known)
             except (FtslurmError, OSError) as error:
                 log.warning("the checkpoints in %s cannot be read yet: %s", self._root, error)
                 time.sleep(1.0)
                 continue
             break
         committed = tuple((each.generation, each.commit.step, each.commit.world_size) for each in found.generations)
-        refused = tuple((each.generation, each.reason) for each in found.refused)
+        refused = tuple((each.generation, each.reason) for each in found.refused if each.damaged)
+        for each in found.refused:
+            log.info("%s does not count: %s", each.generation, each.reason)
         self._emit(StoreScanned(generations=committed, refused=refused))
 
     def commit(self, action: CommitDurable) -> None:
@@ -68,11 +73,30 @@ class Stores:
             self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
             return
         try:
-            dropped = tuple(keep_last(self._root, self._spec.keep_last))
+            dropped = keep_last(self._root, self._spec.keep_last, protected=(action.generation,))
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
         self._emit(GenerationDurable(generation=action.generation, digest=digest, dropped=dropped))
+
+    def note_local(self, action: CommitLocal) -> None:
+        """Let `ftslurm checkpoint ls` see that a generation is whole on the nodes."""
+        from ftslurm.checkpoint.commit import write_local_record
+        from ftslurm.core.manifest import Commit
+
+        world = action.world_size
+        commit = Commit(
+            run_id=self._run_id,
+            generation=action.generation,
+            world_size=world,
+            epoch=self._epoch,
+            parts=action.parts,
+            at=time.time(),
+        )
+        try:
+            write_local_record(self._root, commit)
+        except FtslurmError as error:
+            log.info("the record of %s cannot be written: %s", action.generation, error)
 
     def set_aside(self, action: Quarantine) -> None:
         """Move a damaged generation out of the way; nothing is deleted."""

@@ -215,7 +215,7 @@ def test_an_interrupted_watch_is_130(slurm, root):
         assert process.stdout.readline().startswith("JOBID")
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.stderr.read() == ""
+        assert process.stderr.read().strip() == ""
         assert process.wait(timeout=30) == 130
 
 
