@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ftslurm.core.events import Event, NodeFenced, RestoreRefused
+from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
 from ftslurm.runtime import attempt_env, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
@@ -87,6 +88,7 @@ class Agent:
             "clean": lambda message: self._later(self._clean, message),
             "local": lambda message: self._later(self._saver.record_local, message),
             "journal": self._journal,
+            "requeue": lambda message: self._later(self._requeue, message),
             "leave": self._leave,
         }
 
@@ -274,6 +276,15 @@ class Agent:
         """Keep the journal's tail: a record is safe when a majority of the agents has it."""
         os.write(self._tail, (str(message["line"]) + "\n").encode())
         self._uplink.say({"t": "journaled", "n": message["n"]})
+
+    def _requeue(self, message: Mapping[str, Any]) -> None:
+        """Give the job back to the queue: the supervisor may not live long enough to finish what it would begin."""
+        from ftslurm.runtime.requeue import requeue
+        from ftslurm.slurm.client import SlurmClient
+
+        asked = from_record(message["action"])
+        self._report(requeue(SlurmClient(), str(message["job"]), asked, any_size=bool(message["any_size"])))
+        self._loop.call_soon_threadsafe(self._leaving.set)
 
     def _leave(self, message: Mapping[str, Any]) -> None:
         self._tidy = bool(message["tidy"])

@@ -34,6 +34,7 @@ from ftslurm.core.actions import (
     Say,
 )
 from ftslurm.core.events import AgentUp, LaunchEnded, Phase
+from ftslurm.core.records import to_record
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
@@ -298,19 +299,19 @@ class Performer:
         # From here on SIGTERM is the requeue's own.
         of.requeuing = True
         of.hub.watching = False
-        agents = of.hub.connected
-        self._each(agents[1:], {"t": "leave", "tidy": False})
+        able = [node for node in of.run.usable if node in of.hub.connected]
+        self._each(tuple(node for node in of.hub.connected if node not in able[:1]), {"t": "leave", "tidy": False})
         asked = {"t": "requeue", "job": job_id, "any_size": low != high, "action": to_record(action)}
-        if agents and of.hub.send(agents[0], asked):
-            deadline = time.monotonic() + REQUEUE_S
-            while of.run.phase is Phase.DRAINING:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.1)
-            else:
-                return
-            log.warning("%s has not asked for the requeue", agents[0])
+        if able and of.hub.send(able[0], asked) and self._has_left(Phase.DRAINING, REQUEUE_S):
+            return
         of.emit(requeue(self._slurm, job_id, action, any_size=low != high))
+
+    def _has_left(self, phase: Phase, timeout_s: float) -> bool:
+        """Wait until the run is in another phase; False when it is not in time."""
+        deadline = time.monotonic() + timeout_s
+        while self._of.run.phase is phase and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self._of.run.phase is not phase
 
     def _end(self, action: EndRun) -> None:
         self._of.voice.say(f"{action.phase}: {action.reason} (exit code {action.code})")

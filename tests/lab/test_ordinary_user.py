@@ -100,8 +100,12 @@ def test_job_without_no_kill_is_requeued(lab: Cluster) -> None:
     assert "--no-kill" in "".join(job.output().splitlines()[:2])
     (run,) = job.runs()
     lab.cut("n3")
-    run.wait("a requeue", lambda: run.events("RequeueAnswered"))
+    run.wait("a requeue", lambda: run.actions("Requeue"))
     lab.heal("n3")
+    run.wait("the condemned node is excluded", lambda: "ExcNodeList=n3 " in job.about(), 30)
+    # Otherwise Slurm waits two minutes; the node is well again, and would be taken.
+    run.wait("a new start", lambda: "JobState=PENDING" in job.about(), 60)
+    lab.login(["scontrol", "update", f"JobId={job.job}", "StartTime=now"], user=lab.user, timeout=30)
     run.wait("the next incarnation", lambda: len(run.restored_steps()) == 2)
     assert run.launches() == [("n1", "n2", "n3"), ("n1", "n2", "n4")]
     run.enough()

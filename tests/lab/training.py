@@ -367,6 +367,10 @@ class Script:
         keys = sorted(self.work.glob("runs/*/key"), key=lambda path: path.stat().st_mtime_ns)
         return [LabRun(self.lab, key.parent, self.work, self.job) for key in keys if not key.parent.is_symlink()]
 
+    def about(self) -> str:
+        """What Slurm says of its job."""
+        return self.lab.login(["scontrol", "show", "job", "-o", self.job], timeout=30).stdout
+
     def wait(self, what: str, test: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Poll until `test` holds; a failure shows what the script has printed."""
         await_that(what, test, timeout_s, lambda: self.output()[-6000:])
