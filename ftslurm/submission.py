@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ftslurm import paths as names
 from ftslurm import runs
 from ftslurm.errors import CannotCreate
-from ftslurm.slurm.script import JobRequest, literal_pattern, options_from_argv, render, sbatch_argv
+from ftslurm.slurm.script import JobRequest, OptionValue, literal_pattern, options_from_argv, render, sbatch_argv
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -44,14 +44,6 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
         UsageError: an option is not of the form --name or --name=value.
     """
     resources = config.resources
-    extra = options_from_argv(options)
-    given = {name for name, _ in extra}
-    listed = [
-        (name, each)
-        for name, value in resources.sbatch.items()
-        if name not in given and value is not False
-        for each in (value if isinstance(value, tuple) else (value,))
-    ]
     flags = ("--resumed",) if resumed else ()
     return JobRequest(
         name=config.name,
@@ -69,9 +61,22 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
         signal_lead_s=int(min(config.checkpoint.grace + SAVE_LEAD_S, 65_000)),
         requeue=config.recovery.continue_ != "none",
         comment=json.dumps({"ftslurm": paths.run_id}, separators=(",", ":")),
-        options=(*listed, *extra),
+        options=_options(config, options),
         exports={"FTSLURM_HOME": str(names.home().absolute())},
     )
+
+
+def _options(config: Config, words: Sequence[str]) -> tuple[tuple[str, OptionValue], ...]:
+    """Return the file's options of sbatch, and those of the command line, which beat them."""
+    extra = options_from_argv(words)
+    given = {name for name, _ in extra}
+    listed: list[tuple[str, OptionValue]] = [
+        (name, True if each is True else str(each))
+        for name, value in config.resources.sbatch.items()
+        if name not in given and value is not False
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
+    return (*listed, *extra)
 
 
 def preview(config: Config, root: Path, options: Sequence[str]) -> JobRequest:

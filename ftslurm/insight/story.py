@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ftslurm.core.actions import EndRun, LaunchAttempt, ProbeNode, ReleaseRanks, Requeue, Say
+from ftslurm.core.actions import CommitLocal, EndRun, LaunchAttempt, ProbeNode, ReleaseRanks, Requeue, Say
 from ftslurm.core.diagnosis import Cause, Scope
 from ftslurm.core.events import (
     ENDED,
@@ -112,10 +112,9 @@ class Teller:
         if isinstance(entry.event, AllocationGranted):
             self._granted(entry, entry.event)
         lost = given_up(entry, self._granted_last.nodes if self._granted_last else (), self._excluded)
-        whole = self._saves.whole
         gone = self._saves.see(entry, [node for node, _, _ in lost])
-        if self._saves.whole > whole and self._saves.newest is not None:
-            self._chronicle.saved(entry.t, self._saves.newest.step)
+        for commit in actions(entry, CommitLocal):
+            self._chronicle.saved(entry.t, commit.step)
         self._suspect(entry)
         if isinstance(entry.event, RankExited) and (entry.event.code or entry.event.signal):
             self._exits.append(entry.event)

@@ -78,7 +78,11 @@ class Agent:
         )
         self._ranks = RankTable(node, self._uplink.report, self._announce)
         self._saver = Saver(spec, node, self._uplink.report, self._ranks.pids)
-        self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        self._handlers = self._commands()
+
+    def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], None]]:
+        """What the supervisor may say, and what follows."""
+        return {
             "attempt": self._attempt,
             "go": self._go,
             "fence": self._fence,

@@ -116,7 +116,7 @@ def test_values_of_secrets_are_in_no_derived_file(fake, tmp_path, capfd):
     ],
     ids=["missing file", "wrong type", "unknown key", "slurmctld away", "refused", "unwritable root"],
 )
-def test_each_mistake_is_one_clear_line_with_its_code(fake, tmp_path, capfd, arrange, code, words):
+def test_each_mistake_is_one_clear_line_with_its_code(fake, tmp_path, capfd, arrange, code, words):  # noqa: PLR0917 - fixtures
     """Bad input and a sick cluster end in one line that names the culprit, with the documented code and no traceback."""
     assert cli.exit_code(["submit", str(arrange(fake, tmp_path))]) == code
     captured = capfd.readouterr()
@@ -150,7 +150,9 @@ def test_a_refused_job_leaves_no_folder(fake, tmp_path):
     assert not runs_of(tmp_path / "home")
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if text.isprintable() and "\\" not in text and len(text) < 200])
+@pytest.mark.parametrize(
+    "text", [text for text in TEXTS if text.isprintable() and "\\" not in text and len(text) < 200]
+)
 def test_hostile_values_go_through_file_script_and_bash_unharmed(fake, tmp_path, capfd, monkeypatch, text):
     """A hostile argument and a hostile folder name pass from YAML to the run as they are, and nothing is executed."""
     monkeypatch.chdir(tmp_path)

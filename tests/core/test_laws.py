@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ftslurm.core.events import (
-    ENDED,
     AgentLost,
     AgentUp,
     AllocationGranted,
@@ -55,6 +54,15 @@ FINDINGS = st.lists(
     st.builds(Finding, witness=st.sampled_from(Witness), outcome=st.sampled_from(Outcome)),
     unique_by=lambda finding: finding.witness,
 ).map(tuple)
+
+
+WAITS = {
+    Phase.STARTING: ("muster", "restore"),
+    Phase.RELAUNCHING: ("muster", "restore"),
+    Phase.STOPPING: ("fence",),
+    Phase.PLANNING: ("relaunch", "relaunch:again"),
+    Phase.DRAINING: ("grace", "fence", "settle"),
+}
 
 
 class AnythingMayHappen(RuleBasedStateMachine):
@@ -264,14 +272,14 @@ class AnythingMayHappen(RuleBasedStateMachine):
 
     @invariant()
     def someone_will_speak_of_every_wait(self):
-        """A phase that waits has a timer, an attempt that was asked to end, or a question that is out."""
+        """A phase that waits has the timer that will end it, or has asked Slurm, which always answers."""
         run = getattr(self, "run", None)
-        if run is None or run.phase in ENDED | {Phase.TRAINING, Phase.REQUEUED, Phase.SUBMITTED, Phase.SUSPECTING}:
+        if run is None or run.phase not in WAITS or (run.phase is Phase.STARTING and run.attempt is None):
             return
-        if run.phase is Phase.DRAINING:
-            assert run.timers or run.requeue_asked, f"nobody will end this wait: {run}"
-        elif run.phase is not Phase.STARTING or run.attempt is not None:
-            assert run.timers, f"nobody will end this wait: {run}"
+        waits = set(WAITS[run.phase]) & set(run.timers)
+        assert waits or run.requeue_asked, f"nobody will end this wait: {run}"
+        if run.phase in LAUNCHING and run.attempt.mustered:
+            assert "restore" in waits, f"nobody will end the wait for the checkpoint: {run}"
 
     def teardown(self):
         if getattr(self, "entries", None):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, ddp, patient, program, submit, workplace
+from tests.lab.training import LabRun, await_that, ddp, patient, program, submit, workplace
 from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
@@ -115,6 +117,29 @@ def test_frozen_node_wakes_up_to_nothing(lab: Cluster) -> None:
     assert not [name for name in run.durable() if name.startswith("009999999")]
     assert run.durable()[-1].endswith("-0001")
     assert "did not reach shared storage" not in run.said()
+
+
+def test_no_process_of_an_old_attempt_is_left(lab: Cluster) -> None:
+    """Before a rank of the next attempt starts nothing of the last one lives, however it hides; in the end nothing at all."""
+    work = workplace(lab, "tree", None)
+    run = submit(lab, program("worker_tree", work / "tree", "--steps", 60), name="tree", nodes=2, work=work)
+    run.wait("two whole trees", lambda: len(list((work / "tree").glob("attempt-0-*"))) == 8)
+    assert len(run.processes("rank", attempt=0)) >= 8
+    (wrapper,) = run.processes("wrapper", "n2")
+    wrapper.send(signal.SIGKILL)  # nobody is left who could tell which processes were the rank's
+
+    ticks, seen = os.sysconf("SC_CLK_TCK"), {0: 0.0}
+    while not run.processes("rank", attempt=1):
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if run.processes(attempt=0):
+            seen[0] = now
+        assert run.end() is None, run.story()
+    first = min(proc.start for proc in run.processes(attempt=1)) / ticks
+    assert seen[0] <= first
+    assert not run.processes(attempt=0)
+    assert run.wait_end() == ("finished", 0)
+    await_that("nothing is left", lambda: not run.processes(), 30)
+    assert len(list((work / "tree").glob("attempt-1-*"))) == 8
 
 
 # ------------------------------------------------------------------------------------------------------- crash loops
