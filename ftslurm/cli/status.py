@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -44,7 +45,15 @@ ASK_S = 10.0
 ASK_SELDOM_S = 60.0
 
 
-Show = Callable[[list[str], list[str]], None]
+class Draw(Protocol):
+    """Gives the lines of a picture, cut to a width."""
+
+    def __call__(self, *, width: int | None) -> list[str]:
+        """The lines."""
+        ...
+
+
+Show = Callable[[Draw, list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ def _watch(board: Board, look: _Look) -> int:
     with draw() as show:
         while True:
             rows = board.rows()
-            show([*look.lines(rows, width=_width())], board.problems)
+            show(functools.partial(look.lines, rows), board.problems)
             if not board.endless and all(row.standing in (Standing.OVER, Standing.DAMAGED) for row in rows):
                 return board.code
             time.sleep(REDRAW_S)
@@ -236,10 +245,15 @@ def _in_place() -> Iterator[Show]:
     from rich.live import Live
     from rich.text import Text
 
+    from ftslurm.insight.text import visible
+
     with Live(auto_refresh=False, vertical_overflow="visible") as live:
-        yield lambda lines, problems: live.update(
-            Text("\n".join([*lines, *problems]), no_wrap=True, overflow="crop"), refresh=True
-        )
+
+        def show(draw: Draw, problems: list[str]) -> None:
+            lines = [*draw(width=live.console.width), *map(visible, problems)]
+            live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
+
+        yield show
 
 
 @contextmanager
@@ -247,8 +261,8 @@ def _in_blocks() -> Iterator[Show]:
     """Print one picture after the other, complaints to stderr when they change."""
     said: list[str] = []
 
-    def show(lines: list[str], problems: list[str]) -> None:
-        for line in lines:
+    def show(draw: Draw, problems: list[str]) -> None:
+        for line in draw(width=None):
             click.echo(line)
         if problems != said:
             _complain(problems)

@@ -104,9 +104,7 @@ def judge_node(
     by = {finding.witness: finding for finding in findings}
     slurm = by.get(Witness.SLURM)
     if slurm is not None and slurm.outcome is Outcome.FAILED:
-        return _lost(
-            node, Cause.NODE_DOWN, 0.99, f"Slurm says {slurm.detail}; its agent is silent for {silent_s:.1f} s"
-        )
+        return _lost(node, Cause.NODE_DOWN, 0.99, f"Slurm says {slurm.detail}; {_silence(node, silent_s)}")
     dead = _against(by)
     if _well(by):
         return _well_verdict(node, by, silent_s)
@@ -161,7 +159,13 @@ def _sentence(node: str, by: dict[Witness, Finding], silent_s: float) -> str:
         f"{witness} {finding.outcome}" + (f" ({finding.detail})" if finding.detail else "")
         for witness, finding in sorted(by.items())
     )
-    return f"{node} is silent for {silent_s:.1f} s; {words}" if words else f"{node} is silent for {silent_s:.1f} s"
+    silence = _silence(node, silent_s)
+    return f"{silence}; {words}" if words else silence
+
+
+def _silence(node: str, silent_s: float) -> str:
+    """What made the node a suspect: a connection that was closed, or silence."""
+    return f"{node} is silent for {silent_s:.1f} s" if silent_s else f"the agent on {node} has hung up"
 
 
 def is_cascade(event: RankExited) -> bool:

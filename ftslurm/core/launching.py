@@ -23,6 +23,7 @@ RESTORE = "restore"
 AGAIN = "restore_again:"
 RETRY_S = 3.0
 DATA_DAMAGED = 65
+SERVICE_AWAY = 69
 KEPT_PORTS = 16
 
 
@@ -166,9 +167,13 @@ def _older(run: Run, generation: str, state: SavedState, policy: Policy) -> tupl
 
 
 def _no_good_checkpoint(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
-    """Never start from the beginning silently: checkpoints were there, and none is good."""
-    reason = "no intact checkpoint is left; the run is not started from the beginning by itself"
-    return leave(run, FAILED, policy, code=DATA_DAMAGED, reason=reason)
+    """Never start from the beginning silently: checkpoints were there, and none is good, or none can be had."""
+    if any(each.state is SavedState.DAMAGED for each in run.saved):
+        code, what = DATA_DAMAGED, "no intact checkpoint is left"
+    else:
+        code, what = SERVICE_AWAY, "no checkpoint could be brought to the nodes"
+    reason = f"{what}; the run is not started from the beginning by itself"
+    return leave(run, FAILED, policy, code=code, reason=reason)
 
 
 def release(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

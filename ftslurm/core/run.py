@@ -257,6 +257,16 @@ def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> Step:
     return run, actions + more
 
 
+def on_storage(run: Run, event: StorageStalled, policy: Policy) -> Step:
+    """Shared storage hangs, or answers again. Nothing of a healthy run follows from it, but the story tells it."""
+    del policy
+    if not event.for_s:
+        return run, (Say(text="shared storage answers again", slug="storage_back"),)
+    what = event.error or "it hangs"
+    text = f"shared storage has not taken a write for {event.for_s:.0f} s: {what}"
+    return run, (Say(text=text, slug="storage_stalled"),)
+
+
 # ------------------------------------------------------------------------------------------------------- timers
 
 
@@ -374,5 +384,5 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
         lambda run, event, policy: ending.on_requeue_answered(run, event), frozenset({Phase.DRAINING})
     ),
     TimerFired: _only(on_timer, ACTIVE),
-    StorageStalled: _only(nothing, frozenset()),
+    StorageStalled: _only(on_storage, ACTIVE),
 }

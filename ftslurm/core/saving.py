@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, CleanScratch, CommitDurable, CommitLocal, Drain, Say, SetTimer
 from ftslurm.core.events import GenerationDurable, PartDrained, PartPending, PartSaved, StoreScanned
-from ftslurm.core.manifest import generation_name
+from ftslurm.core.manifest import generation_name, parse_generation
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
 
@@ -255,8 +255,14 @@ def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
         base = known or _fresh(name, step, attempt, world)
         run = run.with_saved(replace(base, state=SavedState.DURABLE, pending=frozenset()))
     said = tuple(
-        Say(text=f"checkpoint {name} is set aside: {why}", slug="checkpoint_refused") for name, why in event.refused
+        Say(text=f"checkpoint {name} is damaged and not used: {why}", slug="checkpoint_refused")
+        for name, why in event.refused
     )
+    for name, _ in event.refused:
+        # Remembered, so that a run whose checkpoints are all damaged never starts from the beginning silently.
+        step, attempt = parse_generation(name)
+        base = run.find_saved(name) or _fresh(name, step, attempt, 0)
+        run = run.with_saved(replace(base, state=SavedState.DAMAGED, pending=frozenset()))
     run, more = _commit_again(run)
     return run, said + more
 

@@ -36,6 +36,13 @@ class Chronicle:
                 return
         self._moments.append(Moment(t=t, kind=kind, slug=slug, text=text))
 
+    def demote(self, incident: int, remark: str) -> None:
+        """What was taken for an incident is a note, with a remark that says why."""
+        for index, moment in enumerate(self._moments):
+            if moment.incident == incident:
+                text = f"{moment.text}: {remark}"
+                self._moments[index] = replace(moment, kind=Kind.NOTE, incident=None, text=text)
+
     def saved(self, t: float, step: int) -> None:
         """A checkpoint has become whole."""
         self._saved.append((t, step))
@@ -44,9 +51,9 @@ class Chronicle:
         """Tell of the checkpoints since the last time, in one line."""
         if not self._saved:
             return
-        last, newest = self._saved[-1]
-        oldest = self._saved[0][1]
-        span = f"step {oldest}" if len(self._saved) == 1 else f"steps {oldest} to {newest}"
+        last = self._saved[-1][0]
+        steps = [step for _, step in self._saved]
+        span = f"step {steps[0]}" if len(steps) == 1 else f"steps {min(steps)} to {max(steps)}"
         where = f"step {durable.step} is on shared storage" if durable else "none is on shared storage yet"
         self.add(last, Kind.CHECKPOINTS, f"{count(len(self._saved), 'checkpoint')} saved ({span}); {where}")
         self._saved = []

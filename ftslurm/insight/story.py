@@ -144,10 +144,10 @@ class Teller:
         self._flush()
         self._suspicions.clear()
         self._fallen, self._end, self._exits = 0, None, []
-        waited = f" after {took(entry.t - self._last.t)}" if self._last is not None else ""
+        waited = f" {took(entry.t - self._last.t)} later" if self._last is not None else ""
         again = " again" if event.job_id in self._jobs else ""
         text = f"job {event.job_id} starts{again}{waited} on {folded(event.nodes)}"
-        text += " and continues the run" if event.resumed else ""
+        text += ", and continues the run" if event.resumed else ""
         text += "" if event.no_kill or len(event.nodes) == 1 else "; without --no-kill a lost node will end the job"
         self._jobs[event.job_id] = None
         self._chronicle.add(entry.t, Kind.JOB, text)
@@ -252,6 +252,16 @@ class Teller:
         elif self._awaits_job is not None:
             self._incidents[self._awaits_job] = changed
 
+    def _leave(self, now: Incident) -> None:
+        """The run leaves with an incident open. Ranks that were ended by a cancellation are none of their own."""
+        if now.choices:
+            self._close(_OUTCOMES.get(now.choices[-1].kind, now.choices[-1].kind))
+        elif now.judgements:
+            self._close("the run was leaving already")
+        else:
+            self._chronicle.demote(now.number, "the run was being ended")
+            self._open = None
+
     def _close(self, outcome: str) -> None:
         if self._open is not None:
             self._incidents.append(replace(self._open, outcome=outcome))
@@ -306,9 +316,8 @@ class Teller:
 
     def _phase_changed(self, entry: Entry, phase: Phase) -> None:
         before, self._phase = self._phase, phase
-        if phase in _LEFT:
-            kinds = [choice.kind for choice in self._open.choices] if self._open else []
-            self._close(_OUTCOMES.get(kinds[-1], kinds[-1]) if kinds else "the run was leaving already")
+        if phase in _LEFT and self._open is not None:
+            self._leave(self._open)
         if phase is before:
             return
         if phase is Phase.DRAINING:

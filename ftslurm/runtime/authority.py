@@ -32,6 +32,7 @@ class Authority:
         self._renewed = time.monotonic()
         self._fenced = threading.Event()
         self._stop = threading.Event()
+        self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._renew_all, name="lease", daemon=True)
         self.storage_error = ""
 
@@ -56,6 +57,7 @@ class Authority:
         """Wait until this supervisor may act; False when it never may again."""
         warned = False
         while not self.fresh() and not self.fenced and not self._stop.is_set():
+            self._wanted.set()
             if not warned:
                 log.warning("neither a majority of the agents nor the lease is fresh: nothing is done until one is")
                 warned = True
@@ -63,17 +65,27 @@ class Authority:
         return not self.fenced
 
     def _renew_all(self) -> None:
-        while not self._stop.wait(CALM_RENEWAL_S if self._majority_age_s() < FRESH_S / 2 else URGENT_RENEWAL_S):
-            started = time.monotonic()
-            try:
-                self._lease.renew()
-            except TryAgain as error:
-                log.critical("%s: this supervisor is fenced", error)
-                self._fenced.set()
-                return
-            except OSError as error:
-                self.storage_error = str(error)
-                log.warning("the lease cannot be renewed: %s", error)
-                continue
-            self.storage_error = ""
-            self._renewed = started
+        while not self._stop.is_set():
+            # An agent that is lost may have been the majority: then nobody waits for the next calm renewal.
+            self._wanted.wait(CALM_RENEWAL_S if self._majority_age_s() < FRESH_S / 2 else URGENT_RENEWAL_S)
+            self._wanted.clear()
+            if not self._stop.is_set() and not self._renew():
+                self._stop.wait(URGENT_RENEWAL_S)
+
+    def _renew(self) -> bool:
+        """Take the next name of the lease; False when storage did not let us, or somebody else has taken it."""
+        started = time.monotonic()
+        try:
+            self._lease.renew()
+        except TryAgain as error:
+            log.warning("%s: this supervisor is fenced", error)
+            self._fenced.set()
+            self._stop.set()
+            return False
+        except OSError as error:
+            self.storage_error = str(error)
+            log.warning("the lease cannot be renewed: %s", error)
+            return False
+        self.storage_error = ""
+        self._renewed = started
+        return True

@@ -218,12 +218,9 @@ class Supervisor:
         if behind > STALL_S and not self._stalled:
             self._stalled = True
             self.emit(StorageStalled(for_s=round(behind, 1), error=self._journal.error))
-            self.voice.say(
-                f"shared storage has not taken a write for {behind:.0f} s: {self._journal.error or 'it hangs'}"
-            )
         elif self._stalled and behind == 0.0:
             self._stalled = False
-            self.voice.say("shared storage answers again")
+            self.emit(StorageStalled(for_s=0.0))
 
     def _finish(self) -> EndRun:
         """Let agents settle, close everything, and say how it ended."""

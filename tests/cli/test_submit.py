@@ -116,7 +116,7 @@ def test_values_of_secrets_are_in_no_derived_file(fake, tmp_path, capfd):
     ],
     ids=["missing file", "wrong type", "unknown key", "slurmctld away", "refused", "unwritable root"],
 )
-def test_each_mistake_is_one_clear_line_with_its_code(fake, tmp_path, capfd, arrange, code, words):  # noqa: PLR0917 - fixtures
+def test_each_mistake_is_one_clear_line_with_its_code(fake, tmp_path, capfd, arrange, code, words):
     """Bad input and a sick cluster end in one line that names the culprit, with the documented code and no traceback."""
     assert cli.exit_code(["submit", str(arrange(fake, tmp_path))]) == code
     captured = capfd.readouterr()

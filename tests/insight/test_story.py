@@ -250,7 +250,7 @@ def test_a_requeue_is_followed_into_the_next_job():
     assert incident.released is not None
     assert (found.totals.requeues, found.excluded, found.jobs) == (1, ("n3",), ("101",))
     assert found.totals.spent[Spent.QUEUED] == pytest.approx(12.0)
-    assert "job 101 starts again after 12.0 s on n[1-2,4-5]" in texts(found, Kind.JOB)
+    assert "job 101 starts again 12.0 s later on n[1-2,4-5]" in texts(found, Kind.JOB)
 
 
 def test_a_time_limit_is_no_incident():
@@ -266,6 +266,29 @@ def test_a_time_limit_is_no_incident():
     assert any(text.endswith(": the time limit is near") for text in texts(found, Kind.LEAVING))
 
 
+def test_ranks_that_a_cancellation_ended_are_no_incident():
+    """The signal of scancel reaches the ranks before the supervisor hears why: that is no failure, and none is counted."""
+    tale = Tale().start().wait(5)
+    tale.exit(2, signal=15)
+    tale.happen(SlurmReported(job_state="CANCELLED"), after=0.1)
+    tale.stopped()
+    found = told(tale)
+    assert found.phase is Phase.CANCELLED
+    assert found.incidents == ()
+    assert texts(found, Kind.NOTE) == ["rank 2 on n2 was ended by signal 15: the run was being ended"]
+
+
+def test_checkpoints_are_named_by_their_own_steps():
+    """A program that begins anew saves lower steps again, and the story says so."""
+    tale = Tale().start().save(300, after=10)
+    tale.crash(0, signal=9)
+    tale.launched().save(100, after=10).save(200, after=10)
+    assert (
+        texts(told(tale), Kind.CHECKPOINTS)[-1]
+        == "2 checkpoints saved (steps 100 to 200); step 300 is on shared storage"
+    )
+
+
 def test_a_resumed_run_is_one_story():
     """The time between the end and the resumption is nobody's, and both jobs are named."""
     tale = Tale().start().crash(0).launched().crash(0)
@@ -276,7 +299,9 @@ def test_a_resumed_run_is_one_story():
     assert found.jobs == ("101", "202")
     assert found.totals.total_s < before + 100
     assert sum(found.totals.spent.values()) == pytest.approx(found.totals.total_s)
-    assert any("job 202 starts after" in text and "continues the run" in text for text in texts(found, Kind.JOB))
+    assert any(
+        "job 202 starts" in text and "later on n[1-4], and continues the run" in text for text in texts(found, Kind.JOB)
+    )
     assert (found.phase, found.code) == (Phase.FINISHED, 0)
 
 

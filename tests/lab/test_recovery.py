@@ -18,7 +18,7 @@ from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
 
-STEPS = 160
+STEPS = 200
 Undisturbed = Callable[[int], Path]
 
 
@@ -87,7 +87,7 @@ def test_cut_node_is_left_out(lab: Cluster, undisturbed: Undisturbed) -> None:
     run.wait_step(1, run.step_of(0))
     assert run.launches()[1] == ("n1", "n2", "n4")
     # The dead man's switch: nobody could tell the node that its attempt is over.
-    run.wait("end of the old ranks", lambda: not run.processes("rank", "n3"))
+    await_that("end of the old ranks", lambda: not run.processes("rank", "n3"), story=run.story)
     lab.heal("n3")
     assert run.wait_end() == ("finished", 0)
     assert not [proc for proc in run.processes() if proc.attempt is not None]
@@ -119,6 +119,20 @@ def test_frozen_node_wakes_up_to_nothing(lab: Cluster) -> None:
     assert "did not reach shared storage" not in run.said()
 
 
+def last_seen(run: LabRun, attempt: int) -> float:
+    """Watch until ranks of the next attempt are there; return when one of this was alive last, in seconds since boot."""
+    seen = [0.0]
+
+    def is_over() -> bool:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if run.processes(attempt=attempt):
+            seen.append(now)
+        return bool(run.processes("rank", attempt=attempt + 1))
+
+    run.wait("the next attempt", is_over)
+    return seen[-1]
+
+
 def test_no_process_of_an_old_attempt_is_left(lab: Cluster) -> None:
     """Before a rank of the next attempt starts nothing of the last one lives, however it hides; in the end nothing at all."""
     work = workplace(lab, "tree", None)
@@ -128,14 +142,9 @@ def test_no_process_of_an_old_attempt_is_left(lab: Cluster) -> None:
     (wrapper,) = run.processes("wrapper", "n2")
     wrapper.send(signal.SIGKILL)  # nobody is left who could tell which processes were the rank's
 
-    ticks, seen = os.sysconf("SC_CLK_TCK"), {0: 0.0}
-    while not run.processes("rank", attempt=1):
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        if run.processes(attempt=0):
-            seen[0] = now
-        assert run.end() is None, run.story()
-    first = min(proc.start for proc in run.processes(attempt=1)) / ticks
-    assert seen[0] <= first
+    gone = last_seen(run, 0)
+    first = min(proc.start for proc in run.processes(attempt=1)) / os.sysconf("SC_CLK_TCK")
+    assert gone <= first
     assert not run.processes(attempt=0)
     assert run.wait_end() == ("finished", 0)
     await_that("nothing is left", lambda: not run.processes(), 30)

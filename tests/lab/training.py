@@ -23,7 +23,7 @@ from ftslurm.lab.cluster import Cluster
 from tests.local_ranks import PROGRAMS
 
 PATIENCE_S = 120.0
-POLL_S = 0.1
+POLL_S = 0.05
 MPI_ENV = {"OPAL_PREFIX": sys.prefix}
 """The Open MPI of the PyPI wheel finds its own files by this alone (OPAL_PREFIX: Open MPI's documentation, 4.2)."""
 
