@@ -17,7 +17,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ftslurm.errors import DataDamaged, StorageError, TryAgain
 from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, RunPaths
 
 KEPT_LEASES = 3
+RETRY_S = 1.0
 SCHEMA = 1
 
 
@@ -79,34 +81,82 @@ def parse_line(line: str) -> Entry:
         raise DataDamaged(f"a journal line cannot be read: {error}") from error
 
 
+class _Appender:
+    """One file that lines are appended to, by one writer; what an error left of a line is cut off before the next."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self._path = path
+        self._durable = durable
+        self._handle = -1
+        self._length = -1
+
+    def append(self, data: bytes) -> None:
+        """Write all of it, or nothing that will stay.
+
+        Raises:
+            OSError: the file system does not take it now.
+        """
+        try:
+            if self._handle < 0:
+                self._open()
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._handle, view) :]
+            if self._durable:
+                os.fsync(self._handle)
+        except OSError:
+            self.close()
+            raise
+        self._length += len(data)
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            with suppress(OSError):  # what it reports was seen at fsync, or will be at the next one
+                os.close(handle)
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        self._handle = os.open(self._path, flags, PRIVATE_FILE)
+        size = os.fstat(self._handle).st_size
+        if self._length < 0:
+            self._length = size
+        elif size > self._length:
+            os.ftruncate(self._handle, self._length)
+
+
 class Writer:
     """Appends entries to one epoch's journal, in a thread of its own for shared storage."""
 
     def __init__(self, paths: RunPaths, epoch: int, local: Path) -> None:
-        """Open the journal of `epoch`; `local` is the copy on this node."""
-        self._paths = paths
-        self._epoch = epoch
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        self._local = os.open(local, flags, PRIVATE_FILE)
-        self._queue: queue.SimpleQueue[tuple[str, threading.Event] | None] = queue.SimpleQueue()
+        """Write the journal of `epoch`; `local` is the copy on this node, which is worth having but not needed."""
+        self._local = _Appender(local, durable=False)
+        self._shared = _Appender(paths.journal(epoch), durable=True)
+        self._queue: queue.SimpleQueue[tuple[bytes, threading.Event] | None] = queue.SimpleQueue()
         self._behind_since: float | None = None
         self.error = ""
+        self.local_error = ""
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
 
     def append(self, entry: Entry) -> threading.Event:
         """Hand an entry over; the returned event is set when it is fsynced on shared storage."""
-        line = entry.line() + "\n"
-        os.write(self._local, line.encode())
+        data = (entry.line() + "\n").encode()
+        try:
+            self._local.append(data)
+            self.local_error = ""
+        except OSError as error:
+            self.local_error = str(error)
         done = threading.Event()
-        self._queue.put((line, done))
+        self._queue.put((data, done))
         return done
 
     def close(self, timeout_s: float) -> bool:
         """Write what is left; False when shared storage did not take it in time."""
         self._queue.put(None)
         self._thread.join(timeout_s)
-        os.close(self._local)
+        self._local.close()
         return not self._thread.is_alive()
 
     def behind_s(self) -> float:
@@ -115,51 +165,31 @@ class Writer:
         return time.monotonic() - since if since is not None else 0.0
 
     def _write_all(self) -> None:
-        handle = -1
         while (item := self._queue.get()) is not None:
-            line, done = item
+            data, done = item
             self._behind_since = time.monotonic()
-            while True:
-                try:
-                    handle = self._open() if handle < 0 else handle
-                    _write_whole(handle, line.encode())
-                    break
-                except OSError as error:
-                    # Full, over quota, stale: nothing is lost, the line is written when the storage takes it again.
-                    self.error = str(error)
-                    handle = _close(handle)
-                    time.sleep(1.0)
-            self.error = ""
+            while not self._written(data):
+                time.sleep(RETRY_S)
             self._behind_since = None
             done.set()
-        _close(handle)
+        self._shared.close()
 
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        return os.open(self._paths.journal(self._epoch), flags, PRIVATE_FILE)
-
-
-def _write_whole(handle: int, data: bytes) -> None:
-    """Append `data` and make it durable; a part that was written before an error is cut off again."""
-    start = os.lseek(handle, 0, os.SEEK_END)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    except OSError:
-        os.ftruncate(handle, start)
-        raise
-
-
-def _close(handle: int) -> int:
-    if handle >= 0:
-        os.close(handle)
-    return -1
+    def _written(self, data: bytes) -> bool:
+        try:
+            self._shared.append(data)
+        except OSError as error:
+            # Full, over quota, stale: nothing is lost, the line is written when the storage takes it again.
+            self.error = str(error)
+            return False
+        self.error = ""
+        return True
 
 
 def read(paths: RunPaths, *extra: Path) -> Iterator[Entry]:
     """Yield the entries of a run in order; `extra` are copies that may know more than shared storage.
+
+    Where two epochs wrote the same number the later one counts, and nothing of the earlier one after that: its writer
+    had lost the run and did not know it yet.
 
     Raises:
         DataDamaged: a line other than the last of a file cannot be read.
@@ -170,7 +200,17 @@ def read(paths: RunPaths, *extra: Path) -> Iterator[Entry]:
             known = found.get(entry.number)
             if known is None or entry.epoch >= known.epoch:
                 found[entry.number] = entry
-    yield from (found[number] for number in sorted(found))
+    epoch = 0
+    for number in sorted(found):
+        if found[number].epoch >= epoch:
+            epoch = found[number].epoch
+            yield found[number]
+
+
+def unshared(paths: RunPaths, entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield those entries that only a node's own copy holds: whoever goes on from them writes them down first."""
+    shared = {(entry.number, entry.epoch) for entry in read(paths)}
+    return (entry for entry in entries if (entry.number, entry.epoch) not in shared)
 
 
 def _epoch_files(paths: RunPaths) -> list[Path]:
@@ -193,12 +233,18 @@ def _entries(path: Path) -> Iterator[Entry]:
             raise DataDamaged(f"{path}, line {index + 1}: {error}") from error
 
 
-def replay(entries: Iterator[Entry], policy: Policy) -> tuple[Run, int]:
-    """Return the state after the entries, and how many there were, by taking every decision again."""
+def replay(entries: Iterable[Entry], policy: Policy) -> tuple[Run, int]:
+    """Return the state after the entries, and how many there were, by taking every decision again.
+
+    Raises:
+        DataDamaged: entries are missing; what follows from the others is not what was decided.
+    """
     run, count = Run(), 0
     for entry in entries:
+        if entry.number != count:
+            raise DataDamaged(f"the journal has no entry {count}, but an entry {entry.number}")
         run, _ = advance(run, entry.event, policy)
-        count = entry.number + 1
+        count += 1
     return run, count
 
 
@@ -219,17 +265,31 @@ class Holder:
 
 
 def holder(paths: RunPaths) -> Holder | None:
-    """Return who holds the lease, or held it last; None when nobody ever did."""
-    numbers = _lease_numbers(paths)
-    for number in reversed(numbers):
-        try:
-            record = json.loads((paths.lease / str(number)).read_text())
-            return _holder(number, record)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"cannot read the lease {paths.lease / str(number)}: {error}") from error
-    return None
+    """Return who holds the lease, or held it last; None when nobody ever did.
+
+    A name without a record is one that is being taken in this moment, or was taken on full storage: the one before it
+    tells.
+    """
+    while True:
+        numbers = _lease_numbers(paths)
+        for number in reversed(numbers):
+            found = _read_holder(paths.lease / str(number), number)
+            if found is not None:
+                return found
+        # Names are removed while they are looked at: then there are newer ones.
+        if numbers == _lease_numbers(paths):
+            return None
+
+
+def _read_holder(path: Path, number: int) -> Holder | None:
+    try:
+        return _holder(number, json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read the lease {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _holder(number: int, record: Mapping[str, Any]) -> Holder:
@@ -258,23 +318,32 @@ class Lease:
         self._paths = paths
         self._record = dict(record)
         self._number = -1
+        self._first = -1
 
     @property
     def number(self) -> int:
-        """The number that is held, -1 before the first claim."""
+        """The name that was taken last."""
         return self._number
 
     def claim(self) -> int:
-        """Take the next number and return the epoch: one more than the last holder's.
+        """Take the next number and return the epoch, which nobody has had before.
 
         Raises:
             TryAgain: somebody else took it in the same moment.
+            StorageError: shared storage does not let us.
         """
-        self._paths.lease.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-        last = holder(self._paths)
-        epoch = last.epoch + 1 if last else 1
-        self._record["epoch"] = epoch
-        self._create(last.number + 1 if last else 0)
+        try:
+            self._paths.lease.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            last = holder(self._paths)
+            number = max(_lease_numbers(self._paths), default=-1) + 1
+            # Each name without a record may be a claim that got this far: its epoch is taken.
+            epoch = (last.epoch if last else 0) + number - (last.number if last else -1)
+            self._record["epoch"] = epoch
+            self._create(number)
+            self._check_newest()
+        except OSError as error:
+            raise StorageError(f"cannot take the lease in {self._paths.lease}: {error.strerror}") from error
+        self._first = self._number
         return epoch
 
     def renew(self) -> None:
@@ -282,9 +351,13 @@ class Lease:
 
         Raises:
             TryAgain: another supervisor has taken it: this one is fenced.
+            OSError: shared storage does not let us now.
         """
         self._create(self._number + 1)
-        self._forget(self._number - KEPT_LEASES)
+        # The first name of each holder stays for ever: a holder before it that was stopped meanwhile, and wakes up,
+        # wants just that name.
+        if self._number - KEPT_LEASES > self._first:
+            (self._paths.lease / str(self._number - KEPT_LEASES)).unlink(missing_ok=True)
 
     def _create(self, number: int) -> None:
         path = self._paths.lease / str(number)
@@ -293,13 +366,16 @@ class Lease:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
         except FileExistsError:
             raise TryAgain(f"the lease {path} is held by another supervisor") from None
+        # The name is ours from here on, also where full storage does not take the record.
+        self._number = number
         try:
             os.write(handle, data)
             os.fsync(handle)
         finally:
             os.close(handle)
-        self._number = number
 
-    def _forget(self, number: int) -> None:
-        if number >= 0:
-            (self._paths.lease / str(number)).unlink(missing_ok=True)
+    def _check_newest(self) -> None:
+        """A name may have been free because its holder had renewed past it and removed it."""
+        newest = max(_lease_numbers(self._paths), default=-1)
+        if newest > self._number:
+            raise TryAgain(f"the lease in {self._paths.lease} is held by another supervisor, which is at {newest}")

@@ -128,7 +128,7 @@ def _against(by: dict[Witness, Finding]) -> set[Witness]:
         for witness in (Witness.PING, Witness.TCP, Witness.SSH, Witness.SRUN)
         if witness in by and by[witness].outcome in (Outcome.UNREACHABLE, Outcome.FAILED)
     }
-    slurm_answers = Witness.SLURM in by and by[Witness.SLURM].outcome is not Outcome.UNKNOWN
+    slurm_answers = Witness.SLURM in by and by[Witness.SLURM].outcome is Outcome.OK
     return dead if slurm_answers else dead - {Witness.SRUN}
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ftslurm.runtime.supervisor import Context, Supervisor, claim
 from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.env import JobEnv, job_from_env
 from ftslurm.slurm.records import JobState
+from ftslurm.submission import SAVE_LEAD_S
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals) -> dict[str, An
     private_folder(local.root.parent)
     private_folder(local.root)
     copies = sorted(local.root.glob("journal-supervisor-*.jsonl"))
-    run, entries = journal.replay(journal.read(paths, *copies), policy_of(config))
+    known = list(journal.read(paths, *copies))
+    run, entries = journal.replay(known, policy_of(config))
     resumed = resumed and _is_new(run, job)
     if run.phase in ENDED and not resumed:
         print(f"[ftslurm] run {paths.run_id} has already ended: {run.phase}, {run.reason}", flush=True)
@@ -76,6 +79,7 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals) -> dict[str, An
     )
     lease, epoch = claim(context)
     supervisor = Supervisor(context, run, entries, lease, epoch)
+    supervisor.write_down(journal.unshared(paths, known))
     _listen(supervisor, local)
     signals.attach(supervisor, job)
     supervisor.voice.say(_first_line(paths, job, config, epoch))
@@ -184,11 +188,26 @@ class _Signals:
         if self._supervisor is None:
             self._early.append(number)
         elif number == signal.SIGUSR2:
-            self._supervisor.emit(StopRequested(why=TIME_LIMIT, save=True))
+            threading.Thread(target=self._await_the_limit, daemon=True).start()
         elif number == signal.SIGINT:
             self._supervisor.emit(StopRequested(why=CANCEL, save=False))
         else:
             threading.Thread(target=self._ask_why, daemon=True).start()
+
+    def _await_the_limit(self) -> None:
+        """Slurm may send its warning up to a minute early (sbatch(1)): the clock says when the save has to begin."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        try:
+            end = SlurmClient(timeout_s=WHO_ELSE_S).job(self._job_id).end_time
+        except FtslurmError as error:
+            log.warning("the time limit is near, and Slurm does not say how near: %s", error)
+            end = None
+        lead_s = supervisor.context.config.checkpoint.grace + SAVE_LEAD_S
+        if end is not None:
+            time.sleep(max(end - time.time() - lead_s, 0.0))
+        supervisor.emit(StopRequested(why=TIME_LIMIT, save=True))
 
     def _ask_why(self) -> None:
         supervisor = self._supervisor

@@ -17,7 +17,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +139,11 @@ class Supervisor:
             if place == node and rank not in muster.nodes and rank not in attempt.finished:
                 tail = "the rank has not been seen since its agent was lost"
                 self.emit(RankExited(attempt=attempt.number, rank=rank, node=node, code=GONE, tail=tail))
+
+    def write_down(self, entries: Iterable[Entry]) -> None:
+        """Write what only this node's copy of the journal holds: another host could not go on without it."""
+        for entry in entries:
+            self._journal.append(entry)
 
     def listen(self, port: int) -> int:
         """Open the control channel's port (0: any) and return it."""

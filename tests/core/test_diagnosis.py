@@ -127,8 +127,7 @@ def test_nobody_is_condemned_when_nothing_is_known():
             {"peer": "unknown", "ping": "unreachable", "tcp": "unreachable"},
             Verdict.UNKNOWN,
             Cause.UNKNOWN,
-            "n3 is silent for 3.1 s; peer unknown, ping unreachable, tcp unreachable; "
-            "no other node answers either: the observer may be the one that is cut off",
+            "n3 is silent for 3.1 s; peer unknown, ping unreachable, tcp unreachable; no other node answers either: the observer may be the one that is cut off",
         ),
         ({}, Verdict.UNKNOWN, Cause.UNKNOWN, "n3 is silent for 3.1 s; no other node answers either: "),
     ],
@@ -140,6 +139,12 @@ def test_reason_tells_what_each_witness_said(words, verdict, cause, reason):
     assert found.diagnosis.reason.startswith(reason)
 
 
+def test_closed_connection_is_told_apart_from_silence():
+    """An agent that hung up was not silent; the sentence does not say that it was for 0.0 s."""
+    found = judge_node("n3", (), 0.0, final=False, wants_hard=False).diagnosis
+    assert found.reason == "the agent on n3 has hung up; still asking"
+
+
 def test_round_that_is_not_over_is_still_asking():
     """Before the deadline an undecided round says so, and blames nobody for answers that have not come."""
     assert judge(final=False).diagnosis.reason.endswith("still asking")
@@ -148,6 +153,7 @@ def test_round_that_is_not_over_is_still_asking():
 
 
 def exit_of(rank, code=1, **fields):
+    """The report of a rank that ended."""
     return RankExited(attempt=0, rank=rank, node=f"n{rank}", code=code, **fields)
 
 
@@ -207,7 +213,9 @@ def test_lost_connection_is_a_consequence(tail):
     assert is_cascade(followed)
     assert not is_cascade(began)
     assert first_failure([followed, began]) is began
-    assert diagnose_exits([followed, began]).reason.endswith("(ValueError: loss 7.2 is nan); 1 other rank ended after it")
+    assert diagnose_exits([followed, began]).reason.endswith(
+        "(ValueError: loss 7.2 is nan); 1 other rank ended after it"
+    )
     assert diagnose_exits([followed, followed]).where == "0@n0"
 
 
@@ -235,6 +243,8 @@ def test_any_tail_has_a_diagnosis(tail, code, signal):
 
 def test_last_exception_of_a_chain():
     """Of chained exceptions the last one is named, with its text."""
-    tail = f"{NAN}\nDuring handling of the above exception, another exception occurred:\n\n  more\npkg.mod.OwnError\nend"
-    assert last_exception(tail) == "pkg.mod.OwnError"
+    second = NAN.replace("ValueError: loss 7.2 is nan", "pkg.mod.OwnTrouble")
+    tail = f"{NAN}\nDuring handling of the above exception, another exception occurred:\n\n{second}end"
+    assert last_exception(tail) == "pkg.mod.OwnTrouble"
+    assert last_exception(second.replace("pkg.mod.OwnTrouble", "AssertionError")) == "AssertionError"
     assert last_exception("no traceback at all") == ""

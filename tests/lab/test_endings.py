@@ -41,7 +41,7 @@ def test_the_time_limit_is_a_save_and_a_requeue(lab: Cluster) -> None:
         nodes=2,
         work=work,
         resources={"time": "2:00"},
-        checkpoint={"save_on": "signal:TERM", "grace": "40s", "resume_args": ["--resume", "{checkpoint}"]},
+        checkpoint={"save_on": "signal:TERM", "grace": "30s", "resume_args": ["--resume", "{checkpoint}"]},
     )
     run.wait("the warning", lambda: run.events("StopRequested"))
     run.wait("a committed save", run.durable)

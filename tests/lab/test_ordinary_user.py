@@ -31,7 +31,7 @@ def exposed(folder: Path, uid: int) -> list[str]:
 
 def test_users_run_loses_a_node(lab: Cluster) -> None:
     """Without any rights a user's run survives a cut node, and what it leaves on disks is the user's alone."""
-    run = ddp(lab, name="users", nodes=3, steps=120, user=lab.user)
+    run = ddp(lab, name="users", nodes=3, steps=400, user=lab.user)
     run.wait("a committed checkpoint", lambda: run.durable() and run.step_of(0) > 25)
     lab.cut("n2")
     run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
