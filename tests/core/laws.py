@@ -125,6 +125,9 @@ class Laws:
         assert action.world_size % max(policy.world_multiple_of, 1) == 0, "the world has an allowed size"
         assert policy.min_nodes <= len(action.nodes) <= run.wanted, "between min_nodes and what the user asked for"
         assert set(action.nodes) <= run.agents, "every planned node has an agent"
+        durable = [each for each in run.saved if each.state is SavedState.DURABLE]
+        chosen = run.find_saved(action.generation)
+        assert not durable or (chosen is not None and chosen.step >= durable[-1].step), "no durable work is given up"
 
     @_action.register
     def _release(self, action: ReleaseRanks) -> None:
