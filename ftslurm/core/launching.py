@@ -142,10 +142,14 @@ def on_restore_refused(run: Run, event: RestoreRefused, policy: Policy) -> tuple
         run, timer = set_timer(run, AGAIN + event.node, RETRY_S)
         text = f"checkpoint {event.generation} cannot be read on {event.node} yet: {event.reason}"
         return run, (Say(text=text, slug="restore_failed"), timer)
+    if run.find_saved(event.generation) is None:
+        said = Say(text=f"checkpoint {event.generation} was removed for a newer one meanwhile", slug="restore_over")
+        run, more = _older(run, event.generation, SavedState.LOST, policy)
+        return run, (said, *more)
     text = f"checkpoint {event.generation} is damaged and set aside: {event.reason}"
-    said = (Say(text=text, slug="checkpoint_damaged"), Quarantine(generation=event.generation, reason=event.reason))
+    set_aside = Quarantine(generation=event.generation, reason=event.reason)
     run, more = _older(run, event.generation, SavedState.DAMAGED, policy)
-    return run, said + more
+    return run, (Say(text=text, slug="checkpoint_damaged"), set_aside, *more)
 
 
 def on_restore_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

@@ -296,4 +296,4 @@ def reachable(start, end):
 
 
 TestAnythingMayHappen = AnythingMayHappen.TestCase
-TestAnythingMayHappen.settings = settings(max_examples=120, stateful_step_count=60)
+TestAnythingMayHappen.settings = settings(max_examples=80, stateful_step_count=50)

@@ -41,7 +41,7 @@ def world_with(policy: Policy, faults: list[Fault], seed: int = 0, **others) -> 
     return world
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     policy=POLICIES,
     faults=st.lists(FAULTS, max_size=8),

@@ -18,7 +18,7 @@ from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
 
-STEPS = 200
+STEPS = 300
 Undisturbed = Callable[[int], Path]
 
 
