@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 COMMANDS: dict[str, Place] = {
     "run": Place("ftslurm.cli.run", "run", "Supervise a command in this allocation; replaces the word srun."),
-    "submit": Place("ftslurm.cli.submit", "submit", "Submit a run to Slurm from a YAML file or your own script."),
+    "submit": Place("ftslurm.cli.submit", "submit", "Submit a run to Slurm from a YAML file."),
     "resume": Place("ftslurm.cli.resume", "resume", "Continue a run that ended, from its newest verified checkpoint."),
     "status": Place("ftslurm.cli.status", "status", "Show runs: phase, attempt, nodes, checkpoints."),
     "logs": Place("ftslurm.cli.logs", "logs", "Print what the ranks wrote."),

@@ -84,6 +84,11 @@ class Hub:
         """The nodes whose agents are connected."""
         return tuple(self._peers)
 
+    def last_heard_first(self) -> tuple[str, ...]:
+        """Return the watched nodes, the one that was heard last first: two nodes may fall silent at once."""
+        known = dict(self._histories)
+        return tuple(sorted(known, key=lambda node: known[node].last, reverse=True))
+
     def ports(self) -> dict[str, int]:
         """Return where every connected agent listens for ranks and peers."""
         return {node: int(peer.hello.get("port", 0)) for node, peer in list(self._peers.items())}

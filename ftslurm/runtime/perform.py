@@ -174,7 +174,14 @@ class Performer:
 
     def _probe(self, action: ProbeNode) -> None:
         address = self._of.addresses.get(action.node, action.node)
-        others = {node: (self._of.addresses[node], port) for node, port in self._of.hub.ports().items()}
+        # Another node than this one: the observer's own address would always answer.
+        addresses, here = self._of.addresses, self._of.context.address
+        ports = self._of.hub.ports()
+        others = {
+            node: (addresses[node], ports[node])
+            for node in self._of.hub.last_heard_first()
+            if node in ports and addresses[node] != here
+        }
         port = self._of.ports.get(action.node, 0)
         work = lambda _: self._witnesses.ask(action.node, (address, port), others, self._of.emit)  # noqa: E731
         self._later(work, action)

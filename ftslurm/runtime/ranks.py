@@ -116,7 +116,7 @@ class RankTable:
             )
             self._rows[(attempt, rank)] = row
         row.said, row.channel = message, channel
-        row.released = row.released or message.get("state") != "waiting"
+        row.released = message.get("state") != "waiting"
         if attempt <= self.fenced_below:
             self._tell(row, {"t": "kill"})
         elif message.get("state") != "exited":

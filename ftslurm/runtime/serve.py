@@ -78,6 +78,9 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals) -> dict[str, An
         paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=_address(config)
     )
     lease, epoch = claim(context)
+    # Once more: what a supervisor before this one wrote until it was fenced belongs to the state.
+    known = list(journal.read(paths, *copies))
+    run, entries = journal.replay(known, policy_of(config))
     supervisor = Supervisor(context, run, entries, lease, epoch)
     supervisor.write_down(journal.unshared(paths, known))
     _listen(supervisor, local)

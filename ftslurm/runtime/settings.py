@@ -22,6 +22,7 @@ def policy_of(config: Config) -> Policy:
         no_progress_limit=recovery.no_progress_limit,
         checkpoints=bool(saved.files),
         wants_all_ranks=any("{rank}" in pattern for pattern in saved.files),
+        first_union_wait_s=max(6.0, 2 * config.heartbeat.suspect_after),
         can_ask_to_save=bool(saved.files) and saved.save_on != "none",
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
