@@ -18,7 +18,7 @@ from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
 
-STEPS = 300
+STEPS = 240
 Undisturbed = Callable[[int], Path]
 
 
