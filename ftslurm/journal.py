@@ -34,7 +34,6 @@ from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, RunPaths
 
 KEPT_LEASES = 3
 RETRY_S = 1.0
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)

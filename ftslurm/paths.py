@@ -99,16 +99,8 @@ class RunPaths:
         return self.logs / f"agent-{node}.ndjson"
 
     @property
-    def job_output(self) -> Path:
-        return self.logs / "job-%j.out"
-
-    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
-
-    @property
-    def stop_request(self) -> Path:
-        return self.root / "stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,8 +120,3 @@ def discard(paths: RunPaths) -> None:
 def command_line(request: JobRequest) -> list[str]:
     """Return the options that stand on sbatch's command line."""
     return sbatch_argv(request)
-
-
-def with_dependency(request: JobRequest, job_id: str) -> JobRequest:
-    """Return the request to start after another job of the run has ended."""
-    return replace(request, options=(*request.options, ("dependency", f"afterany:{job_id}")))

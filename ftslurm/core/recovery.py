@@ -63,7 +63,6 @@ class Policy:
     grace_s: float = 60.0
     settle_s: float = 60.0
     reprobe_s: float = 2.0
-    deadman_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,6 @@ def policy_of(config: Config) -> Policy:
         can_ask_to_save=bool(saved.files) and saved.save_on != "none",
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
-        deadman_s=config.heartbeat.deadman_after,
     )
 
 
