@@ -111,15 +111,15 @@ def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> N
 
 
 def _hurry(client: SlurmClient, info: JobInfo) -> None:
-    """Start a requeued job now instead of two minutes later, which its owner may do once it is pending again."""
+    """Start a requeued job soon instead of two minutes later, which its owner may do once it is pending again."""
     from ftslurm.errors import FtslurmError
     from ftslurm.slurm.client import JobField
-    from ftslurm.slurm.records import JobState
+    from ftslurm.slurm.records import SOON
 
-    if info.state is not JobState.PENDING or not info.restart_count or info.reason != "BeginTime":
+    if not info.restart_count or not info.begins_late(time.time()):
         return
     try:
-        client.update_job(info.job_id, JobField.START_TIME, "now")
+        client.update_job(info.job_id, JobField.START_TIME, SOON)
     except FtslurmError as error:
         click.echo(f"ftslurm: the requeued job cannot be started earlier: {error}", err=True)
 

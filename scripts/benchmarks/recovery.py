@@ -3,7 +3,7 @@
 Each injection is a job of its own on the four nodes of the lab: it trains for a while, then the rank of the last node
 is SIGKILLed or that node's network is cut, and the clock runs until a process that did not exist before has done a step
 that nobody had done before. Rounds go through all cells in turn, so that a slow moment of the machine meets all of
-them. Each sample is saved as soon as it is there; cells that were not chosen keep the samples of earlier calls. A cell
+them; on a machine that is quiet only for a while, `--order cells` does all injections of a cell before the next. Each sample is saved as soon as it is there; cells that were not chosen keep the samples of earlier calls. A cell
 that does not come back within its limit is reported as that.
 """
 
@@ -50,6 +50,7 @@ class Plan:
     pace_s: float
     warm_steps: int
     out: Path
+    by_cell: bool
 
 
 def parse() -> tuple[Plan, str]:
@@ -57,6 +58,9 @@ def parse() -> tuple[Plan, str]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--injections", type=int, default=5, help="samples per cell (default 5)")
     parser.add_argument("--cells", default=",".join(CELLS), help=f"some of {','.join(CELLS)}")
+    parser.add_argument(
+        "--order", choices=("rounds", "cells"), default="rounds", help="what goes in turn (default rounds)"
+    )
     parser.add_argument("--quick", action="store_true", help="one injection after a short training")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
@@ -71,6 +75,7 @@ def parse() -> tuple[Plan, str]:
         pace_s=0.05,
         warm_steps=70 if args.quick else 170,  # half-way between two checkpoints
         out=args.out,
+        by_cell=args.order == "cells",
     )
     return plan, args.lab
 
@@ -171,12 +176,14 @@ def say(sample: dict[str, Any]) -> None:
 
 
 def run(plan: Plan, lab: Cluster, keep: Callable[[dict[str, Any]], None]) -> None:
-    """All rounds."""
-    for number in range(plan.injections):
-        for cell in plan.cells:
-            sample = measure(lab, plan, cell, number)
-            keep(sample)
-            say(sample)
+    """All rounds, or all cells."""
+    turns = [(number, cell) for number in range(plan.injections) for cell in plan.cells]
+    if plan.by_cell:
+        turns.sort(key=lambda turn: plan.cells.index(turn[1]))
+    for number, cell in turns:
+        sample = measure(lab, plan, cell, number)
+        keep(sample)
+        say(sample)
 
 
 def main() -> int:

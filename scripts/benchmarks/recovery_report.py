@@ -17,11 +17,21 @@ NAMES = {
 }
 PEERS = ("ftslurm", "torchrun", "torchrun-tuned", "requeue")
 TITLES = {"kill": "A rank is SIGKILLed", "cut": "A node's network is cut"}
-HEADER = ["method", "came back", "median", "range", "fault → new processes", "processes → first step", "steps lost"]
+HEADER = [
+    "method",
+    "came back",
+    "median",
+    "range",
+    "fault → new processes",
+    "processes → first step",
+    "steps lost",
+    "load",
+]
 
 METHOD = """Four nodes, one rank each, a small DDP loop over gloo with 20 steps a second, a checkpoint every 20 steps.
 The clock runs from the fault to the first step that is further than any step before it, done by a new process. All
-times in seconds. `scripts/bench recovery` measures all of it again; the samples are in `recovery.json`.
+times in seconds. *load* is the load average of the machine, which has few cores, at the moment of the fault (range).
+`scripts/bench recovery` measures all of it again; the samples are in `recovery.json`.
 """
 LEGEND = """*detect*: until the supervisor knows of something that a healthy run does not do; *decide*: until it orders
 the old attempt to be killed; *stop*: until the old attempt is gone and the new one is ordered; *launch*: until all
@@ -59,11 +69,22 @@ def _row(method: str, samples: list[Sample]) -> list[str]:
     back = [one for one in samples if one["back"]]
     cells = [NAMES[method], f"{len(back)} of {len(samples)}"]
     if not back:
-        return [*cells, f"did not come back in {samples[0]['limit_s']:g} s", *[NONE] * (len(HEADER) - 3)]
+        return [
+            *cells,
+            f"did not come back in {samples[0]['limit_s']:g} s",
+            *[NONE] * (len(HEADER) - 4),
+            _load(samples),
+        ]
     starts = [one["process_start_s"] for one in back]
     steps = [one["first_step_s"] - one["process_start_s"] for one in back]
     lost = NONE if method == "floor" else f"{median(one['lost_steps'] for one in back):g}"
-    return [*cells, _median(samples), _range(samples), f"{median(starts):.1f}", f"{median(steps):.1f}", lost]
+    times = [_median(samples), _range(samples), f"{median(starts):.1f}", f"{median(steps):.1f}"]
+    return [*cells, *times, lost, _load(samples)]
+
+
+def _load(samples: list[Sample]) -> str:
+    loads = sorted(one["load"] for one in samples)
+    return f"{loads[0]:.0f} to {loads[-1]:.0f}"
 
 
 def _times(samples: list[Sample]) -> list[float]:
