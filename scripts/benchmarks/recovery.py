@@ -1,10 +1,11 @@
 """How long training stands still after a fault: the same neutral DDP loop under ftslurm, torchrun and Slurm's requeue.
 
 Each injection is a job of its own on the four nodes of the lab: it trains for a while, then the rank of the last node
-is SIGKILLed or that node's network is cut, and the clock runs until a process that did not exist before has done a step
-that nobody had done before. Rounds go through all cells in turn, so that a slow moment of the machine meets all of
-them; on a machine that is quiet only for a while, `--order cells` does all injections of a cell before the next. Each sample is saved as soon as it is there; cells that were not chosen keep the samples of earlier calls. A cell
-that does not come back within its limit is reported as that.
+is SIGKILLed or that node's network is cut, and the clock runs until a process that did not exist before has done a
+step that nobody had done before. Rounds go through all cells in turn, so that a slow moment of the machine meets all
+of them; on a machine that is quiet only for a while, `--order cells` does all injections of a cell before the next.
+Each sample is saved as soon as it is there; cells that were not chosen keep the samples of earlier calls. A cell that
+does not come back within its limit is reported as that.
 """
 
 from __future__ import annotations
