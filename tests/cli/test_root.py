@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from ftslurm import __version__, cli
 from ftslurm.errors import FtslurmError, InternalError, TryAgain
 
-HEAVY = ("torch", "pydantic", "yaml", "jinja2", "rich", "ClusterShell", "mpi4py", "paramiko", "stamina", "xxhash")
+HEAVY = ("torch", "pydantic", "yaml", "jinja2", "rich", "ClusterShell", "mpi4py", "paramiko", "xxhash")
 
 
 def ftslurm(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
