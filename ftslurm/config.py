@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ftslurm.complaints import CROSS, explain, report, without
@@ -27,7 +27,6 @@ from ftslurm.fields import (
     Lines,
     Name,
     NodeRange,
-    PlanOrder,
     PortRange,
     Rate,
     SaveOn,
@@ -35,22 +34,16 @@ from ftslurm.fields import (
     TimeLimit,
     Word,
     duration,
+    list_to_tuple,
 )
 from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignments, is_secret
 from ftslurm.quantities import format_duration, format_slurm_time
+from ftslurm.sections import HealthRule, Hooks, Probes, Progress, Recovery, Section
 from ftslurm.yamldoc import MAX_CHARACTERS, Document, Problem, read
 
 PLACEHOLDERS = ("run_dir", "run_id", "name")
 
 Finding = tuple[tuple[str, ...], str]
-
-
-class Section(BaseModel):
-    """What all parts of a configuration have in common."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, validate_default=False, hide_input_in_errors=True
-    )
 
 
 class Resources(Section):
@@ -88,42 +81,44 @@ class Network(Section):
 class Heartbeat(Section):
     """How fast a lost node is noticed."""
 
+    profile: Literal["default", "fast"] = Field(
+        "default", description="fast: interval 200ms and suspect_after 1s where they are not given; for quiet networks"
+    )
     interval: Annotated[float, *duration(0.05, 60)] = Field(
         0.5, description="Time between two beats of a node; too low costs CPU, too high slows every verdict"
     )
     suspect_after: Annotated[float, *duration(0.2, 600)] = Field(
         3.0, description="Silence after which a node is probed; too low probes for nothing on a busy network"
     )
+    fabric: Literal["auto", "mpi", "none"] = Field(
+        "auto",
+        description="Heartbeats over MPI beside those over TCP, as a second witness; auto and mpi: where mpi4py and srun"
+        " can, else the run says so once and goes on without",
+    )
+    false_suspicions: Annotated[float, *duration(3600, 10 * 365 * 86400)] = Field(
+        30 * 86400.0,
+        description="At most one node is probed for nothing in this time, where beats come as unevenly as before",
+    )
     deadman_after: Annotated[float, *duration(1, 3600)] = Field(
         10.0,
         description="Time after which a node that reaches nobody kills its own ranks; too low loses ranks to a glitch,"
         " too high delays restarts on shared folders",
     )
-
-
-class Progress(Section):
-    """When a run that is alive is nevertheless stuck."""
-
-    startup: Annotated[float, *duration(1, 7 * 86400)] = Field(
-        1800.0, description="Time for all ranks to register and start; too low kills slow imports on cold storage"
+    takeover_after: Annotated[float, *duration(2, 3600)] = Field(
+        6.0,
+        description="Silence of the supervisor after which another node takes over; too low takes over for nothing",
+    )
+    no_quorum_after: Annotated[float, *duration(10, 86400)] = Field(
+        300.0,
+        description="Time after which a supervisor that reaches neither most nodes nor shared storage requeues the job",
     )
 
 
-class Recovery(Section):
-    """What may be done about a failure."""
-
-    prefer: PlanOrder = Field((), description="auto (the cheapest plan), or an order such as [shrink, requeue]")
-    min_nodes: Count = Field(1, description="Never go on with fewer nodes; equal to resources.nodes forbids shrinking")
-    world_multiple_of: Count = Field(1, description="The number of ranks is always a multiple of this")
-    continue_: Literal["auto", "requeue", "none"] = Field(
-        "auto",
-        alias="continue",
-        description="How a run goes on when this allocation cannot: by a requeue, or not at all",
-    )
-    max_attempts: Count = Field(20, description="Attempts in all, the first included; the run fails after them")
-    no_progress_limit: Count = Field(
-        3, description="Attempts in a row without a new checkpoint; the run fails after them"
-    )
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_profile(cls, given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        fast = isinstance(given, dict) and given.get("profile") == "fast"
+        return {"interval": "200ms", "suspect_after": "1s", **given} if fast else given
 
 
 class Checkpoint(Section):
@@ -219,6 +214,11 @@ class Config(Section):
     progress: Progress = Progress()
     recovery: Recovery = Recovery()
     checkpoint: Checkpoint = Checkpoint()
+    probes: Probes = Probes()
+    rules: Annotated[tuple[HealthRule, ...], BeforeValidator(list_to_tuple)] = Field(
+        (), description="From which value of a metric on a node is how well, and what follows"
+    )
+    hooks: Hooks = Hooks()
 
     @property
     def world_size(self) -> int:
@@ -255,10 +255,14 @@ def cross_findings(config: Config) -> list[Finding]:
          f"{recovery.min_nodes} is more than resources.nodes ({least}): the run could never start"),
         (config.world_size % multiple != 0, "recovery.world_multiple_of",
          f"resources.nodes x resources.ranks_per_node is {config.world_size} ranks, no multiple of {multiple}"),
+        (bool(recovery.world_sizes) and config.world_size not in recovery.world_sizes, "recovery.world_sizes",
+         f"resources.nodes x resources.ranks_per_node is {config.world_size} ranks, which is not in the list"),
         (beat.suspect_after < 2 * beat.interval, "heartbeat.suspect_after",
          f"must be at least twice heartbeat.interval ({format_duration(beat.interval)})"),
         (beat.deadman_after <= beat.suspect_after, "heartbeat.deadman_after",
          f"must be more than heartbeat.suspect_after ({format_duration(beat.suspect_after)})"),
+        (beat.takeover_after < 4 * beat.interval, "heartbeat.takeover_after",
+         f"must be at least four times heartbeat.interval ({format_duration(beat.interval)})"),
         (time_s is not None and saved.grace >= time_s, "checkpoint.grace",
          f"must be less than resources.time ({format_slurm_time(time_s or 0)})"),
         (copy_to_host, "checkpoint.drain_to",

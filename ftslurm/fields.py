@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from ftslurm.core.health import METRICS
 from ftslurm.quantities import (
     DURATION_PATTERN,
     RATE_PATTERN,
@@ -64,19 +66,20 @@ def _one_word_or_more(text: str) -> str:
     return text
 
 
-def _list_to_tuple(value: object) -> object:
+def list_to_tuple(value: object) -> object:
+    """A list as the tuple that a frozen model holds; anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(_as_written), AfterValidator(without_control_characters)]
 Line: TypeAlias = Annotated[Text, AfterValidator(_one_word_or_more)]
-Texts: TypeAlias = Annotated[tuple[Text, ...], BeforeValidator(_list_to_tuple)]
-Lines: TypeAlias = Annotated[tuple[Line, ...], BeforeValidator(_list_to_tuple)]
+Texts: TypeAlias = Annotated[tuple[Text, ...], BeforeValidator(list_to_tuple)]
+Lines: TypeAlias = Annotated[tuple[Line, ...], BeforeValidator(list_to_tuple)]
 
 
 def _command(value: object) -> object:
     if not isinstance(value, str):
-        return _list_to_tuple(value)
+        return list_to_tuple(value)
     try:
         words = shlex.split(value)
     except ValueError:
@@ -271,17 +274,18 @@ CountOrNone: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 
 # --- choices ----------------------------------------------------------------------------------------------------------
 
-PlanKind: TypeAlias = Literal["shrink", "requeue"]
+PLAN_KINDS = ("spare", "shrink", "requeue")
+PlanKind: TypeAlias = Literal["spare", "shrink", "requeue"]
 
 
 def _order_of_plans(value: object) -> object:
     if value == "auto":
         return ()
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError("expected auto or a list of shrink and requeue")
-    unknown = [item for item in value if item not in ("shrink", "requeue")]
+        raise ValueError("expected auto or a list of spare, shrink and requeue")
+    unknown = [item for item in value if item not in PLAN_KINDS]
     if unknown:
-        raise ValueError(f"expected shrink or requeue, got {shown(unknown[0])}")
+        raise ValueError(f"expected spare, shrink or requeue, got {shown(unknown[0])}")
     if len(set(value)) != len(value):
         raise ValueError("each plan at most once")
     return tuple(value)
@@ -295,11 +299,22 @@ PlanOrder: TypeAlias = Annotated[
         {
             "anyOf": [
                 {"const": "auto"},
-                {"type": "array", "items": {"enum": ["shrink", "requeue"]}, "minItems": 1, "uniqueItems": True},
+                {"type": "array", "items": {"enum": list(PLAN_KINDS)}, "minItems": 1, "uniqueItems": True},
             ]
         }
     ),
 ]
+
+
+def _world_sizes(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of numbers of ranks, as in [8, 16, 32]")  # noqa: TRY004 - as above
+    if any(not isinstance(item, int) or isinstance(item, bool) or item < 1 for item in value):
+        raise ValueError("expected numbers of ranks, each at least 1")
+    return tuple(sorted(set(value)))
+
+
+WorldSizes: TypeAlias = Annotated[tuple[int, ...], BeforeValidator(_world_sizes)]
 
 SIGNALS = ("TERM", "USR1", "USR2", "INT", "HUP")
 
@@ -314,3 +329,45 @@ def _save_on(text: str) -> str:
 
 
 SaveOn: TypeAlias = Annotated[Line, AfterValidator(_save_on)]
+
+
+def _hang_after(value: object) -> float | str:
+    if value in ("auto", "none"):
+        return str(value)
+    seconds = _text_of_duration(value)
+    if not 1.0 <= seconds <= 7 * 86400:
+        raise ValueError("must be auto, none, or between 1s and 7d")
+    return seconds
+
+
+HangAfter: TypeAlias = Annotated[
+    float | Literal["auto", "none"],
+    BeforeValidator(_hang_after),
+    PlainSerializer(lambda value: value if isinstance(value, str) else format_duration(value), return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^(auto|none)$|{DURATION_PATTERN}"}),
+]
+
+
+def _log_pattern(text: str) -> str:
+    try:
+        groups = re.compile(text).groupindex
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if "step" not in groups:
+        raise ValueError(r"must have a group named step, as in step (?P<step>\d+)")
+    return text
+
+
+LogPattern: TypeAlias = Annotated[Line, AfterValidator(_log_pattern)]
+
+
+def _metric(name: str) -> str:
+    names = METRICS.keys() - {"gpu_xid"}  # XIDs have rules of their own: core.xids
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else "docs/health.md lists all"
+        raise ValueError(f"no such metric; {hint}")
+    return name
+
+
+Metric: TypeAlias = Annotated[Word, AfterValidator(_metric)]

@@ -33,6 +33,7 @@ from ftslurm.errors import DataDamaged, StorageError, TryAgain
 from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, RunPaths
 
 KEPT_LEASES = 3
+UNDER_WAY_S = 20.0
 RETRY_S = 1.0
 
 
@@ -261,6 +262,7 @@ class Holder:
     host: str
     pid: int
     t: float
+    takeover: bool = False
 
 
 def holder(paths: RunPaths) -> Holder | None:
@@ -300,6 +302,7 @@ def _holder(number: int, record: Mapping[str, Any]) -> Holder:
         host=str(record["host"]),
         pid=int(record["pid"]),
         t=float(record["t"]),
+        takeover=bool(record.get("takeover", False)),
     )
 
 
@@ -324,8 +327,10 @@ class Lease:
         """The name that was taken last."""
         return self._number
 
-    def claim(self) -> int:
+    def claim(self, expected: int | None = None) -> int:
         """Take the next number and return the epoch, which nobody has had before.
+
+        With `expected`, only from the holder of this epoch, and only if nobody else is just taking it.
 
         Raises:
             TryAgain: somebody else took it in the same moment.
@@ -335,6 +340,7 @@ class Lease:
             self._paths.lease.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
             last = holder(self._paths)
             number = max(_lease_numbers(self._paths), default=-1) + 1
+            self._check_expected(expected, last, number)
             # Each name without a record may be a claim that got this far: its epoch is taken.
             epoch = (last.epoch if last else 0) + number - (last.number if last else -1)
             self._record["epoch"] = epoch
@@ -344,6 +350,19 @@ class Lease:
             raise StorageError(f"cannot take the lease in {self._paths.lease}: {error.strerror}") from error
         self._first = self._number
         return epoch
+
+    def _check_expected(self, expected: int | None, last: Holder | None, number: int) -> None:
+        """A name without a record is a claim that is under way, unless it has been so for long."""
+        if expected is not None and (last is None or last.epoch != expected):
+            raise TryAgain(f"the lease in {self._paths.lease} is not of epoch {expected} any more: {last}")
+        newest = self._paths.lease / str(number - 1)
+        if (
+            expected is not None
+            and last
+            and number - 1 > last.number
+            and time.time() - newest.stat().st_mtime < UNDER_WAY_S
+        ):
+            raise TryAgain(f"the lease {newest} is just being taken")
 
     def renew(self) -> None:
         """Take the next number.

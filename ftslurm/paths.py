@@ -6,7 +6,7 @@ A run has one folder on shared storage (`RunPaths`) and, on every node, one fold
 Layout of the run's folder::
 
     <run_root>/<run_id>/
-      config.yaml  config.resolved.json  job.sbatch
+      config.yaml  config.resolved.json  site.json  job.sbatch
       journal.<epoch>.jsonl
       lease/<n>
       key
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+LEDGER = "FTSLURM_LEDGER"
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 
@@ -36,6 +37,12 @@ def default_run_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where runs are kept unless the configuration says otherwise: FTSLURM_RUN_ROOT, or <home>/runs."""
     chosen = environ.get("FTSLURM_RUN_ROOT")
     return Path(chosen) if chosen else home(environ) / "runs"
+
+
+def site_profiles(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of site profiles, one for each cluster, among the user's configuration files."""
+    chosen = environ.get("XDG_CONFIG_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".config") / "ftslurm" / "sites"
 
 
 def templates() -> Path:
@@ -63,11 +70,19 @@ class RunPaths:
         return self.root / "config.resolved.json"
 
     @property
+    def site(self) -> Path:
+        return self.root / "site.json"
+
+    @property
     def script(self) -> Path:
         return self.root / "job.sbatch"
 
     def journal(self, epoch: int) -> Path:
         return self.root / f"journal.{epoch}.jsonl"
+
+    def settled(self, epoch: int) -> Path:
+        """What a supervisor that had taken over leaves when nothing of the run is left on the nodes."""
+        return self.root / f"settled.{epoch}"
 
     @property
     def lease(self) -> Path:
@@ -83,6 +98,9 @@ class RunPaths:
 
     def attempt_logs(self, attempt: int) -> Path:
         return self.logs / str(attempt)
+
+    def autopsy(self, attempt: int, node: str) -> Path:
+        return self.attempt_logs(attempt) / "autopsy" / f"{node}.json"
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.attempt_logs(attempt) / rank_log_name(rank)
@@ -122,8 +140,19 @@ class LocalPaths:
     def spool(self, attempt: int) -> Path:
         return self.root / "logs" / str(attempt)
 
+    def progress(self, attempt: int) -> Path:
+        return self.spool(attempt) / "progress"
+
+    def flight(self, attempt: int) -> Path:
+        return self.spool(attempt) / "flight"
+
     def journal_tail(self, node: str) -> Path:
         return self.root / f"journal-tail-{node}.jsonl"
+
+
+def ledger_of(run_root: Path, configured: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the node ledger's folder: the configuration's, FTSLURM_LEDGER's, or the one beside the runs."""
+    return Path(configured or environ.get(LEDGER) or run_root / "ledger")
 
 
 def rank_log_name(rank: int) -> str:
@@ -134,3 +163,8 @@ def rank_log_name(rank: int) -> str:
 def by_job(run_root: Path, job_id: str) -> Path:
     """Return the link that leads from a job to its run."""
     return run_root / "by-job" / job_id
+
+
+def probe_file(folder: Path, run_id: str, node: str) -> Path:
+    """Return the small file that an agent writes, to learn whether it can, and deletes."""
+    return folder / f".ftslurm-probe-{run_id}-{node}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,15 +43,15 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
     Raises:
         UsageError: an option is not of the form --name or --name=value.
     """
-    resources = config.resources
+    resources, spares = config.resources, config.recovery.spares
     flags = ("--resumed",) if resumed else ()
     return JobRequest(
         name=config.name,
         run_dir=str(paths.root),
         argv=(sys.executable, "-I", "-m", "ftslurm", "run", "--run-dir", str(paths.root), *flags),
-        min_nodes=resources.nodes[0],
-        max_nodes=resources.nodes[1],
-        ntasks=config.world_size if resources.nodes[0] == resources.nodes[1] else None,
+        min_nodes=resources.nodes[0] + spares,
+        max_nodes=resources.nodes[1] + spares,
+        ntasks=_tasks(config),
         ranks_per_node=resources.ranks_per_node,
         cpus_per_rank=resources.cpus_per_rank,
         gpus_per_node=resources.gpus_per_node or None,
@@ -61,8 +62,20 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
         requeue=config.recovery.continue_ != "none",
         comment=json.dumps({"ftslurm": paths.run_id}, separators=(",", ":")),
         options=_options(config, options),
-        exports={"FTSLURM_HOME": str(names.home().absolute())},
+        exports={"FTSLURM_HOME": str(names.home().absolute()), **_ledger_of_group()},
     )
+
+
+def _tasks(config: Config) -> int | None:
+    """Return the tasks of the whole allocation, spares included; a range of nodes has no number of tasks."""
+    low, high = config.resources.nodes
+    return (high + config.recovery.spares) * config.resources.ranks_per_node if low == high else None
+
+
+def _ledger_of_group() -> dict[str, str]:
+    """Return the choice of a ledger by the environment, which the job does not inherit."""
+    chosen = os.environ.get(names.LEDGER)
+    return {names.LEDGER: str(Path(chosen).absolute())} if chosen else {}
 
 
 def _options(config: Config, words: Sequence[str]) -> tuple[tuple[str, OptionValue], ...]:

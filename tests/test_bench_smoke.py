@@ -76,6 +76,50 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert "drain by verified copy" in page
 
 
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_detection(lab_name: str, tmp_path: Path) -> None:
+    """A killed rank and a cut node are found, named rightly, and no other node is excluded."""
+    value, page = bench("detection", "--classes", "kill,cut", "--lab", lab_name, "--out", tmp_path)
+    assert [each["class"] for each in value["samples"]] == ["kill", "cut"]
+    assert all(each["detected"] and each["right_class"] for each in value["samples"])
+    assert all(0 < each["verdict_s"] < each["new_step_s"] for each in value["samples"])
+    assert value["wrongly_excluded"] == []
+    assert "| node cut | default | 1 | 1 | 1 |" in page
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_soak(lab_name: str, tmp_path: Path) -> None:
+    """Each disturbance passes over a healthy run, which neither loses a rank or a node nor changes hands."""
+    value, page = bench("soak", "--lab", lab_name, "--out", tmp_path)
+    assert len(value["spells"]) == 5
+    assert not any(each[key] for each in value["spells"] for key in ("excluded", "killed", "takeovers"))
+    assert "| supervisor stopped for 20 s | 1 |" in page
+
+
+def test_scale(tmp_path: Path) -> None:
+    """All agents are connected, their beats are counted, and a node that falls silent is condemned."""
+    value, page = bench("scale", "--out", tmp_path)
+    (one,), (floor,) = value["supervisor"], value["floor"]
+    assert one["nodes"] == floor["nodes"] == 16
+    assert one["beats_s"] > 0
+    assert floor["beats_s"] > 0
+    (loss,) = one["silent"]
+    assert 0 < loss["suspected"] <= loss["verdict"]
+    assert value["codec"]["hmac_us"] > 0
+    assert "floor: bare echo" in page
+
+
+def test_diagnosis(tmp_path: Path) -> None:
+    """Every incident of the corpus is in the matrix; worse evidence is scored beside the whole."""
+    value, page = bench("diagnosis", "--out", tmp_path)
+    assert sum(value["matrix"].values()) == value["incidents"] >= 60
+    assert value["right"] / value["incidents"] >= 0.9
+    assert len(value["worse"]) == 3
+    assert "## Confusion matrix" in page
+
+
 def test_results_name_no_machine() -> None:
     """Published results hold no host name and no path of the machine that they were measured on."""
     for path in sorted((ROOT / "docs" / "benchmarks").glob("*.*")):

@@ -30,13 +30,28 @@ DEFAULTS = {
     },
     "launch": {"launcher": "srun", "mpi": "pmix", "modules": [], "setup": [], "env": {}, "srun": []},
     "network": {"interface": "auto", "ports": "20000-29999"},
-    "heartbeat": {"interval": "500ms", "suspect_after": "3s", "deadman_after": "10s"},
-    "progress": {"startup": "30m"},
+    "heartbeat": {
+        "profile": "default",
+        "interval": "500ms",
+        "suspect_after": "3s",
+        "fabric": "auto",
+        "false_suspicions": "30d",
+        "deadman_after": "10s",
+        "takeover_after": "6s",
+        "no_quorum_after": "5m",
+    },
+    "progress": {"startup": "30m", "hang_after": "auto", "log_pattern": None, "files": [], "on_nan": "say"},
     "recovery": {
         "prefer": "auto",
         "min_nodes": 1,
         "world_multiple_of": 1,
+        "spares": 0,
+        "world_sizes": [],
+        "efficiency": 1.0,
+        "placement": "round_robin",
+        "ledger": None,
         "continue": "auto",
+        "on_finish_after_takeover": "requeue",
         "max_attempts": 20,
         "no_progress_limit": 3,
     },
@@ -55,6 +70,9 @@ DEFAULTS = {
         "resume_args": [],
         "grace": "1m",
     },
+    "probes": {"interval": "30s", "gpus": "auto", "compute_test": "auto"},
+    "rules": [],
+    "hooks": {"health": []},
 }
 
 FULL = """\
@@ -243,3 +261,11 @@ def test_the_world_size_is_of_the_full_allocation():
     """A range of nodes counts with its larger number."""
     config = Config.model_validate({"name": "x", "command": ["x"], "resources": {"nodes": "2-4", "ranks_per_node": 8}})
     assert config.world_size == 32
+
+
+def test_the_fast_profile_fills_what_is_not_given():
+    """`profile: fast` means beats of 200 ms and suspicion after 1 s; what the user gives stays."""
+    fast = parse(SMALL + "heartbeat: {profile: fast}\n", "f").heartbeat
+    assert (fast.interval, fast.suspect_after) == (0.2, 1.0)
+    mixed = parse(SMALL + "heartbeat: {profile: fast, suspect_after: 2s}\n", "f").heartbeat
+    assert (mixed.interval, mixed.suspect_after) == (0.2, 2.0)

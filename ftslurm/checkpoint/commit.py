@@ -19,7 +19,7 @@ from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from threading import Event
 
@@ -43,7 +43,14 @@ def prepare_store(root: Path, run_id: str, now: float) -> None:
         raise StorageError(f"cannot create the checkpoint store {root}: {error.strerror}") from error
 
 
-def commit_durable(root: Path, commit: Commit, *, patience_s: float = 70.0, stop: Event | None = None) -> str:
+def commit_durable(
+    root: Path,
+    commit: Commit,
+    *,
+    patience_s: float = 70.0,
+    stop: Event | None = None,
+    may_write: Callable[[], bool] = lambda: True,
+) -> str:
     """Write COMMIT.json, last, after checking all that it stands for; returns the digest that names the checkpoint.
 
     Files that other hosts have just written may stay unseen for as long as a folder's attributes are cached (60 s by
@@ -53,7 +60,7 @@ def commit_durable(root: Path, commit: Commit, *, patience_s: float = 70.0, stop
     Raises:
         DataDamaged: a manifest or file is not what was reported; or another commit of this name exists.
         StorageError: writing failed, or something is still missing after `patience_s`.
-        TryAgain: `stop` was set.
+        TryAgain: `stop` was set, or `may_write`, asked last of all, says no: the run may belong to another supervisor.
     """
     folder = StorePaths(root).generation(commit.generation)
     data, digest = seal(commit)
@@ -63,6 +70,8 @@ def commit_durable(root: Path, commit: Commit, *, patience_s: float = 70.0, stop
             _all_there(root, commit, patience_s, stop)
             for place in (folder.data, folder.manifests, folder.root):
                 disk.fsync_folder(place)
+            if not may_write():
+                raise TryAgain(f"{commit.generation} is not committed: this supervisor may not act now")
             disk.write_small(folder.commit, data)
         for place in (folder.root, folder.root.parent):
             disk.fsync_folder(place)

@@ -23,6 +23,7 @@ Examples:
 How to read it:
   INCIDENT  from the first sign of a failure (a node's last beat, a rank's end) to the release of the next ranks
   verdict   what was concluded; witnesses are those who were asked about the node, with their words
+  evidence  the facts, who said them and when: + counted, ~ follows from the cause, - spoke for another one
   otherwise what would have led to another verdict, found by asking the same rules again with that one thing changed
   plan      what was done; below it the other plans, and why each of them was not taken
   took      its parts: detect (silence), decide, stop (nothing of the old attempt is left), launch, restore

@@ -29,7 +29,8 @@ Examples:
   ftslurm resume gpt-small-20260301-1a2b3c -- --qos=high
   job=$(ftslurm resume 101 --parsable)
 \b
-What is left out: nodes that the run has given up stay excluded. A run that is still alive is never joined.
+What is left out: nodes that the run has given up stay excluded, and the lemons of the node ledger (`ftslurm nodes`).
+A run that is still alive is never joined.
 \b
 Exit codes:
   0 submitted (with --wait: the run's own code); 2 no such run, wrong values, or it has finished (see --again);
@@ -47,6 +48,8 @@ class Wishes:
     again: bool
     from_start: bool
     force: bool
+    exclude: str = ""
+    use_ledger: bool = True
 
 
 @click.command(epilog=EXAMPLES)
@@ -54,6 +57,8 @@ class Wishes:
 @click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
 @click.option("-N", "--nodes", type=click.IntRange(min=1), help="Nodes; left out: as configured.")
 @click.option("-t", "--time", "time_limit", metavar="TIME", help="Time limit; left out: as configured.")
+@click.option("-x", "--exclude", default="", metavar="NODES", help="Further nodes to leave out, as in n[3,7].")
+@click.option("--no-ledger", is_flag=True, help="Leave no node out for the node ledger's sake.")
 @click.option("--again", is_flag=True, help="Also a run that has finished with success.")
 @click.option("--from-start", is_flag=True, help="Where there is no checkpoint: begin anew instead of refusing.")
 @click.option("--force", is_flag=True, help="Also where nobody knows whether its job still exists. Be sure first.")
@@ -67,6 +72,8 @@ def resume(
     *,
     nodes: int | None,
     time_limit: str | None,
+    exclude: str,
+    no_ledger: bool,
     again: bool,
     from_start: bool,
     force: bool,
@@ -79,17 +86,14 @@ def resume(
     from ftslurm import runs
     from ftslurm.slurm.client import SlurmClient
 
-    wishes = Wishes(nodes=nodes, time=time_limit, again=again, from_start=from_start, force=force)
+    allowed = {"again": again, "from_start": from_start, "force": force, "use_ledger": not no_ledger}
+    wishes = Wishes(nodes=nodes, time=time_limit, exclude=exclude, **allowed)
     paths, client = runs.find_run(run), SlurmClient()
     plan = prepare(paths, client, wishes, sbatch_options)
     for line in plan.notes:
         click.echo(f"ftslurm: {line}", err=True)
     if dry_run:
-        from ftslurm import submission
-        from ftslurm.slurm.script import render
-
-        click.echo(render(plan.request), nl=False)
-        click.echo(f"# submitted with: sbatch {' '.join(submission.command_line(plan.request))} SCRIPT", err=True)
+        plan.show()
         return 0
     job_id = _submit(client, paths, plan.request)
     if as_json:
@@ -112,6 +116,14 @@ class Plan:
     start: tuple[str, int] | None
     notes: tuple[str, ...]
 
+    def show(self) -> None:
+        """Print the script, and on stderr what stands on sbatch's command line."""
+        from ftslurm import submission
+        from ftslurm.slurm.script import render
+
+        click.echo(render(self.request), nl=False)
+        click.echo(f"# submitted with: sbatch {' '.join(submission.command_line(self.request))} SCRIPT", err=True)
+
     def plain(self, paths: RunPaths) -> dict[str, object]:
         """For JSON."""
         return {
@@ -131,11 +143,11 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         UsageError: it has finished, or the wishes do not fit it.
         DataDamaged: no checkpoint of it is intact.
     """
-    from ftslurm import journal, submission
+    from ftslurm import journal, siteprofile, submission
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
 
-    config = load(paths.config)
+    config = siteprofile.of_run(load(paths.config), paths)
     summary = summarise(journal.read(paths))
     _refuse_if_held(paths, client, summary, force=wishes.force)
     _refuse_if_finished(paths, summary, again=wishes.again)
@@ -145,6 +157,8 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     exclude = _still_known(client, summary.excluded)
     if exclude:
         notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
+    exclude, more = _left_out(client, paths, changed, exclude, wishes)
+    notes += more
     if not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
     return Plan(request=replace(request, exclude=exclude), summary=summary, start=start, notes=tuple(notes))
@@ -260,6 +274,22 @@ def _changed(config: Config, wishes: Wishes) -> Config:
         except ValueError as error:
             raise UsageError(f"--time: {error}") from error
     return config.model_copy(update={"resources": resources.model_copy(update=change)})
+
+
+def _left_out(
+    client: SlurmClient, paths: RunPaths, config: Config, given_up: tuple[str, ...], wishes: Wishes
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All nodes that the job is not given, and what to say about those that are excluded by the node ledger."""
+    from ftslurm import exclusion
+    from ftslurm.paths import ledger_of
+
+    given = tuple(dict.fromkeys((*given_up, *exclusion.names(wishes.exclude))))
+    if not wishes.use_ledger:
+        return given, ()
+    nodes = config.resources.nodes[1] + config.recovery.spares
+    wanted = exclusion.Wanted(nodes=nodes, partition=config.resources.partition, given=given)
+    found = exclusion.by_ledger(client, ledger_of(paths.root.parent, config.recovery.ledger), wanted)
+    return found.nodes, found.notes
 
 
 def _still_known(client: SlurmClient, excluded: tuple[str, ...]) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ Examples:
 Columns:
   STEP      training step of the newest whole checkpoint, CKPT_AGE how long ago it was written
   PHASE     what the run's journal says; `lost` and `ended?` where its job is gone and it has not ended by its own word
+  HEALTH    nodes that are not healthy (docs/health.md); also behind the nodelist, and in the JSON with every reason
   -         not known; the JSON has null there
 \b
 Exit codes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from ftslurm.config import Config
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
     from ftslurm.slurm.records import JobInfo
@@ -22,6 +24,7 @@ Examples:
   ftslurm submit train.yaml --dry-run                 # print the script, submit nothing
   ftslurm submit train.yaml --test-only               # ask Slurm when it would start
   ftslurm submit train.yaml -- --qos=high --reservation=ft
+  ftslurm submit train.yaml --exclude='n[3,7]'        # besides the lemons of the node ledger (`ftslurm nodes`)
   job=$(ftslurm submit train.yaml --parsable)
   ftslurm submit train.yaml --wait && echo trained
 """
@@ -30,6 +33,8 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("-x", "--exclude", default="", metavar="NODES", help="Nodes to leave out, as in n[3,7].")
+@click.option("--no-ledger", is_flag=True, help="Leave no node out for the node ledger's sake.")
 @click.option("--dry-run", is_flag=True, help="Print the batch script and submit nothing.")
 @click.option("--test-only", is_flag=True, help="Ask Slurm whether and when the job would start.")
 @click.option("--wait", is_flag=True, help="Return when the run has ended, with its exit code.")
@@ -40,6 +45,8 @@ def submit(
     file: Path,
     sbatch_options: tuple[str, ...],
     *,
+    exclude: str,
+    no_ledger: bool,
     dry_run: bool,
     test_only: bool,
     wait: bool,
@@ -48,7 +55,7 @@ def submit(
     run_root: Path | None,
 ) -> int:
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
-    from ftslurm import submission
+    from ftslurm import siteprofile, submission
     from ftslurm.config import load
     from ftslurm.slurm.client import SlurmClient
     from ftslurm.slurm.script import render
@@ -56,17 +63,40 @@ def submit(
     config = load(file)
     root = submission.run_root_of(config, run_root)
     client = SlurmClient()
+    taken = siteprofile.for_submission(config, client)
+    config = siteprofile.tuned(config, taken.values)
+    if not (parsable or as_json):
+        click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
+    out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     if dry_run or test_only:
-        request = submission.preview(config, root, sbatch_options)
+        request = replace(submission.preview(config, root, sbatch_options), exclude=out)
         if dry_run:
             _print_dry_run(render(request), submission.command_line(request))
             return 0
         click.echo(client.test_only(render(request), submission.command_line(request)).text)
         return 0
     paths = submission.prepare(config, file, root)
-    job_id = _submit(client, paths, submission.request_of(config, paths, sbatch_options))
+    siteprofile.keep(paths, taken)
+    request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
+    job_id = _submit(client, paths, request)
     _report(job_id, paths, parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
+
+
+def _left_out(client: SlurmClient, config: Config, root: Path, exclude: str, *, use_ledger: bool) -> tuple[str, ...]:
+    """The nodes that the job is not given; what the node ledger excludes is said on stderr."""
+    from ftslurm import exclusion
+    from ftslurm.paths import ledger_of
+
+    given = exclusion.names(exclude)
+    if not use_ledger:
+        return given
+    nodes = config.resources.nodes[1] + config.recovery.spares
+    wanted = exclusion.Wanted(nodes=nodes, partition=config.resources.partition, given=given)
+    found = exclusion.by_ledger(client, ledger_of(root, config.recovery.ledger), wanted)
+    for note in found.notes:
+        click.echo(f"ftslurm: {note}", err=True)
+    return found.nodes
 
 
 def _print_dry_run(script: str, options: list[str]) -> None:

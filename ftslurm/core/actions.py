@@ -84,6 +84,15 @@ class AskToSave(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeAutopsy(Action):
+    """Write down what every rank of the attempt is doing. The answer comes as AutopsyTaken."""
+
+    attempt: int
+    nodes: tuple[str, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommitLocal(Action):
     """Replicate the LOCAL record of a generation to all agents."""
 

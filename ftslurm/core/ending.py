@@ -133,8 +133,8 @@ def conclude(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         if run.requeue_asked:
             return run, ()
         ask = Requeue(
-            num_nodes=run.wanted,
-            num_tasks=run.wanted * policy.ranks_per_node,
+            num_nodes=run.wanted + policy.spares,
+            num_tasks=(run.wanted + policy.spares) * policy.ranks_per_node,
             exclude=tuple(sorted(run.condemned)),
             reason=run.reason,
         )
@@ -150,7 +150,7 @@ def on_requeue_answered(run: Run, event: RequeueAnswered) -> tuple[Run, tuple[Ac
         return _end(replace(run, reason=f"Slurm refused the requeue: {event.detail}"), Phase.FAILED, TEMPORARY)
     said = Say(text=f"the job goes back to the queue: {event.detail}", slug="requeued")
     condemned = {node: found for node, found in run.condemned.items() if node not in event.forgiven}
-    return replace(enter(run, Phase.REQUEUED), condemned=condemned), (said,)
+    return replace(enter(run, Phase.REQUEUED), condemned=condemned, requeued_at=event.at), (said,)
 
 
 def _end(run: Run, phase: Phase, code: int) -> tuple[Run, tuple[Action, ...]]:

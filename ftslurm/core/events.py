@@ -52,6 +52,7 @@ class Witness(StrEnum):
     SSH = "ssh"
     SRUN = "srun"
     SLURM = "slurm"
+    RING = "ring"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class AllocationGranted(Event):
     """A supervisor has started inside an allocation: the first event of every epoch.
 
     `nodes` is in Slurm's order. `resumed` is true where the user asked for a new job to continue an ended run.
+    `takeover` says why the supervisor on `host` took over from one that was lost; empty: it did not.
     """
 
     job_id: str
@@ -100,6 +102,8 @@ class AllocationGranted(Event):
     same_incarnation: bool = False
     end_time: float | None = None
     wanted_nodes: int = 0
+    host: str = ""
+    takeover: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,21 +118,27 @@ class AgentUp(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLost(Event):
-    """The connection of an agent was closed by its side: the process died, not necessarily the node."""
+    """The connection of an agent is over: its process died, not necessarily the node. `patience`: see NodeSuspected."""
 
     node: str
     reason: str
+    patience: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSuspected(Event):
-    """Nothing was heard of a node for too long."""
+    """Nothing was heard of a node for too long.
+
+    `peers_silent` of the `peers` other nodes that are watched are silent as well. `patience` says how many times the
+    configured silence was waited for because beats came unevenly.
+    """
 
     node: str
     silent_s: float
     phi: float
     peers_silent: int = 0
     peers: int = 0
+    patience: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

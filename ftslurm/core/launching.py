@@ -12,10 +12,12 @@ from dataclasses import replace
 from ftslurm.core.actions import Action, LaunchAttempt, Quarantine, ReleaseRanks, Restore, Say
 from ftslurm.core.ending import FAILED, REQUEUE, leave
 from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
+from ftslurm.core.health import fit_nodes
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
-from ftslurm.core.placement import usable
+from ftslurm.core.placement import arranged, best_first, usable
 from ftslurm.core.recovery import Policy
 from ftslurm.core.saving import drain_now, set_timer
+from ftslurm.core.situation import released
 from ftslurm.core.state import Attempt, Run, Saved, SavedState
 
 MUSTER = "muster"
@@ -29,18 +31,20 @@ KEPT_PORTS = 16
 
 def first(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Start the first attempt of an incarnation when every node has an agent, or has been given up."""
-    waiting = [node for node in run.nodes if node not in run.agents and node not in run.condemned]
-    if run.attempt is not None or waiting or not run.scanned:
+    few = len(run.agents) + len(run.condemned) < len(run.nodes)  # asked for every agent: cheap for thousands
+    if run.attempt is not None or few or not set(run.nodes) <= run.agents | set(run.condemned) or not run.scanned:
         return run, ()
     return first_with_what_is_there(run, policy)
 
 
 def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Start the first attempt on the nodes that are usable now."""
-    nodes = run.usable[: run.wanted]
-    count = usable(nodes, policy.ranks_per_node, policy.world_multiple_of)
+    places, strategy = run.survey.places, policy.placement
+    ready = fit_nodes(run, policy)
+    nodes = best_first(ready, strategy, places)[: run.wanted]
+    count = usable(nodes, policy.ranks_per_node, policy.world_multiple_of, policy.world_sizes)
     if count >= max(policy.min_nodes, 1):
-        return launch(run, nodes[:count], policy)
+        return launch(run, arranged(ready, nodes[:count], strategy, places), policy)
     reason = f"{count} of {len(run.nodes)} nodes are usable, min_nodes is {policy.min_nodes}"
     again = policy.continue_by == "requeue" and run.requeues < policy.max_requeues
     return leave(run, REQUEUE if again else FAILED, policy, code=1, reason=reason)
@@ -49,8 +53,9 @@ def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Actio
 def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Start the next attempt on these nodes from the newest checkpoint that can be had."""
     number = run.next_attempt
-    attempt = Attempt(number=number, nodes=nodes, world_size=len(nodes) * policy.ranks_per_node)
-    run = replace(run, attempt=attempt, next_attempt=number + 1, incident=(), blame=None)
+    world_size = len(nodes) * policy.ranks_per_node
+    attempt = Attempt(number=number, nodes=nodes, world_size=world_size, launched_mono=run.now)
+    run = replace(run, attempt=attempt, next_attempt=number + 1, incident=(), blame=None, evidence=())
     saved = run.restorable()
     if saved is None and any(each.state is SavedState.DAMAGED for each in run.saved):
         return _no_good_checkpoint(run, policy)
@@ -187,6 +192,8 @@ def release(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     ready = not attempt.generation or set(attempt.nodes) <= set(attempt.restored)
     if not attempt.mustered or not ready or attempt.released or attempt.fencing:
         return run, ()
+    run = released(run)
+    attempt = run.current
     ports = (*run.used_ports, attempt.master_port)[-KEPT_PORTS:]
     kept = {name: token for name, token in run.timers.items() if name not in (MUSTER, RESTORE)}
     run = replace(run, attempt=replace(attempt, released=True), used_ports=ports, timers=kept, launch_failures=0)

@@ -1,8 +1,8 @@
 """What to do after a failure: list the plans, price each, take the cheapest that is feasible, keep the losers' reasons.
 
-A price is in expected lost node-seconds. Shrinking loses the given-up nodes for the rest of the horizon and one
-restart of the others; a requeue loses every node for Slurm's delay and for the wait in the queue. Nobody knows that
-wait, so it is taken to be as long as the horizon: a requeue is the plan of last resort unless the user prefers it.
+The plans: start again on the same nodes (relaunch), bring the world to its full size with idle nodes of the allocation
+(spare), go on smaller (shrink), ask Slurm for other nodes (requeue), give up (abort). Prices are those of
+`core.pricing`. A user's order of preference beats them, except that nobody has to name the two plans that cost no node.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ftslurm.core.diagnosis import Cause, Diagnosis
-from ftslurm.core.placement import usable
-
-HORIZON_S = 4 * 3600.0
-REQUEUE_DELAY_S = 129.0
-"""Slurm's own delay before a requeued job may start again: cred_expire + 1 s, and what the scheduler adds."""
-RESTART_S = 5.0
+from ftslurm.core import pricing
+from ftslurm.core.diagnosis import NODE_CAUSES, Cause, Diagnosis
+from ftslurm.core.placement import NOWHERE, Places, Strategy, arranged, best_first, usable
+from ftslurm.core.pricing import FREE, HORIZON_S, RESTART_S, Price, Rates
 
 
 class Kind(StrEnum):
     """What a plan does."""
 
     RELAUNCH = "relaunch"
+    SPARE = "spare"
     SHRINK = "shrink"
     REQUEUE = "requeue"
     ABORT = "abort"
@@ -41,11 +39,19 @@ class Policy:
         first_union_wait_s: the same for the first one, before it is known which nodes hold parts. Too low: a node
             that is lost in the first save leaves half a checkpoint that looks whole.
         can_ask_to_save: there is a way to ask the program for a save.
+        on_nan: what follows a loss that is no number: "say", or "rollback" to the checkpoint before it.
+        spares: nodes that are asked for beyond those that are used.
+        world_sizes: the only numbers of ranks that the program can run with; empty: any.
+        efficiency: the work of a node in a smaller world, as a share of that in the full one.
     """
 
     ranks_per_node: int = 1
     min_nodes: int = 1
     world_multiple_of: int = 1
+    world_sizes: tuple[int, ...] = ()
+    spares: int = 0
+    placement: Strategy = Strategy.ROUND_ROBIN
+    efficiency: float = 1.0
     prefer: tuple[str, ...] = ()
     continue_by: str = "requeue"
     max_attempts: int = 20
@@ -63,6 +69,7 @@ class Policy:
     grace_s: float = 60.0
     settle_s: float = 60.0
     reprobe_s: float = 2.0
+    on_nan: str = "say"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,11 @@ class Situation:
         repeated: the same application error as the time before, without progress in between.
         requeues: how many requeues there have been.
         remaining_s: seconds until the time limit, where known.
+        places: what is known of where the nodes are and how loaded.
+        restart_s: what a restart costs, as measured in this run.
+        redo_s: how long the attempt has trained since its newest checkpoint.
+        interval_s: the time between two checkpoints, 0 where not known.
+        queue_wait_s: how long a requeued job would wait, where that is known.
     """
 
     nodes: tuple[str, ...]
@@ -92,15 +104,21 @@ class Situation:
     repeated: bool = False
     requeues: int = 0
     remaining_s: float | None = None
+    places: Places = NOWHERE
+    restart_s: float = RESTART_S
+    redo_s: float = 0.0
+    interval_s: float = 0.0
+    queue_wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The choice, its reason, and why each of the others lost."""
+    """The choice, its reason and its price, and why each of the others lost."""
 
     kind: Kind
     nodes: tuple[str, ...]
     reason: str
+    price: str = ""
     cost_node_s: float = 0.0
     rejected: tuple[tuple[Kind, str], ...] = ()
 
@@ -108,9 +126,9 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class _Option:
     kind: Kind
-    nodes: tuple[str, ...]
-    cost: float
-    reason: str
+    nodes: tuple[str, ...] = ()
+    price: Price = FREE
+    reason: str = ""
     refusal: str = ""
 
 
@@ -119,28 +137,51 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     stop = _budget_stop(found, now, policy)
     if stop:
         return Plan(kind=Kind.ABORT, nodes=(), reason=stop)
-    options = (_relaunch(now), _shrink(now, policy), _requeue(now, policy))
+    rates = _rates(now, policy)
+    spare = _spare(now, policy, rates)
+    options = (_relaunch(now, rates), spare, _shrink(now, policy, rates, spare), _requeue(now, policy, rates))
     feasible = [option for option in options if not option.refusal]
-    refused = [(option.kind, option.refusal) for option in options if option.refusal]
+    refused = tuple((option.kind, option.refusal) for option in options if option.refusal)
     if not feasible:
         why = "; ".join(f"{kind}: {text}" for kind, text in refused)
-        return Plan(kind=Kind.ABORT, nodes=(), reason=f"nothing is feasible ({why})", rejected=tuple(refused))
-    chosen = min(feasible, key=lambda option: (_preference(option.kind, policy), option.cost))
-    losers = [
-        (
-            option.kind,
-            f"costs {option.cost:.0f} node-s against {chosen.cost:.0f}" if not policy.prefer else "preferred less",
-        )
-        for option in feasible
-        if option is not chosen
-    ]
+        return Plan(kind=Kind.ABORT, nodes=(), reason=f"nothing is feasible ({why})", rejected=refused)
+    chosen = min(feasible, key=lambda option: (_preference(option.kind, policy), option.price.total))
+    losers = tuple((each.kind, _lost(each, chosen, rates, policy)) for each in feasible if each is not chosen)
     return Plan(
         kind=chosen.kind,
         nodes=chosen.nodes,
         reason=chosen.reason,
-        cost_node_s=chosen.cost,
-        rejected=tuple(refused + losers),
+        price=_price_words(chosen, rates),
+        cost_node_s=chosen.price.total,
+        rejected=refused + losers,
     )
+
+
+def _rates(now: Situation, policy: Policy) -> Rates:
+    """What prices are made of here. A world that was larger than what is wanted counts as wanted."""
+    return Rates(
+        wanted=max(now.wanted, len(now.nodes)),
+        horizon_s=min(now.remaining_s, HORIZON_S) if now.remaining_s is not None else HORIZON_S,
+        restart_s=now.restart_s,
+        redo_node_s=now.redo_s * len(now.nodes),
+        interval_s=now.interval_s,
+        queue_wait_s=now.queue_wait_s,
+        efficiency=policy.efficiency,
+    )
+
+
+def _price_words(option: _Option, rates: Rates) -> str:
+    """What a plan is expected to cost, and of what that consists."""
+    known = f"; {pricing.wait_words(rates)}" if option.kind is Kind.REQUEUE else ""
+    return f"expected to lose {option.price.words()}{known}"
+
+
+def _lost(option: _Option, chosen: _Option, rates: Rates, policy: Policy) -> str:
+    """Why a feasible plan was not taken."""
+    price = f"costs {option.price.total:.0f} node-s against {chosen.price.total:.0f}"
+    if option.kind is Kind.REQUEUE:
+        price += f"; {pricing.wait_words(rates)}"
+    return f"preferred less; {price}" if policy.prefer else price
 
 
 def _budget_stop(found: Diagnosis, now: Situation, policy: Policy) -> str:
@@ -158,47 +199,76 @@ def _budget_stop(found: Diagnosis, now: Situation, policy: Policy) -> str:
 
 
 def _preference(kind: Kind, policy: Policy) -> int:
-    if kind is Kind.RELAUNCH or not policy.prefer:
+    free = kind is Kind.RELAUNCH or (kind is Kind.SPARE and kind not in policy.prefer)
+    if free or not policy.prefer:
         return 0
     return policy.prefer.index(kind) + 1 if kind in policy.prefer else len(policy.prefer) + 1
 
 
-def _relaunch(now: Situation) -> _Option:
+def _relaunch(now: Situation, rates: Rates) -> _Option:
     gone = [node for node in now.nodes if node not in now.live]
     if gone:
-        return _Option(Kind.RELAUNCH, (), 0.0, "", f"{', '.join(gone)} cannot be used")
-    cost = RESTART_S * len(now.nodes)
-    return _Option(Kind.RELAUNCH, now.nodes, cost, f"all {len(now.nodes)} nodes of the attempt are usable")
+        return _Option(Kind.RELAUNCH, refusal=f"{', '.join(gone)} cannot be used")
+    price = pricing.of_going_on(len(now.nodes), rates)
+    return _Option(Kind.RELAUNCH, now.nodes, price, f"all {len(now.nodes)} nodes of the attempt are usable")
 
 
-def _shrink(now: Situation, policy: Policy) -> _Option:
-    if all(node in now.live for node in now.nodes):
-        return _Option(Kind.SHRINK, (), 0.0, "", "no node was lost")
-    count = usable(now.live[: now.wanted], policy.ranks_per_node, policy.world_multiple_of)
-    if count < max(policy.min_nodes, 1):
-        return _Option(Kind.SHRINK, (), 0.0, "", f"{count} usable nodes are fewer than min_nodes {policy.min_nodes}")
+def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
+    """Fill the world up, to its size before or more, with nodes that stand idle."""
+    kept = [node for node in now.nodes if node in now.live]
+    idle = [node for node in now.live if node not in now.nodes]
+    if not idle:
+        return _Option(Kind.SPARE, refusal="no idle node is held")
+    nodes = _chosen(now, policy, kept, idle)
+    added = len(set(nodes) - set(kept))
+    if len(nodes) < max(len(now.nodes), policy.min_nodes, 1) or not added:
+        text = f"{len(kept)} nodes of the attempt and {len(idle)} idle ones make no larger world than is left"
+        return _Option(Kind.SPARE, refusal=text)
     if not now.no_kill and now.lost:
-        why = "the job was not submitted with --no-kill: Slurm ends it when the node goes DOWN"
-        return _Option(Kind.SHRINK, (), 0.0, "", why)
-    horizon = min(now.remaining_s, HORIZON_S) if now.remaining_s is not None else HORIZON_S
-    missing = max(now.wanted, len(now.nodes)) - count
-    cost = missing * horizon + RESTART_S * count
-    reason = f"{count} of {len(now.nodes)} nodes are left, min_nodes is {policy.min_nodes}"
-    return _Option(Kind.SHRINK, now.live[:count], cost, reason)
+        return _Option(Kind.SPARE, refusal=_NO_KILL)
+    reason = f"{added} of {len(idle)} idle nodes of the allocation bring the world to {len(nodes)} nodes"
+    return _Option(Kind.SPARE, nodes, pricing.of_going_on(len(nodes), rates), reason)
 
 
-def _requeue(now: Situation, policy: Policy) -> _Option:
+_NO_KILL = "the job was not submitted with --no-kill: Slurm ends it when the node goes DOWN"
+
+
+def _chosen(now: Situation, policy: Policy, kept: list[str], idle: list[str]) -> tuple[str, ...]:
+    """Return the largest allowed world, survivors first, then idle nodes, each as the strategy ranks them."""
+    ranked = (
+        *best_first(kept, policy.placement, now.places),
+        *best_first(idle, policy.placement, now.places, near=kept),
+    )[: now.wanted]
+    count = usable(ranked, policy.ranks_per_node, policy.world_multiple_of, policy.world_sizes)
+    return arranged(now.live, ranked[:count], policy.placement, now.places)
+
+
+def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Option:
+    """Go on smaller; idle nodes help, except where they could make the world whole (that is the other plan)."""
+    if all(node in now.live for node in now.nodes):
+        return _Option(Kind.SHRINK, refusal="no node was lost")
+    kept = [node for node in now.nodes if node in now.live]
+    idle = [node for node in now.live if node not in now.nodes] if spare.refusal else []
+    nodes = _chosen(now, policy, kept, idle)
+    if len(nodes) < max(policy.min_nodes, 1):
+        text = f"{len(nodes)} usable nodes are fewer than min_nodes {policy.min_nodes}"
+        return _Option(Kind.SHRINK, refusal=text)
+    if not now.no_kill and now.lost:
+        return _Option(Kind.SHRINK, refusal=_NO_KILL)
+    reason = f"{len(nodes)} of {len(now.nodes)} nodes are left, min_nodes is {policy.min_nodes}"
+    return _Option(Kind.SHRINK, nodes, pricing.of_going_on(len(nodes), rates), reason)
+
+
+def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
     if policy.continue_by != "requeue":
-        return _Option(Kind.REQUEUE, (), 0.0, "", f"recovery.continue is {policy.continue_by}")
+        return _Option(Kind.REQUEUE, refusal=f"recovery.continue is {policy.continue_by}")
     if now.requeues >= policy.max_requeues:
-        return _Option(Kind.REQUEUE, (), 0.0, "", f"{now.requeues} requeues were made already")
-    horizon = min(now.remaining_s, HORIZON_S) if now.remaining_s is not None else HORIZON_S
-    cost = now.wanted * (REQUEUE_DELAY_S + horizon)
-    reason = f"{len(now.live)} usable nodes are left; Slurm is asked for {now.wanted} other ones"
-    return _Option(Kind.REQUEUE, (), cost, reason)
+        return _Option(Kind.REQUEUE, refusal=f"{now.requeues} requeues were made already")
+    reason = f"{len(now.live)} usable nodes are left; Slurm is asked for {now.wanted + policy.spares} other ones"
+    return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason)
 
 
-ENVIRONMENT_CAUSES = frozenset({Cause.NODE_UNREACHABLE, Cause.NODE_FROZEN, Cause.NODE_DOWN, Cause.EXCISED})
+ENVIRONMENT_CAUSES = NODE_CAUSES | {Cause.GPU, Cause.FABRIC}
 """Failures that are the cluster's fault: they never count against the program's no-progress budget."""
 
 

@@ -10,8 +10,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ftslurm.core import ending, launching, nodes, saving, stopping
+from ftslurm.core import (
+    ending,
+    evidence,
+    fabric,
+    fitness,
+    hanging,
+    launching,
+    nodes,
+    refusal,
+    saving,
+    situation,
+    stopping,
+    survey,
+    takeover,
+)
 from ftslurm.core.actions import Action, LaunchAgents, ProbeNode, Say
+from ftslurm.core.conditions import MemoryKilled, NodeChecked, NodeHealth, XidSeen
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.events import (
     ENDED,
@@ -43,13 +58,13 @@ from ftslurm.core.events import (
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import world_problem
 from ftslurm.core.recovery import Policy
-from ftslurm.core.state import Run, SavedState
+from ftslurm.core.state import Run
 
 Step = tuple[Run, tuple[Action, ...]]
 Rule = Callable[[Run, Any, Policy], Step]
 
-AGENTS = "agents"
-ADOPT_S = 5.0
+AGENTS = takeover.AGENTS
+ADOPT_S = takeover.ADOPT_S
 
 
 def advance(run: Run, event: Event, policy: Policy) -> Step:
@@ -58,7 +73,8 @@ def advance(run: Run, event: Event, policy: Policy) -> Step:
     Raises:
         IllegalTransition: a rule made a move that the table of phases does not allow; nothing was changed.
     """
-    return TABLE[type(event)][run.phase](run, event, policy)
+    run = situation.clocked(run, event)
+    return TABLE[type(event)][run.phase](evidence.heard(run, event), event, policy)
 
 
 def nothing(run: Run, event: Event, policy: Policy) -> Step:
@@ -75,69 +91,16 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
     if run.phase in ENDED and not event.resumed:
         return run, ()
     if event.same_incarnation and run.phase in ACTIVE:
-        return _adopt(replace(run, epoch=event.epoch, agents=frozenset(), suspects={}, timers={}), policy)
-    kept = tuple(each for each in run.saved if each.state in (SavedState.DURABLE, SavedState.DAMAGED))
-    requeued = event.job_id == run.job_id and event.restart > run.restart
-    run = replace(
-        run,
-        phase=Phase.STARTING,
-        requeues=run.requeues + requeued,
-        epoch=event.epoch,
-        job_id=event.job_id,
-        restart=event.restart,
-        nodes=event.nodes,
-        wanted=event.wanted_nodes or len(event.nodes),
-        batch_host=event.batch_host,
-        no_kill=event.no_kill,
-        end_time=event.end_time,
-        started_mono=event.mono,
-        agents=frozenset(),
-        suspects={},
-        incident=(),
-        attempt=None,
-        saved=kept,
-        drain_target="",
-        scanned=False,
-        timers={},
-        blame=None,
-        stop=None,
-        requeue_asked=False,
-        launch_failures=0,
-        code=0,
-        reason="",
-    )
+        # This clock may be another host's: what fell lately counts as fallen now.
+        fallen = dict.fromkeys(run.fallen, event.mono)
+        run = replace(run, epoch=event.epoch, agents=frozenset(), timers={}, fallen=fallen)
+        run = replace(run, suspects={}, doubts={}, self_doubt=False)
+        return takeover.adopt(run, event, policy)
+    run = takeover.anew(run, event)
     run = replace(run, failures=(), requeues=0) if event.resumed else run
     wanted = tuple(node for node in event.nodes if node not in run.condemned)
     run, timer = saving.set_timer(run, AGENTS, policy.agents_s)
     return run, (LaunchAgents(nodes=wanted), timer)
-
-
-def _adopt(run: Run, policy: Policy) -> Step:
-    """Take over from a supervisor that died: training goes on, an unfinished launch is burnt."""
-    run, timer = saving.set_timer(run, AGENTS, ADOPT_S)
-    said = Say(text=f"the supervisor was started again (epoch {run.epoch})", slug="supervisor_restarted")
-    run, waits = saving.adopt(run, policy)
-    actions: tuple[Action, ...] = (said, timer, *waits)
-    if run.phase in LAUNCHING and run.attempt is not None:
-        found = Diagnosis(
-            cause=Cause.LAUNCH_FAILED,
-            scope=Scope.JOB,
-            where="",
-            confidence=1.0,
-            reason="the supervisor died in a launch",
-        )
-        run, more = stopping.begin(run, found, policy)
-        return run, actions + more
-    if run.phase is Phase.PLANNING:
-        run, relaunch = saving.set_timer(run, stopping.RELAUNCH, ADOPT_S)
-        return run, (*actions, relaunch)
-    if run.phase is Phase.STOPPING:
-        run, fence = saving.set_timer(run, ending.FENCE, policy.fence_s)
-        return run, (*actions, fence)
-    if run.phase is Phase.DRAINING:
-        run, more = ending.adopt(run, policy)
-        return run, actions + more
-    return run, actions
 
 
 # -------------------------------------------------------------------------------------------------------- ranks
@@ -187,11 +150,14 @@ def on_launch_ended(run: Run, event: LaunchEnded, policy: Policy) -> Step:
     if attempt is None or event.attempt != attempt.number or attempt.fencing or attempt.mustered:
         return run, ()
     reason = f"the launcher ended with code {event.code} before every rank was there: {event.output.strip()[-400:]}"
-    return stopping.begin(run, _launch_failed(reason), policy)
+    return stopping.begin(run, _launch_failed(reason, event.output), policy)
 
 
-def _launch_failed(reason: str) -> Diagnosis:
-    return Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.7, reason=reason)
+def _launch_failed(reason: str, output: str = "") -> Diagnosis:
+    signature = refusal.of(output)
+    return Diagnosis(
+        cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.7, reason=reason, signature=signature
+    )
 
 
 def on_fenced(run: Run, event: NodeFenced, policy: Policy) -> Step:
@@ -205,7 +171,7 @@ def on_fenced(run: Run, event: NodeFenced, policy: Policy) -> Step:
             found = Diagnosis(
                 cause=Cause.NODE_UNKILLABLE, scope=Scope.NODE, where=event.node, confidence=0.9, reason=reason
             )
-            return nodes.condemn(run, event.node, found, policy)
+            return nodes.condemn(run, event.node, found, policy, now=event.mono)
         return run, (Say(text=f"{event.node}: still there: {', '.join(event.left[:5])}", slug="fence_left"),)
     if run.phase is Phase.STOPPING:
         return stopping.check(run, policy)
@@ -331,8 +297,10 @@ def _when_draining(rule: Callable[[Run, Policy], Step]) -> Rule:
 
 TIMERS: dict[str, Rule] = {
     AGENTS: _agents_over,
+    fitness.HOLD.rstrip(":"): fitness.on_hold_over,
     nodes.REPROBE.rstrip(":"): _probe_again,
     nodes.AGENT.rstrip(":"): _probe_again,
+    hanging.AUTOPSY: hanging.on_autopsy_over,
     ending.FENCE: _fence_over,
     ending.GRACE: _when_draining(lambda run, policy: ending.fence(run, policy, clean=False)),
     ending.SETTLE: _when_draining(ending.on_settle_over),
@@ -385,4 +353,12 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     ),
     TimerFired: _only(on_timer, ACTIVE),
     StorageStalled: _only(on_storage, ACTIVE),
+    NodeHealth: _only(fitness.on_health, ACTIVE),
+    NodeChecked: _only(fitness.on_checked, ACTIVE),
+    XidSeen: _only(fitness.on_xid, ACTIVE),
+    MemoryKilled: _only(fitness.on_memory_killed, ACTIVE),
+    **{kind: _only(rule, phases) for kind, rule, phases in hanging.RULES},
+    **{kind: _only(rule, ACTIVE) for kind, rule in fabric.RULES},
+    survey.QueueEstimated: _only(situation.on_queue, ACTIVE),
+    survey.NodesSurveyed: _only(situation.on_nodes, ACTIVE),
 }

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ftslurm.core.diagnosis import Cause, Diagnosis
-from ftslurm.core.events import Part, Phase, RankExited, StopRequested
+from ftslurm.core.events import Event, Part, Phase, RankExited, StopRequested
+from ftslurm.core.health import Condition
+from ftslurm.core.placement import NOWHERE, Places
+from ftslurm.core.symptoms import RanksStalled
+from ftslurm.core.xids import Xid
 from ftslurm.errors import InternalError
 
 
@@ -34,6 +38,7 @@ class Saved:
     pending: frozenset[str] = frozenset()
     torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
+    since_mono: float | None = None
 
     @property
     def holders(self) -> frozenset[str]:
@@ -47,7 +52,7 @@ class Attempt:
 
     `restored` maps a node to the path of the verified checkpoint there; `fenced` are the nodes where nothing of this
     attempt is left; `finished` are the ranks that reported exit code 0; `blind` are the nodes whose agent was lost, and
-    with it perhaps the knowledge of files that were just being written.
+    with it perhaps the knowledge of files that were just being written; `stall` is the one that is being looked into.
     """
 
     number: int
@@ -59,13 +64,16 @@ class Attempt:
     master_addr: str = ""
     master_port: int = 0
     restored: Mapping[str, str] = field(default_factory=dict)
+    launched_mono: float = 0.0
     released: bool = False
     released_mono: float = 0.0
+    trained_since: float = 0.0
     finished: frozenset[int] = frozenset()
     failed: tuple[RankExited, ...] = ()
     fencing: bool = False
     fenced: frozenset[str] = frozenset()
     blind: frozenset[str] = frozenset()
+    stall: RanksStalled | None = None
 
     @property
     def mustered(self) -> bool:
@@ -89,8 +97,37 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """How far the confirmation of a suspect has come (`core.confirmation`).
+
+    `rounds` of questions are over; `agreed` of them in a row found the node lost, `wanted` must; `short` in a row would
+    have, were it not for the proof that is wanted of so many nodes. `said` is what was found when it was last told.
+    """
+
+    wanted: int = 1
+    rounds: int = 0
+    agreed: int = 0
+    short: int = 0
+    said: str = ""
+    said_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was learnt of the cluster for plans and prices (`core.survey`); `asked_mono` is when the queue was asked."""
+
+    places: Places = NOWHERE
+    wait_s: float | None = None
+    asked_mono: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Everything the core knows about a run."""
+    """Everything the core knows about a run.
+
+    `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
+    launches took.
+    """
 
     phase: Phase = Phase.SUBMITTED
     epoch: int = 0
@@ -99,6 +136,7 @@ class Run:
     nodes: tuple[str, ...] = ()
     wanted: int = 0
     batch_host: str = ""
+    host: str = ""
     no_kill: bool = False
     end_time: float | None = None
     started_mono: float = 0.0
@@ -106,6 +144,12 @@ class Run:
     suspects: Mapping[str, float] = field(default_factory=dict)
     condemned: Mapping[str, Diagnosis] = field(default_factory=dict)
     incident: tuple[str, ...] = ()
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
+    fallen: Mapping[str, float] = field(default_factory=dict)
+    self_doubt: bool = False
+    health: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
+    xids: tuple[Xid, ...] = ()
+    told: frozenset[str] = frozenset()
     attempt: Attempt | None = None
     next_attempt: int = 0
     failures: tuple[Failure, ...] = ()
@@ -118,11 +162,17 @@ class Run:
     timers: Mapping[str, int] = field(default_factory=dict)
     next_token: int = 1
     blame: Diagnosis | None = None
+    evidence: tuple[Event, ...] = ()
     stop: StopRequested | None = None
     saw_save: bool = False
     requeue_asked: bool = False
     code: int = 0
     reason: str = ""
+    now: float = field(default=0.0, compare=False)
+    wall: float = field(default=0.0, compare=False)
+    restarts: tuple[float, ...] = ()
+    requeued_at: float = 0.0
+    survey: Survey = Survey()
 
     @property
     def current(self) -> Attempt:
@@ -138,6 +188,8 @@ class Run:
 
     def with_saved(self, changed: Saved) -> Run:
         """Return the run with one checkpoint added or replaced, ordered by step and attempt."""
+        if changed.since_mono is None and changed.state in (SavedState.LOCAL, SavedState.DURABLE):
+            changed = replace(changed, since_mono=self.now)
         others = [each for each in self.saved if each.generation != changed.generation]
         ordered = sorted([*others, changed], key=lambda each: (each.step, each.attempt))
         return replace(self, saved=tuple(ordered))

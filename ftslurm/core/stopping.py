@@ -9,13 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftslurm.core.actions import Action, FenceAttempt, ProbeNode, Say
-from ftslurm.core.diagnosis import Cause, Diagnosis, Scope, diagnose_exits, first_failure
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.ending import COMPLETE, FAILED, FENCE, REQUEUE, leave
-from ftslurm.core.events import NodeFenced, Phase
+from ftslurm.core.events import NodeFenced, Phase, RankExited
+from ftslurm.core.evidence import gathered
+from ftslurm.core.fusion import diagnose
+from ftslurm.core.health import fit_nodes
 from ftslurm.core.launching import launch
 from ftslurm.core.phases import enter
-from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, Situation, fruitless_after, plan
+from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, plan
+from ftslurm.core.refusal import tries
 from ftslurm.core.saving import next_target, set_timer, settle_stopped
+from ftslurm.core.situation import situation_of
 from ftslurm.core.state import Attempt, Failure, Run, SavedState
 
 RELAUNCH = "relaunch"
@@ -24,7 +29,10 @@ AGENT_WAIT_S = 15.0
 LONG_ENOUGH_S = 600.0
 MAX_LAUNCH_FAILURES = 8
 SERVICE_AWAY = 69
+REFUSED = 77
 LAST_LINES = 40
+REPEATABLE = frozenset({Cause.APPLICATION_ERROR, Cause.NAN, Cause.OOM_GPU})
+"""What the program will do again: the same one twice, without progress in between, ends the run."""
 
 
 def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -33,7 +41,7 @@ def begin(run: Run, found: Diagnosis | None, policy: Policy) -> tuple[Run, tuple
     blame = run.blame if found is None or (run.blame and run.blame.scope is Scope.NODE) else found
     run = replace(enter(run, Phase.STOPPING), blame=blame, attempt=replace(attempt, fencing=True))
     run, timer = set_timer(run, FENCE, policy.fence_s)
-    said = () if found is None else (Say(text=found.reason, slug=found.cause),)
+    said = () if found is None else (verdict_said(run, found),)
     run, more = check(run, policy)
     return run, (*said, FenceAttempt(attempt=attempt.number, nodes=attempt.nodes), timer, *more)
 
@@ -93,7 +101,7 @@ def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
 def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Diagnose the attempt that is gone, choose a plan, and carry it out."""
     attempt = run.current
-    found = run.blame or diagnose_exits(attempt.failed)
+    found = _concluded(run)
     if found.cause is Cause.LAUNCH_FAILED:
         return _after_launch_failure(run, found, policy)
     run, kept = settle_stopped(run, policy)
@@ -102,40 +110,53 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     )
     repeated = _repeated(run, failure)
     run = replace(run, failures=(*run.failures, failure))
-    choice = plan(found, _situation(run, repeated=repeated), policy)
-    why = f"{choice.kind}: {choice.reason}"
-    facts = {str(kind): text for kind, text in choice.rejected}
-    cause = () if run.blame else (Say(text=found.reason, slug=found.cause),)
+    choice = plan(found, situation_of(run, policy, repeated=repeated), policy)
+    cause = () if run.blame and run.blame.cause is found.cause else (verdict_said(run, found),)
     words = _last_words(attempt, found) if choice.kind is Kind.ABORT else ()
-    said = (*cause, *words, Say(text=why, slug=f"plan_{choice.kind}", facts=facts))
+    said = (*cause, *words, *_left_out(run, policy), _plan_said(choice))
     run, more = carry_out(run, choice, found, policy)
     return run, kept + said + more
 
 
+def _plan_said(choice: Plan) -> Say:
+    """A plan with its price, and the reason and price of each that lost: so they are in the journal."""
+    text = f"{choice.kind}: {choice.reason}" + (f"; {choice.price}" if choice.price else "")
+    return Say(text=text, slug=f"plan_{choice.kind}", facts={str(kind): why for kind, why in choice.rejected})
+
+
+def _left_out(run: Run, policy: Policy) -> tuple[Say, ...]:
+    """Nodes that could be used and are too ill."""
+    fit = fit_nodes(run, policy)
+    return tuple(
+        Say(text=f"{node} is left out of the next attempt: {run.health[node][-1].reason}", slug="node_left_out")
+        for node in run.usable
+        if node not in fit
+    )
+
+
+def _concluded(run: Run) -> Diagnosis:
+    """What all the evidence amounts to. What the attempt was stopped for stands where the whole says nothing surer."""
+    if run.blame is not None and run.blame.cause in (Cause.LAUNCH_FAILED, Cause.WRONG_WORLD):
+        return run.blame
+    found = diagnose(gathered(run))
+    return run.blame if run.blame is not None and found.cause is Cause.UNKNOWN else found
+
+
+def verdict_said(run: Run, found: Diagnosis) -> Say:
+    """A verdict in words, with how sure it is, and with the node that was given up for it."""
+    excluded = {"excluded": found.where} if run.condemned.get(found.where) == found else {}
+    return Say(text=found.reason, slug=found.cause, facts={"confidence": f"{found.confidence:.2f}", **excluded})
+
+
 def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Turn a plan into actions."""
-    if choice.kind in (Kind.RELAUNCH, Kind.SHRINK):
+    if choice.kind in (Kind.RELAUNCH, Kind.SPARE, Kind.SHRINK):
         run, target = next_target(run)
         run, more = launch(enter(run, Phase.RELAUNCHING), choice.nodes, policy)
         return run, target + more
     if choice.kind is Kind.REQUEUE:
         return leave(run, REQUEUE, policy, reason=f"{found.reason}; {choice.reason}")
     return leave(run, FAILED, policy, code=_exit_code(run, found), reason=choice.reason)
-
-
-def _situation(run: Run, *, repeated: bool) -> Situation:
-    attempt = run.current
-    return Situation(
-        nodes=attempt.nodes,
-        live=run.usable,
-        wanted=run.wanted,
-        no_kill=run.no_kill,
-        lost=run.incident,
-        attempts=len(run.failures),
-        fruitless=fruitless_after(run.cause_history()),
-        repeated=repeated,
-        requeues=run.requeues,
-    )
 
 
 def _progressed(run: Run, policy: Policy) -> bool:
@@ -151,7 +172,7 @@ def _progressed(run: Run, policy: Policy) -> bool:
 
 def _repeated(run: Run, failure: Failure) -> bool:
     """The program's own error, the same as the time before, and no checkpoint in between."""
-    if failure.progressed or failure.diagnosis.cause is not Cause.APPLICATION_ERROR:
+    if failure.progressed or failure.diagnosis.cause not in REPEATABLE:
         return False
     before = [each for each in run.failures if each.diagnosis.cause not in ENVIRONMENT_CAUSES]
     return bool(before) and before[-1].diagnosis.signature == failure.diagnosis.signature
@@ -159,15 +180,20 @@ def _repeated(run: Run, failure: Failure) -> bool:
 
 def _exit_code(run: Run, found: Diagnosis) -> int:
     """The code of the rank that began it, where it was a rank; the others' may be our own doing."""
-    failed = run.attempt.failed if run.attempt and found.scope is Scope.RANK else ()
-    return (first_failure(failed).code if failed else 0) or 1
+    began = _began(run.attempt, found) if run.attempt else None
+    return (began.code if began else 0) or 1
+
+
+def _began(attempt: Attempt, found: Diagnosis) -> RankExited | None:
+    """The end of the rank that the diagnosis names."""
+    return next((each for each in attempt.failed if f"{each.rank}@{each.node}" == found.where), None)
 
 
 def _last_words(attempt: Attempt, found: Diagnosis) -> tuple[Say, ...]:
     """What the rank that began it has said last: the user must not have to look for the traceback."""
-    if found.scope is not Scope.RANK or not attempt.failed:
+    rank = _began(attempt, found)
+    if rank is None:
         return ()
-    rank = first_failure(attempt.failed)
     lines = rank.tail.strip().splitlines()[-LAST_LINES:]
     text = "\n".join((f"the last words of rank {rank.rank} on {rank.node}:", *lines))
     return (Say(text=text, slug="last_words"),) if lines else ()
@@ -177,9 +203,9 @@ def _after_launch_failure(run: Run, found: Diagnosis, policy: Policy) -> tuple[R
     """Slurm would not start the step: wait a little longer each time, and give up after a few minutes."""
     count = run.launch_failures + 1
     run = replace(run, launch_failures=count)
-    if count >= MAX_LAUNCH_FAILURES:
+    if count >= tries(found.signature, MAX_LAUNCH_FAILURES):
         reason = f"the ranks could not be started {count} times in a row; last: {found.reason}"
-        return leave(run, FAILED, policy, code=SERVICE_AWAY, reason=reason)
+        return leave(run, FAILED, policy, code=REFUSED if found.signature else SERVICE_AWAY, reason=reason)
     pause_s = min(2.0 ** (count - 1), 30.0)
     run, timer = set_timer(run, RELAUNCH, pause_s)
     return run, (Say(text=f"{found.reason}; trying again in {pause_s:.0f} s", slug=found.cause), timer)
@@ -192,5 +218,7 @@ def on_relaunch(run: Run, policy: Policy, *, waited: bool) -> tuple[Run, tuple[A
         return run, (timer,)
     reason = f"launch {run.launch_failures} failed"
     found = Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.5, reason=reason)
-    choice = plan(found, _situation(run, repeated=False), policy)
-    return carry_out(run, choice, found, policy)
+    choice = plan(found, situation_of(run, policy, repeated=False), policy)
+    said = () if choice.kind is Kind.RELAUNCH else (_plan_said(choice),)
+    run, more = carry_out(run, choice, found, policy)
+    return run, (*said, *more)

@@ -1,6 +1,6 @@
-"""What would have changed a verdict: found by asking the decision's own rules again with one thing different.
+"""What would have changed the verdict on a silent node: found by asking the core again with one thing different.
 
-Nothing here knows the rules. Each witness's word is turned around, `core.diagnosis` judges once more, and what comes
+Nothing here knows the rules. Each witness's word is turned around, the core judges once more, and what comes
 out differently is told. So the sentences stay true when the rules change.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftslurm.core.diagnosis import NodeVerdict, Verdict, diagnose_exits, is_cascade, judge_node
-from ftslurm.core.events import Finding, Outcome, RankExited, Witness
+from ftslurm.core.events import Finding, Outcome, Witness
+from ftslurm.core.verdict import NodeVerdict, Verdict, judge_node
 
 _ASKED = (Witness.PING, Witness.TCP, Witness.SSH, Witness.SRUN, Witness.SLURM, Witness.PEER)
 
@@ -72,20 +72,3 @@ def _without(findings: Sequence[Finding], witness: Witness) -> list[Finding]:
 def _one_of(witnesses: Sequence[Witness]) -> str:
     names = [f"{witness}" for witness in witnesses]
     return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
-
-
-def of_ranks(exits: Sequence[RankExited]) -> tuple[str, ...]:
-    """What the verdict on the ranks' exits rests on, and what it would have been without the one that decided."""
-    if not exits:
-        return ("a report of any rank about its end",)
-    primary = next((event for event in exits if not is_cascade(event)), exits[0])
-    rest = [event for event in exits if event is not primary]
-    if not rest:
-        return ()
-    without = diagnose_exits(rest)
-    sentences = [f"without the report of rank {primary.rank} it would have been {without.cause}: {without.reason}"]
-    consequences = sum(is_cascade(event) for event in rest)
-    if consequences:
-        which = f"all {len(rest)}" if consequences == len(rest) else f"{consequences} of {len(rest)}"
-        sentences.append(f"{which} other exits count as consequences: their last lines speak of a lost connection")
-    return tuple(sentences)

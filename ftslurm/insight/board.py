@@ -65,7 +65,13 @@ class Row:
         """The nodes where the run is on some, else the reason why not in parentheses; both where both matter."""
         nodes = folded(self.nodes)
         reason = f"({self.reason})" if self.reason else ""
-        return " ".join(part for part in (nodes, reason) if part)
+        ills = self.health if self.standing is Standing.LIVE else ""
+        return " ".join(part for part in (nodes, reason, f"({ills})" if ills else "") if part)
+
+    @property
+    def health(self) -> str:
+        """The nodes that are not well, and how they are; empty when all are, as far as is known."""
+        return ", ".join(f"{node} {ills[0].level}: {ills[0].metric}" for node, ills in self.summary.ills.items())
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -87,6 +93,9 @@ class Row:
             "nodes_wanted": told.wanted,
             "nodelist": list(self.nodes),
             "excluded": list(told.excluded),
+            "supervisor": told.supervisor or None,
+            "taken_over": told.taken_over,
+            "health": {node: [ill.plain() for ill in ills] for node, ills in told.ills.items()},
             "step": told.newest.step if told.newest else None,
             "checkpoint": of_save(told.newest),
             "checkpoint_age_s": _rounded(self.checkpoint_age_s),

@@ -105,6 +105,10 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
             {"witness": each.witness, "outcome": each.outcome, "detail": each.detail, "took_s": each.took_s}
             for each in judgement.findings
         ],
+        "evidence": [
+            {**times("t", each.t), "source": each.source, "text": each.text, "standing": each.standing, "why": each.why}
+            for each in judgement.chain
+        ],
         "tail": judgement.tail or None,
         "would_change": list(judgement.would_change),
     }

@@ -10,16 +10,11 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ftslurm.core.actions import Action, LaunchAgents, Say
-from ftslurm.core.diagnosis import Cause
-from ftslurm.core.events import AllocationGranted, NodeFenced, NodeProbed, Phase, RequeueAnswered, SlurmReported
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
+from ftslurm.core.events import AllocationGranted, Phase, RequeueAnswered
 
 if TYPE_CHECKING:
     from ftslurm.journal import Entry
-
-NODE_CAUSES = frozenset(
-    {Cause.NODE_UNREACHABLE, Cause.NODE_FROZEN, Cause.NODE_DOWN, Cause.NODE_UNKILLABLE, Cause.EXCISED}
-)
-"""Verdicts after which a node stays out for the rest of the run."""
 
 PLAN = "plan_"
 _VERDICTS = frozenset(Cause) - {Cause.AGENT_LOST, Cause.CHECKPOINT_DAMAGED}
@@ -38,9 +33,18 @@ def says(entry: Entry) -> Iterator[Say]:
     return actions(entry, Say)
 
 
-def verdict_of(said: Say) -> Cause | None:
-    """The cause, where what was said is a verdict on a failure."""
-    return Cause(said.slug) if said.slug in _VERDICTS else None
+def verdict_of(said: Say) -> Diagnosis | None:
+    """The verdict, where what was said is one on a failure; a node is named where it was given up for it."""
+    if said.slug not in _VERDICTS:
+        return None
+    node = said.facts.get("excluded", "")
+    return Diagnosis(
+        cause=Cause(said.slug),
+        scope=Scope.NODE if node else Scope.JOB,
+        where=node,
+        confidence=float(said.facts.get("confidence", 0.0)),
+        reason=said.text,
+    )
 
 
 def begins_incarnation(entry: Entry) -> bool:
@@ -59,22 +63,13 @@ def forgiven(entry: Entry) -> tuple[str, ...]:
     return event.forgiven if isinstance(event, RequeueAnswered) and entry.phase == Phase.REQUEUED else ()
 
 
-def given_up(entry: Entry, nodes: Collection[str], before: Collection[str]) -> list[tuple[str, Cause, str]]:
-    """The nodes that this entry condemns, with cause and reason.
+def given_up(entry: Entry, nodes: Collection[str], before: Collection[str]) -> list[Diagnosis]:
+    """The verdicts by which this entry condemns nodes.
 
     Args:
         entry: the entry.
         nodes: the nodes of the allocation.
         before: those condemned already.
     """
-    if not entry.actions:
-        return []
-    verdicts = [(cause, said.text) for said in says(entry) if (cause := verdict_of(said)) in NODE_CAUSES and cause]
-    event = entry.event
-    if isinstance(event, SlurmReported):
-        gone = [node for node in event.gone if node in nodes and node not in before]
-        reasons = {node: text for node in gone for _, text in verdicts if node in text.split()}
-        return [(node, Cause.EXCISED, reasons.get(node, "Slurm has taken it out of the job")) for node in gone]
-    if isinstance(event, NodeProbed | NodeFenced) and verdicts:
-        return [(event.node, *verdicts[0])]
-    return []
+    verdicts = (verdict_of(said) for said in says(entry))
+    return [found for found in verdicts if found and found.where in nodes and found.where not in before]

@@ -80,7 +80,8 @@ def lease_words(lease: Holder | None, now: float) -> str:
     if lease is None:
         return "no supervisor has held it yet"
     age = took(max(now - lease.t, 0.0))
-    return f"supervisor of epoch {lease.epoch} on {lease.host}, lease last renewed {age} ago"
+    how = ", which has taken over" if lease.takeover else ""
+    return f"supervisor of epoch {lease.epoch} on {lease.host}{how}, lease last renewed {age} ago"
 
 
 def _alive(job: JobInfo) -> str:

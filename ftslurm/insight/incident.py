@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ftslurm.core.diagnosis import Cause, Scope, diagnose_exits
-from ftslurm.core.events import Finding, RankExited
-from ftslurm.insight import alternatives
+from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
+from ftslurm.core.events import Event, Finding, RankExited
+from ftslurm.core.evidence import Judged
+from ftslurm.core.fusion import diagnose
+from ftslurm.insight import alternatives, reasoning
 from ftslurm.insight.saves import Save
 
 TAIL_LINES = 12
@@ -20,7 +22,7 @@ TAIL_LINES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict. `findings` are the witnesses' words, `tail` is what the failed rank printed last.
+    """A verdict. `findings` are the witnesses' words, `tail` is what the failed rank printed last, `chain` the facts.
 
     `by` says who noticed, where that is not what the incident began with.
     """
@@ -34,6 +36,7 @@ class Judgement:
     confidence: float | None = None
     findings: tuple[Finding, ...] = ()
     tail: str = ""
+    chain: tuple[reasoning.Link, ...] = ()
     would_change: tuple[str, ...] = ()
 
 
@@ -135,36 +138,46 @@ def with_judgement(incident: Incident, judgement: Judgement) -> Incident:
     return replace(incident, judgements=(*incident.judgements, judgement))
 
 
-def judge_ranks(t: float, cause: Cause, reason: str, exits: Sequence[RankExited]) -> Judgement:
-    """The verdict on ranks that ended, with what the rules say about these exits beside it."""
-    again = diagnose_exits(exits)
-    same = again.cause is cause
-    rank = again.where.partition("@")[0]
-    primary = next((event for event in exits if str(event.rank) == rank), None)
-    tail = "\n".join(primary.tail.splitlines()[-TAIL_LINES:]) if primary and same else ""
+def judge(t: float, said: Diagnosis, evidence: Sequence[Event]) -> Judgement:
+    """The verdict as it was said, with what the rules make of the evidence beside it."""
+    if diagnose(evidence).cause is not said.cause:
+        # It was not these events that it was concluded from: a watch of its own has seen more.
+        evidence = (*evidence, Judged(at=t, diagnosis=said))
+    again = diagnose(evidence)
+    same = again.cause is said.cause
+    where = again.where if same and not said.where else said.where
     return Judgement(
         t=t,
-        cause=cause,
-        scope=again.scope,
-        where=again.where if same else "",
-        reason=reason,
-        confidence=again.confidence if same else None,
-        tail=tail,
-        would_change=alternatives.of_ranks(exits) if same else (),
+        cause=said.cause,
+        scope=again.scope if same else said.scope,
+        where=where,
+        reason=said.reason,
+        confidence=said.confidence,
+        tail=_tail(evidence, where),
+        chain=reasoning.chain(evidence) if same else (),
+        would_change=reasoning.would_change(evidence) if same else (),
     )
 
 
-def judge_node(t: float, node: str, cause: Cause, reason: str, evidence: alternatives.Evidence | None) -> Judgement:
-    """The verdict on a node; `evidence` where witnesses were asked."""
-    again = evidence.judged(evidence.findings).diagnosis if evidence else None
-    same = again is not None and again.cause is cause
+def _tail(evidence: Sequence[Event], where: str) -> str:
+    """What the rank that the verdict names has printed last."""
+    exits = (each for each in evidence if isinstance(each, RankExited) and f"{each.rank}@{each.node}" == where)
+    return "\n".join(next((each.tail for each in exits), "").splitlines()[-TAIL_LINES:])
+
+
+def judge_node(t: float, said: Diagnosis, asked: alternatives.Evidence | None, evidence: Sequence[Event]) -> Judgement:
+    """The verdict on a node; `asked` where witnesses were asked, `evidence` is what else was heard of the attempt."""
+    again = asked.judged(asked.findings).diagnosis if asked else None
+    same = again is not None and again.cause is said.cause
+    whole = [*evidence, Judged(at=t, diagnosis=said)]
     return Judgement(
         t=t,
-        cause=cause,
+        cause=said.cause,
         scope=Scope.NODE,
-        where=node,
-        reason=reason,
-        confidence=again.confidence if again and same else None,
-        findings=evidence.findings if evidence else (),
-        would_change=alternatives.of_node(evidence) if evidence and same else (),
+        where=said.where,
+        reason=said.reason,
+        confidence=said.confidence,
+        findings=asked.findings if asked else (),
+        chain=reasoning.chain(whole) if len(whole) > 1 else (),
+        would_change=alternatives.of_node(asked) if asked and same else (),
     )

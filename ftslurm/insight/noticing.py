@@ -14,6 +14,7 @@ from ftslurm.core.events import (
     TimerFired,
     WorldMustered,
 )
+from ftslurm.core.symptoms import AutopsyTaken, LossAlarm
 
 
 def who_noticed(event: Event, node: str) -> str:
@@ -35,10 +36,15 @@ def who_noticed(event: Event, node: str) -> str:
             return f"Slurm does not count {node} among the job's nodes any more"
         case NodeFenced():
             return f"{event.node} has processes that would not die"
+        case AutopsyTaken():
+            return "the ranks of an attempt made no progress, and were looked at"
+        case LossAlarm():
+            return f"rank {event.rank} told the loss {event.value} at step {event.step}"
         case TimerFired():
             return _timer(event.name.partition(":")[0], node)
         case AllocationGranted():
-            return "the supervisor was started again in the middle of a launch"
+            how = f"taken over by {event.host}" if event.takeover else "started again"
+            return f"the supervisor was {how} in the middle of a launch"
         case _:
             return f"{type(event).__name__} about {node}" if node else type(event).__name__
 
@@ -49,6 +55,7 @@ def _timer(name: str, node: str) -> str:
         "fence": f"{node} did not confirm in time that its ranks are gone",
         "muster": "not every rank came up in time",
         "reprobe": f"{node} is still silent",
+        "autopsy": "the ranks of an attempt made no progress, and nobody could look at them in time",
         "agent": f"the agent that was started again on {node} did not come",
     }
     return known.get(name, f"the timer {name} ran out")

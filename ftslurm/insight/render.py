@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from ftslurm.core.diagnosis import Scope
 from ftslurm.core.events import Finding, Phase
+from ftslurm.core.fusion import Standing
 from ftslurm.insight.incident import Incident, Judgement
 from ftslurm.insight.ledger import Spent
+from ftslurm.insight.reasoning import Link
 from ftslurm.insight.records import Kind, Moment, Story
 from ftslurm.insight.text import clock, count, day, folded, time_of_day, took, visible, visible_lines
 
@@ -126,10 +128,21 @@ def _judgement(judgement: Judgement, width: int) -> Iterator[str]:
             yield from _field(label, text, width)
     else:
         yield from _field("because", judgement.reason, width)
+    if len(judgement.chain) > 1:
+        for index, link in enumerate(judgement.chain):
+            yield from _field("" if index else "evidence", _link(link), width)
     for line in visible_lines(judgement.tail):
         yield f"{'':<{_INDENT + _LABEL}}| {line}"[:width]
     for index, sentence in enumerate(judgement.would_change):
         yield from _field("" if index else "otherwise", sentence, width)
+
+
+_MARKS = {Standing.COUNTED: "+", Standing.CONSEQUENCE: "~", Standing.OUTWEIGHED: "-"}
+
+
+def _link(link: Link) -> str:
+    """One fact: + counted, ~ follows from the cause, - was outweighed."""
+    return f"{_MARKS[link.standing]} {time_of_day(link.t)} {link.source}: {link.text} [{link.why}]"
 
 
 def _witnesses(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:

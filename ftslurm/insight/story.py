@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ftslurm.core import evidence
 from ftslurm.core.actions import CommitLocal, EndRun, LaunchAttempt, ProbeNode, ReleaseRanks, Requeue, Say
-from ftslurm.core.diagnosis import Cause, Scope
 from ftslurm.core.events import (
     ENDED,
     AgentUp,
@@ -22,10 +22,10 @@ from ftslurm.core.events import (
     NodeHeard,
     NodeProbed,
     Phase,
-    RankExited,
     RestoreReady,
     WorldMustered,
 )
+from ftslurm.core.evidence import Judged
 from ftslurm.core.recovery import Kind as Plan
 from ftslurm.insight import incident as told
 from ftslurm.insight.alternatives import Evidence
@@ -40,7 +40,7 @@ from ftslurm.insight.facts import (
     says,
     verdict_of,
 )
-from ftslurm.insight.incident import Choice, Incident, Judgement
+from ftslurm.insight.incident import Choice, Incident
 from ftslurm.insight.ledger import Ledger, Spent
 from ftslurm.insight.noticing import who_noticed
 from ftslurm.insight.records import Kind, Story, Totals
@@ -49,6 +49,7 @@ from ftslurm.insight.summary import phase_of
 from ftslurm.insight.text import count, folded, took
 
 if TYPE_CHECKING:
+    from ftslurm.core.diagnosis import Diagnosis
     from ftslurm.core.events import Event
     from ftslurm.journal import Entry
 
@@ -92,7 +93,7 @@ class Teller:
         self._suspicions: dict[str, _Suspicion] = {}
         self._excluded: dict[str, None] = {}
         self._fallen = 0
-        self._exits: list[RankExited] = []
+        self._evidence: tuple[Event, ...] = ()
         self._jobs: dict[str, None] = {}
         self._granted_last: AllocationGranted | None = None
         self._phase = Phase.SUBMITTED
@@ -112,16 +113,17 @@ class Teller:
         if isinstance(entry.event, AllocationGranted):
             self._granted(entry, entry.event)
         lost = given_up(entry, self._granted_last.nodes if self._granted_last else (), self._excluded)
-        gone = self._saves.see(entry, [node for node, _, _ in lost])
+        gone = self._saves.see(entry, [verdict.where for verdict in lost])
         for commit in actions(entry, CommitLocal):
             self._chronicle.saved(entry.t, commit.step)
         self._suspect(entry)
-        if isinstance(entry.event, RankExited) and (entry.event.code or entry.event.signal):
-            self._exits.append(entry.event)
+        if self._attempt is not None:
+            heard = replace(entry.event, at=entry.event.at or entry.t)
+            self._evidence = evidence.add(self._evidence, heard, self._attempt)
         if self._open is None and self._opens(entry, phase, bool(lost)):
-            self._open_incident(entry, [node for node, _, _ in lost])
-        for node, cause, reason in lost:
-            self._give_up(entry, node, cause, reason)
+            self._open_incident(entry, [verdict.where for verdict in lost])
+        for verdict in lost:
+            self._give_up(entry, verdict)
         for save in gone:
             text = f"the checkpoint of step {save.step} lay on the nodes only, and is lost with them"
             self._note(entry.t, Kind.NOTE, "checkpoint_lost", text)
@@ -143,7 +145,7 @@ class Teller:
             self._incidents[self._awaits_job] = replace(self._incidents[self._awaits_job], back=entry.t)
         self._flush()
         self._suspicions.clear()
-        self._fallen, self._end, self._exits = 0, None, []
+        self._fallen, self._end, self._evidence = 0, None, ()
         waited = f" {took(entry.t - self._last.t)} later" if self._last is not None else ""
         again = " again" if event.job_id in self._jobs else ""
         text = f"job {event.job_id} starts{again}{waited} on {folded(event.nodes)}"
@@ -186,45 +188,43 @@ class Teller:
         if self._ledger.now is Spent.TRAINING:
             self._ledger.switch(sign, Spent.RECOVERY)
 
-    def _give_up(self, entry: Entry, node: str, cause: Cause, reason: str) -> None:
+    def _give_up(self, entry: Entry, said: Diagnosis) -> None:
+        node = said.where
         since = self._suspicions.pop(node, None)
-        evidence = None
+        asked = None
         if isinstance(entry.event, NodeProbed):
             event = entry.event
             silent_s = since.silent_s if since else 0.0
             hard = self._fallen >= 1
-            evidence = Evidence(node=node, findings=event.findings, silent_s=silent_s, wants_hard=hard)
+            asked = Evidence(node=node, findings=event.findings, silent_s=silent_s, wants_hard=hard)
         self._excluded[node] = None
         self._fallen += 1
         if self._open is not None:
-            judged = told.judge_node(entry.t, node, cause, reason, evidence)
+            judged = told.judge_node(entry.t, said, asked, self._evidence)
             by = since.by if since and since.by != self._open.by else ""
             self._open = told.with_judgement(self._open, replace(judged, by=by))
             self._open = replace(self._open, excluded=(*self._open.excluded, node))
+        verdict = Judged(at=entry.t, diagnosis=said)
+        self._evidence = evidence.add(self._evidence, verdict, self._attempt or 0)
 
     def _said(self, entry: Entry, said: Say) -> None:
         """Put what the core said where it belongs: a verdict, a plan, a note."""
         self._counts["refused"] += said.slug in _REFUSALS
-        cause = verdict_of(said)
+        verdict = verdict_of(said)
         if self._open is not None and said.slug.startswith(PLAN):
             kind = said.slug.removeprefix(PLAN)
             choice = Choice(
                 t=entry.t, kind=kind, reason=said.text.removeprefix(f"{kind}: "), rejected=tuple(said.facts.items())
             )
             self._open = replace(self._open, choices=(*self._open.choices, choice))
-        elif self._open is not None and cause is not None:
+        elif self._open is not None and verdict is not None:
             known = [each.reason for each in self._open.judgements if said.text.startswith(each.reason)]
             if not known:
-                self._open = told.with_judgement(self._open, self._judged(entry, cause, said.text))
+                self._open = told.with_judgement(self._open, told.judge(entry.t, verdict, self._evidence))
             elif said.text != known[0]:
                 self._note(entry.t, Kind.NOTE, said.slug, said.text.removeprefix(known[0]).lstrip("; "))
         elif said.slug not in _TOLD_ELSEWHERE:
             self._note(entry.t, Kind.NOTE, said.slug, said.text)
-
-    def _judged(self, entry: Entry, cause: Cause, reason: str) -> Judgement:
-        if cause in (Cause.LAUNCH_FAILED, Cause.WRONG_WORLD):
-            return Judgement(t=entry.t, cause=cause, scope=Scope.JOB, where="", reason=reason)
-        return told.judge_ranks(entry.t, cause, reason, self._exits)
 
     def _progress(self, entry: Entry, phase: Phase) -> None:
         """Note when the parts of a recovery were over."""
@@ -272,7 +272,7 @@ class Teller:
     def _act(self, entry: Entry) -> None:
         for launch in actions(entry, LaunchAttempt):
             self._counts["attempts"] += 1
-            self._attempt, self._exits, self._fallen = launch.attempt, [], 0
+            self._attempt, self._evidence, self._fallen = launch.attempt, (), 0
             now = self._current()
             if now is not None:
                 self._amend(replace(now, launches=now.launches + 1, launched=entry.t, mustered=None, restored=None))

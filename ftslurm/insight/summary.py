@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from ftslurm.core.actions import EndRun, LaunchAttempt
 from ftslurm.core.events import ENDED, AllocationGranted, Phase
 from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight.facts import actions, begins_incarnation, forgiven, given_up, is_requeue
+from ftslurm.insight.ills import Ill, Ills
 from ftslurm.insight.saves import Save, Saves
 from ftslurm.insight.tail import start_of_last
 
@@ -32,6 +33,7 @@ class Summary:
         attempt: the newest attempt's number.
         nodes: that attempt's nodes, empty before the incarnation has one.
         excluded: nodes that were given up for the rest of the run.
+        ills: what is wrong with nodes, by node; healthy ones are not there.
         started: when the newest incarnation started.
         ended: when the run ended.
         limit: when Slurm's time limit ends the job.
@@ -51,9 +53,12 @@ class Summary:
     nodes: tuple[str, ...] = ()
     ranks: int | None = None
     excluded: tuple[str, ...] = ()
+    ills: Mapping[str, tuple[Ill, ...]] = field(default_factory=dict)
     newest: Save | None = None
     durable: Save | None = None
     begun: float | None = None
+    supervisor: str = ""
+    taken_over: bool = False
     started: float | None = None
     ended: float | None = None
     limit: float | None = None
@@ -79,6 +84,7 @@ class _Fold:
     end: EndRun | None = None
     ended: float | None = None
     excluded: dict[str, None] = field(default_factory=dict)
+    ills: Ills = field(default_factory=Ills)
     requeues: int = 0
     first: Entry | None = None
     last: Entry | None = None
@@ -90,12 +96,14 @@ class _Fold:
             if begins_incarnation(entry):
                 self.started, self.end, self.ended, self.launched_here = entry.t, None, None, False
                 self.requeues = 0 if event.resumed else self.requeues + is_requeue(event, self.granted)
+                self.ills.clear()
             self.granted = event
         lost = given_up(entry, self.granted.nodes if self.granted else (), self.excluded)
-        self.excluded.update(dict.fromkeys(node for node, _, _ in lost))
+        self.excluded.update(dict.fromkeys(verdict.where for verdict in lost))
         for node in forgiven(entry):
             self.excluded.pop(node, None)
-        self.saves.see(entry, [node for node, _, _ in lost])
+        self.ills.see(entry)
+        self.saves.see(entry, [verdict.where for verdict in lost])
         for launch in actions(entry, LaunchAttempt):
             self.launch, self.launched_here = launch, True
         for end in actions(entry, EndRun):
@@ -125,11 +133,14 @@ def summarise(entries: Iterable[Entry]) -> Summary:
         restart=granted.restart if granted else 0,
         requeues=fold.requeues,
         allocation=granted.nodes if granted else (),
+        supervisor=(granted.host or granted.batch_host) if granted else "",
+        taken_over=bool(granted and granted.takeover),
         wanted=(granted.wanted_nodes or len(granted.nodes)) if granted else None,
         attempt=launch.attempt if launch else None,
         nodes=launch.nodes if launch and fold.launched_here else (),
         ranks=launch.world_size if launch and fold.launched_here else None,
         excluded=tuple(fold.excluded),
+        ills=fold.ills.now(),
         newest=fold.saves.newest,
         durable=fold.saves.newest_durable,
         begun=fold.first.t,

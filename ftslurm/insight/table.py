@@ -51,10 +51,12 @@ _MORE = (
     Column("EPOCH", lambda row: row.summary.epoch or None, number=True),
     Column("EXCLUDED", lambda row: folded(row.summary.excluded) or None),
     Column("FOLDER", lambda row: row.run_dir),
+    Column("HEALTH", lambda row: row.health or None),
     Column("RANKS", lambda row: row.summary.ranks, number=True),
     Column("REQUEUES", lambda row: row.summary.requeues if row.summary.entries else None, number=True),
     Column("RUN", lambda row: row.run_id),
     Column("STATE", lambda row: row.job_state),
+    Column("SUPERVISOR", lambda row: row.summary.supervisor or None),
     Column("WANTED", lambda row: row.summary.wanted, number=True),
 )
 DEFAULT = tuple(column.name for column in _COLUMNS)

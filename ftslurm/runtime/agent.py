@@ -29,13 +29,20 @@ from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
 from ftslurm.runtime import attempt_env, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
 from ftslurm.runtime.keys import private_folder, read_key
+from ftslurm.runtime.local_ring import LocalRing
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of, free_port
+from ftslurm.runtime.nodeprobes import NodeProbes
+from ftslurm.runtime.nodeprobes import Place as ProbePlace
 from ftslurm.runtime.ranks import LocalRank, RankTable, is_alive
-from ftslurm.runtime.saver import Saver
+from ftslurm.runtime.saver import Saver, scratch_of
 from ftslurm.runtime.shipping import Shipper
 from ftslurm.runtime.spec import AgentSpec
+from ftslurm.runtime.succession import send_tail
+from ftslurm.runtime.successor import Legacy
+from ftslurm.runtime.takeover import Place, Takeover
 from ftslurm.runtime.uplink import Uplink
+from ftslurm.runtime.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +50,7 @@ GIVE_UP_S = 900.0
 LEAVE_S = 60.0
 FENCE_S = 12.0
 VANISHED_S = 1.0
+PEER_QUESTIONS = frozenset({"heard?", "tail?", "supervisor"})
 
 
 class Agent:
@@ -76,8 +84,14 @@ class Agent:
             loop=loop,
             epoch=spec.epoch,
         )
+        self._ring = LocalRing(self._uplink.say, lambda: self._uplink.anchor_s)
+        self._uplink.ring_s = self._ring.word_s
         self._ranks = RankTable(node, self._uplink.report, self._announce)
+        place = (node, self._paths, self._local)
+        self._vitals = Vitals(place, spec.progress, self._ranks.of, self._uplink.say)
         self._saver = Saver(spec, node, self._uplink.report, self._ranks.pids)
+        self._takeover = self._watch_for_silence()
+        self._probes = self._own_probes()
         self._handlers = self._commands()
 
     def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], None]]:
@@ -87,14 +101,43 @@ class Agent:
             "go": self._go,
             "fence": self._fence,
             "save": self._save,
+            "autopsy": lambda message: self._later(self._vitals.autopsy, message),
             "restore": lambda message: self._later(self._restore, message),
             "drain": lambda message: self._later(self._drain, message),
             "clean": lambda message: self._later(self._clean, message),
             "local": lambda message: self._later(self._saver.record_local, message),
             "journal": self._journal,
             "requeue": lambda message: self._later(self._requeue, message),
+            "ring": self._ring.obey,
             "leave": self._leave,
         }
+
+    def _own_probes(self) -> NodeProbes:
+        scratch = scratch_of(self._spec.checkpoint.scratch, os.environ)
+        place = ProbePlace(
+            node=self._node,
+            run_id=self._spec.run_id,
+            scratch=scratch,
+            shared=self._paths.root,
+            attempt=lambda: self._ranks.live,
+        )
+        return NodeProbes(self._spec.probes, place, self._uplink.clock, self._uplink.report)
+
+    def _watch_for_silence(self) -> Takeover:
+        spec = self._spec
+        place = Place(
+            node=self._node,
+            job_id=spec.job_id,
+            requeue_id=spec.requeue_id,
+            restart=spec.restart,
+            takeover_after_s=spec.takeover_after_s,
+        )
+        return Takeover(place, self._who, self._uplink, self._paths, self._legacy)
+
+    def _legacy(self) -> Legacy:
+        host = address_of(self._spec.interface, self._spec.host)
+        spec = self._spec
+        return Legacy(node=self._node, host=host, port=self._port, output=spec.output, umask=spec.umask, peers={})
 
     # -------------------------------------------------------------------------------------------------- life
 
@@ -105,12 +148,17 @@ class Agent:
         self._write_agent_file()
         self._shipper.start()
         self._saver.start()
+        self._probes.start()
+        self._vitals.start()
         tasks = [asyncio.create_task(self._uplink.run()), asyncio.create_task(self._watch_ranks())]
+        if self._spec.job_id:
+            tasks.append(asyncio.create_task(self._takeover.run(self._on_stale)))
         await self._leaving.wait()
         await self._settle()
         for task in tasks:
             task.cancel()
         await server.close()
+        await self._takeover.over()
         self._local.agent_file(self._node).unlink(missing_ok=True)
         if not any(self._local.root.iterdir()):
             self._local.root.rmdir()
@@ -118,6 +166,7 @@ class Agent:
     async def _settle(self) -> None:
         """Ship what is left and let the supervisor acknowledge what was reported."""
         deadline = time.monotonic() + LEAVE_S
+        await self._loop.run_in_executor(None, self._probes.stop)
         shipped = await self._loop.run_in_executor(None, self._shipper.finish, LEAVE_S)
         await self._loop.run_in_executor(None, self._saver.stop, max(deadline - time.monotonic(), 0.0))
         if shipped and self._tidy:
@@ -158,9 +207,26 @@ class Agent:
     # ---------------------------------------------------------------------------------------------- channels
 
     async def _on_channel(self, channel: Channel) -> None:
-        """A rank, or another agent that only wants to know whether this node answers."""
+        """A rank; a member of the ring; or another agent, or a new supervisor, with a question."""
         if channel.peer.hello.get("role") == "rank":
             await self._ranks.serve(channel)
+            return
+        if channel.peer.hello.get("role") == "ring":
+            await self._ring.serve(channel)
+            return
+        while (kind := (message := await channel.recv()).get("t")) in PEER_QUESTIONS:
+            if kind == "tail?":
+                await send_tail(channel, self._local.journal_tail(self._node))
+                continue
+            if kind == "supervisor":
+                self._uplink.follow((str(message["host"]), int(message["port"])), int(message["epoch"]))
+            channel.send(self._takeover.answer())
+
+    def _on_stale(self, reason: str) -> None:
+        """The job has gone on without this node: nothing of what runs here may write any more."""
+        log.error("leaving: %s", reason)
+        self._on_alone()
+        self._leaving.set()
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -228,6 +294,8 @@ class Agent:
         attempt = int(message["attempt"])
         common: dict[str, str] = dict(message["common"])
         common[attempt_env.CHECKPOINT_DIR] = str(self._saver.folder)
+        common |= self._vitals.environment(attempt, common)
+        self._probes.ranks_begin()
         ranks = frozenset(int(rank) for rank in message["ranks"])
         self._later(lambda _: self._saver.expect(attempt, ranks), message)
         # An agent that was started again has not restored it itself; scratch has the same path on the other nodes.
@@ -253,12 +321,17 @@ class Agent:
     def _fence(self, message: Mapping[str, Any]) -> None:
         attempt = int(message["attempt"])
         self._ranks.kill(attempt)
+        if not message["clean"]:
+            self._probes.ask()
         self._later(lambda _: self._fence_now(attempt, clean=bool(message["clean"])), message)
 
     def _fence_now(self, attempt: int, *, clean: bool) -> None:
         done = fence.fence(self._spec.run_id, attempt, FENCE_S, groups=self._ranks.groups(attempt))
         self._saver.end(attempt, clean=clean)
+        self._vitals.end(attempt)
         self._report(NodeFenced(node=self._node, attempt=attempt, killed=done.killed, left=done.left))
+        if not clean:
+            self._probes.ranks_gone()
 
     def _save(self, message: Mapping[str, Any]) -> None:
         kind, _, value = str(message["save_on"]).partition(":")
@@ -292,6 +365,7 @@ class Agent:
 
     def _leave(self, message: Mapping[str, Any]) -> None:
         self._tidy = bool(message["tidy"])
+        self._ring.leave()
         self._leaving.set()
 
     def _report(self, event: Event) -> None:

@@ -168,7 +168,7 @@ class _Session(asyncio.Protocol):
     def closed(self) -> ChannelClosed:
         return ChannelClosed(self.reason or "closed", silent=self.silent)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any] | bytes) -> None:
         if self.transport is None or self.transport.is_closing():
             raise self.closed()
         self.wire.send(message)
@@ -222,8 +222,8 @@ class Channel:
         """Whether nothing can be sent any more."""
         return self._session.transport is None or self._session.transport.is_closing()
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message, without waiting.
+    def send(self, message: Mapping[str, Any] | bytes) -> None:
+        """Send a message, or what `wire.encode` made of one, without waiting.
 
         Raises:
             ChannelClosed: the connection is over, or the peer reads too slowly and has been disconnected.

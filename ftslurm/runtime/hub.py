@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftslurm.core.detector import History, Settings, observe, suspects, suspicion
+from ftslurm.core.detector import (
+    Health,
+    History,
+    Settings,
+    late,
+    limit_s,
+    misses_many,
+    observe,
+    suspects,
+    suspicion,
+)
 from ftslurm.core.events import AgentLost, AgentUp, Event, NodeHeard, NodeSuspected
-from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, serve
+from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, Limits, serve
+from ftslurm.runtime.uplink import SUPERSEDED
+from ftslurm.runtime.wire import encode
 
 log = logging.getLogger(__name__)
+
+SWITCH_S = 0.0005
+LARGE_BYTES = 4096
+AT_ONCE = 32
 
 Emit = Callable[[Event], None]
 Message = Mapping[str, Any]
@@ -34,9 +51,17 @@ class Hub:
     """All connected agents. Methods may be called from any thread."""
 
     def __init__(
-        self, who: Credentials, settings: Settings, emit: Emit, on_message: Callable[[str, Message], None]
+        self,
+        who: Credentials,
+        settings: Settings,
+        emit: Emit,
+        on_message: Callable[[str, Message], None],
+        own_address: str = "",
     ) -> None:
-        """`emit` takes events, `on_message` everything else that agents say; both must return at once."""
+        """`emit` takes events, `on_message` everything else that agents say; both must return at once.
+
+        `own_address` is this node's: its agent is always heard, and no witness of the network.
+        """
         self._who = who
         self._settings = settings
         self._emit = emit
@@ -44,6 +69,11 @@ class Hub:
         self._peers: dict[str, _Peer] = {}
         self._histories: dict[str, History] = {}
         self._suspected: set[str] = set()
+        self._own_address = own_address
+        self._near: set[str] = set()
+        self._due: set[Callable[[], None]] = set()
+        self._health = Health()
+        self._calm_since = time.monotonic()
         self._answered: dict[str, float] = {}
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -60,6 +90,8 @@ class Hub:
         Raises:
             OSError: the address cannot be bound.
         """
+        # Every socket call gives up the interpreter's lock; a busy thread would keep it for 5 ms each time.
+        sys.setswitchinterval(SWITCH_S)
         self._address = (host, port)
         self._epoch = epoch
         self._thread.start()
@@ -78,6 +110,12 @@ class Hub:
     def broadcast(self, message: Message) -> None:
         """Queue a message for every connected agent."""
         self._loop.call_soon_threadsafe(self._send_all, message)
+
+    def soon(self, work: Callable[[], None], after_s: float) -> None:
+        """Have something done after a while, once for many calls. To be called in the hub's thread only."""
+        if work not in self._due:
+            self._due.add(work)
+            self._loop.call_later(after_s, self._do_due, work)
 
     @property
     def connected(self) -> tuple[str, ...]:
@@ -98,10 +136,11 @@ class Hub:
         self._loop.call_soon_threadsafe(self._forget, node)
 
     def freshness_s(self, nodes: tuple[str, ...]) -> float:
-        """Return the age, in seconds, of the newest moment at which a majority of `nodes` was heard."""
-        heard = sorted((self._histories[node].last for node in nodes if node in self._histories), reverse=True)
+        """Return how long ago the newest word was sent that a majority of `nodes` has answered, in seconds."""
+        answered = dict(self._answered)
+        sent = sorted((answered[node] for node in nodes if node in answered), reverse=True)
         needed = len(nodes) // 2 + 1
-        return time.monotonic() - heard[needed - 1] if len(heard) >= needed else float("inf")
+        return time.monotonic() - sent[needed - 1] if len(sent) >= needed else float("inf")
 
     def close(self, timeout_s: float) -> None:
         """Close all channels and end the thread."""
@@ -117,7 +156,8 @@ class Hub:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         try:
-            server = await serve(self._address, self._who, epoch=self._epoch, on_channel=self._serve)
+            limits = Limits(pending=max(Limits().pending, 2 * self._settings.nodes))
+            server = await serve(self._address, self._who, epoch=self._epoch, on_channel=self._serve, limits=limits)
         except OSError as error:
             self._error = error
             self._ready.set()
@@ -136,12 +176,17 @@ class Hub:
         if hello.get("role") != "agent" or not node:
             log.warning("a peer from %s is no agent", channel.peer.address)
             return
+        if int(hello.get("epoch") or 0) > self._epoch:
+            self._on_message(node, {"t": SUPERSEDED, "epoch": hello["epoch"]})
+            return
         known = self._peers.get(node)
         self._peers[node] = peer = _Peer(channel=channel, hello=dict(hello))
         if known is not None:
             await known.channel.close()
         self._heard(node)
         address = str(hello.get("address") or channel.peer.address)
+        if address == self._own_address:
+            self._near.add(node)
         self._emit(AgentUp(node=node, address=address, port=int(hello.get("port", 0)), attempt=hello.get("attempt")))
         reason = "closed"
         try:
@@ -152,14 +197,16 @@ class Hub:
         finally:
             if self._peers.get(node) is peer:
                 del self._peers[node]
-                self._histories.pop(node, None)
+                patience = self._patience(self._histories.pop(node, None))
                 self._suspected.discard(node)
-                self._emit(AgentLost(node=node, reason=reason))
+                self._emit(AgentLost(node=node, reason=reason, patience=patience))
 
     def _take(self, node: str, message: dict[str, Any]) -> None:
         self._heard(node)
         if message.get("t") == "beat":
-            self._send(node, {"t": "echo", "n": message.get("n")})
+            if message.get("echo") is not None:
+                self._answered[node] = float(message["echo"])
+            self._send(node, {"t": "echo", "n": message.get("n"), "at": time.monotonic(), "wall": time.time()})
             return
         self._on_message(node, message)
 
@@ -170,10 +217,22 @@ class Hub:
             self._emit(NodeHeard(node=node))
 
     def _send_all(self, message: Message) -> None:
-        for node in list(self._peers):
-            self._send(node, message)
+        payload = encode(message)
+        at_once = len(self._peers) if len(payload) < LARGE_BYTES else AT_ONCE
+        self._send_some(payload, tuple(self._peers), at_once)
 
-    def _send(self, node: str, message: Message) -> None:
+    def _send_some(self, payload: bytes, nodes: tuple[str, ...], at_once: int) -> None:
+        """Send what is large to some at a time: beats are answered in between."""
+        for node in nodes[:at_once]:
+            self._send(node, payload)
+        if nodes[at_once:]:
+            self._loop.call_soon(self._send_some, payload, nodes[at_once:], at_once)
+
+    def _do_due(self, work: Callable[[], None]) -> None:
+        self._due.discard(work)
+        work()
+
+    def _send(self, node: str, message: Message | bytes) -> None:
         peer = self._peers.get(node)
         if peer is None:
             return
@@ -195,18 +254,39 @@ class Hub:
             if now - before > pause + self._settings.suspect_after_s / 2:
                 # This process itself stood still: nobody is to blame for silence that was not listened to.
                 self._histories = {node: replace(history, last=now) for node, history in self._histories.items()}
+                self._trust_less(now, f"this process stood still for {now - before:.1f} s")
                 continue
             self._find_suspects(now)
 
     def _find_suspects(self, now: float) -> None:
-        silent = suspects(self._histories, now, self._settings)
-        for node, seconds in silent.items():
-            if node in self._suspected or not self.watching:
-                continue
-            self._suspected.add(node)
-            phi = suspicion(self._histories[node], now, self._settings)
-            self._emit(
-                NodeSuspected(
-                    node=node, silent_s=seconds, phi=phi, peers_silent=len(silent) - 1, peers=len(self._histories) - 1
-                )
+        silent = late(self._histories, now, self._settings) - self._near
+        watched = len(self._histories.keys() - self._near)
+        if misses_many(len(silent - self._suspected), watched):
+            if not self._health.score:
+                self._trust_less(now, f"{len(silent)} of {watched} nodes fell silent at once")
+        elif now - self._calm_since > self._settings.suspect_after_s and self._health.score:
+            self._health, self._calm_since = self._health.better(), now
+        if not self.watching:
+            return
+        for node, seconds in suspects(self._histories, now, self._settings, self._health).items():
+            if node not in self._suspected:
+                self._suspected.add(node)
+                self._suspect(node, seconds, now, peers=watched - 1, silent=len(silent - {node}))
+
+    def _suspect(self, node: str, seconds: float, now: float, *, peers: int, silent: int) -> None:
+        history = self._histories[node]
+        phi = suspicion(history, now, self._settings)
+        self._emit(
+            NodeSuspected(
+                node=node, silent_s=seconds, phi=phi, peers_silent=silent, peers=peers, patience=self._patience(history)
             )
+        )
+
+    def _patience(self, history: History | None) -> float:
+        """How many times the configured silence a node is given, because its beats came unevenly."""
+        return round(limit_s(history, self._settings) / self._settings.suspect_after_s, 2) if history else 1.0
+
+    def _trust_less(self, now: float, why: str) -> None:
+        """Be more patient for a while: it may be this observer who does not hear (Lifeguard's local health)."""
+        self._health, self._calm_since = self._health.worse(), now
+        log.warning("%s: silence counts %.0f times as late from here on", why, self._health.patience)

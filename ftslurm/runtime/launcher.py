@@ -72,8 +72,11 @@ class Ranks:
         return len(self.nodes) * self.ranks_per_node
 
 
-def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str, str]) -> StepCommand:
-    """Return the step of one agent a node; `output` is srun's file pattern, `spec` the agent's settings as JSON."""
+def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str, str], *, gpus: int = 0) -> StepCommand:
+    """Return the step of one agent a node; `output` is srun's file pattern, `spec` the agent's settings as JSON.
+
+    It shares all `gpus` of each node with the ranks (M24): who judges them must see them.
+    """
     count = str(len(nodes))
     argv = (
         "srun",
@@ -84,6 +87,7 @@ def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str,
         f"--ntasks={count}",
         "--ntasks-per-node=1",
         "--cpus-per-task=1",
+        *((f"--gpus-per-node={gpus}",) if gpus else ()),
         f"--nodelist={nodeset.fold(nodes)}",
         "--mpi=none",
         "--cpu-bind=none",

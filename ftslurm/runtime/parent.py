@@ -1,5 +1,8 @@
 """The parent of a supervisor: starts it, starts it again when it dies, and returns only when the run has ended.
 
+Where another host has taken the run over, it waits until the journal says that the run has ended, and then returns: the
+job ends without going through the queue once more.
+
 When a batch script returns, Slurm ends the job and every step in it and calls it COMPLETED (M23); so nothing but the
 run's own word makes this process return. The supervisor says that word through a pipe, because shared storage may
 hang.
@@ -13,13 +16,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from ftslurm import journal
+from ftslurm.core.actions import EndRun
+from ftslurm.core.events import ENDED
+from ftslurm.errors import FtslurmError
+from ftslurm.journal import Entry
+from ftslurm.paths import RunPaths
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP)
 REST_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_S = 60.0
+PARK_POLL_S = 1.0
+SETTLED_S = 60.0
 
 
 class Parent:
@@ -50,7 +63,8 @@ class Parent:
     def _once(self) -> dict[str, Any] | None:
         """Run a supervisor to its end; None when it died without a word."""
         reader, writer = os.pipe()
-        argv = [sys.executable, "-I", "-m", "ftslurm.runtime.serve", "--say", str(writer), *self._arguments]
+        serve = [sys.executable, "-I", "-m", "ftslurm.runtime.serve"]
+        argv = [*serve, "--say", str(writer), "--parent", str(os.getpid()), *self._arguments]
         environ = {**os.environ, "FTSLURM_ROLE": "supervisor"}
         # Signals wait until the supervisor has its handlers: the time limit's warning must neither kill it nor be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -67,9 +81,33 @@ class Parent:
     def _follow(self, word: dict[str, Any]) -> int:
         if word.get("park"):
             print(f"[ftslurm] {word['park']}", flush=True)
-            while True:
-                signal.pause()
+            return self._park()
         return int(word["code"])
+
+    def _park(self) -> int:
+        """Wait until the journal says that the run has ended; nothing else ends the wait."""
+        paths = RunPaths(Path(self._arguments[-1]))
+        seen = -1
+        while True:
+            time.sleep(PARK_POLL_S)
+            try:
+                size = sum(path.stat().st_size for path in paths.root.glob("journal.*.jsonl"))
+                end = _end_of(journal.read(paths)) if size != seen else None
+            except (FtslurmError, OSError):
+                continue  # storage that does not answer now; it is asked again
+            seen = size
+            if end is not None and end.phase in ENDED:
+                self._await_settled(paths)
+                print(f"[ftslurm] {end.phase}: {end.reason} (exit code {end.code})", flush=True)
+                return end.code
+
+    @staticmethod
+    def _await_settled(paths: RunPaths) -> None:
+        """Give agents their time to bring away what they hold: Slurm kills them when this process returns."""
+        deadline = time.monotonic() + SETTLED_S
+        epoch = max(int(path.name.split(".")[1]) for path in paths.root.glob("journal.*.jsonl"))
+        while not paths.settled(epoch).exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         """Hand a signal on; one that comes while no supervisor runs is kept for the next."""
@@ -78,3 +116,9 @@ class Parent:
             self._child.send_signal(number)
         else:
             self._pending = number
+
+
+def _end_of(entries: Iterable[Entry]) -> EndRun | None:
+    """Return the end of a run, if its newest entry has brought it."""
+    last = [entry.actions for entry in entries][-1:]
+    return next((action for actions in last for action in actions if isinstance(action, EndRun)), None)

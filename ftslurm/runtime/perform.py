@@ -32,19 +32,24 @@ from ftslurm.core.actions import (
     Requeue,
     Restore,
     Say,
+    TakeAutopsy,
 )
+from ftslurm.core.conditions import CallHook
 from ftslurm.core.events import AgentUp, LaunchEnded, Phase
 from ftslurm.core.records import to_record
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
+from ftslurm.runtime.forecast import Forecaster, forecast_place
+from ftslurm.runtime.hooks import Hooks
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
-from ftslurm.runtime.settings import checkpoint_of
+from ftslurm.runtime.settings import checkpoint_of, probes_of, progress_of
 from ftslurm.runtime.slurm_watch import SlurmWatch
 from ftslurm.runtime.spec import AgentSpec
 from ftslurm.runtime.stores import Stores
-from ftslurm.runtime.witnesses import Witnesses
+from ftslurm.runtime.successor import own_output, own_umask
+from ftslurm.runtime.witnesses import DEADLINE_S, Witnesses
 from ftslurm.slurm.client import SlurmClient
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ log = logging.getLogger(__name__)
 
 LEAVE_S = 20.0
 REQUEUE_S = 45.0
+FEW, PEERS_S = 64, 1.0
 OUTPUT_TAIL = 2000
 
 
@@ -66,10 +72,15 @@ class Performer:
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="perform")
         self._slurm = SlurmClient()
         self._checkpoint = checkpoint_of(context.config, context.paths)
-        self._stores = Stores(context.paths.run_id, self._checkpoint, supervisor.epoch, supervisor.emit)
-        self._witnesses = Witnesses(context.job.job_id, self._slurm)
-        self._slurm_watch = SlurmWatch(self._slurm, context.job, supervisor.emit)
+        fresh = supervisor.authority.fresh
+        self._stores = Stores(context.paths.run_id, self._checkpoint, supervisor.epoch, supervisor.emit, fresh)
+        deadline_s = min(DEADLINE_S, 2 * context.config.heartbeat.suspect_after)
+        ring = supervisor.rings.word_on
+        self._witnesses = Witnesses(context.job.job_id, self._slurm, ring=ring, deadline_s=deadline_s)
+        self._slurm_watch = SlurmWatch(self._slurm, context.job, supervisor.emit, supervisor.authority.fence)
+        self._forecast = Forecaster(self._slurm, forecast_place(context), supervisor.emit)
         self._agent_launches = 0
+        self._hooks = Hooks({"health": context.config.hooks.health}, context.paths.run_id)
         self._launched: dict[int, subprocess.Popen[bytes]] = {}
         self._rules: dict[type[Action], Callable[[Any], None]] = {
             Say: self._say,
@@ -80,6 +91,7 @@ class Performer:
             FenceAttempt: self._fence,
             Restore: self._restore,
             AskToSave: self._ask_to_save,
+            TakeAutopsy: self._take_autopsy,
             CommitLocal: self._commit_local,
             Drain: self._drain,
             CommitDurable: lambda action: self._later(self._stores.commit, action),
@@ -87,6 +99,7 @@ class Performer:
             Quarantine: lambda action: self._later(self._stores.set_aside, action),
             Requeue: lambda action: self._later(self._requeue, action),
             EndRun: self._end,
+            CallHook: self._hooks.call,
         }
 
     def perform(self, action: Action) -> None:
@@ -100,6 +113,7 @@ class Performer:
     def watch_slurm(self) -> None:
         """Ask Slurm now and then for its view of the job; the answers come as SlurmReported."""
         threading.Thread(target=self._slurm_watch.run, name="slurm", daemon=True).start()
+        self._forecast.survey()
 
     def leave(self, present: frozenset[str], *, tidy: bool) -> None:
         """Tell the agents to settle and leave; wait a bounded time until those that are present have.
@@ -117,14 +131,16 @@ class Performer:
 
     def on_agent_up(self, event: AgentUp) -> None:
         """Give a new agent the addresses of all; called in the hub's thread."""
-        addresses = self._of.addresses
-        peers = {node: [addresses[node], port] for node, port in self._of.hub.ports().items() if node in addresses}
-        for node in peers:
-            others = {name: where for name, where in peers.items() if name != node}
-            self._of.hub.send(node, {"t": "peers", "peers": others})
+        few = len(self._of.hub.connected) <= FEW
+        self._of.hub.soon(self._tell_peers, 0.0 if few else PEERS_S)
         muster = self._of.muster
         if muster is not None:
             self._announce_attempt(muster.attempt, muster.world_size, (event.node,))
+
+    def _tell_peers(self) -> None:
+        addresses = self._of.addresses
+        peers = {node: [addresses[node], port] for node, port in self._of.hub.ports().items() if node in addresses}
+        self._of.hub.broadcast({"t": "peers", "peers": peers})
 
     # ------------------------------------------------------------------------------------------------ helpers
 
@@ -160,8 +176,18 @@ class Performer:
             interval_s=context.config.heartbeat.interval,
             deadman_s=context.config.heartbeat.deadman_after,
             checkpoint=self._checkpoint,
+            progress=progress_of(context.config),
+            probes=probes_of(context.config),
+            job_id=context.job.job_id,
+            requeue_id=context.job.requeue_id,
+            restart=context.job.restart_count,
+            takeover_after_s=context.config.heartbeat.takeover_after,
+            umask=own_umask(),
+            output=own_output(),
         )
-        step = launcher.agents(action.nodes, str(logs / f"agents-{mark}-%N.out"), spec.to_json(), os.environ)
+        step = launcher.agents(
+            action.nodes, str(logs / f"agents-{mark}-%N.out"), spec.to_json(), os.environ, gpus=spec.probes.gpus
+        )
         self._later(lambda _: self._start(step, logs / f"agents-{mark}.srun"), action)
 
     def _start(self, step: launcher.StepCommand, output: Path) -> None:
@@ -173,6 +199,7 @@ class Performer:
             log.info("the agents' step ended with code %d: %s", code, text)
 
     def _probe(self, action: ProbeNode) -> None:
+        self._forecast.expect_plan(self._of.run)
         address = self._of.addresses.get(action.node, action.node)
         # Another node than this one: the observer's own address would always answer.
         addresses, here = self._of.addresses, self._of.context.address
@@ -288,6 +315,13 @@ class Performer:
     def _ask_to_save(self, action: AskToSave) -> None:
         message = {"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on}
         self._of.hub.broadcast(message)
+
+    def _take_autopsy(self, action: TakeAutopsy) -> None:
+        stall = self._of.run.current.stall
+        if stall is not None:
+            self._of.autopsies.begin(stall, action.nodes, action.deadline_s)
+            asked = {"t": "autopsy", "attempt": action.attempt, "deadline_s": 0.8 * action.deadline_s}
+            self._each(action.nodes, asked)
 
     def _commit_local(self, action: CommitLocal) -> None:
         self._later(self._stores.note_local, action)

@@ -7,7 +7,9 @@ All are asked at once, with one deadline. What an answer means:
   program, is UNKNOWN. A refused TCP connection is a living kernel.
 - A frozen node still answers ping and TCP, which the kernel does alone: ssh's greeting and a job step need a process.
 - Ping proves nothing where it is filtered, so a healthy peer is pinged too. Where that stays without an answer as well,
-  the node's silence says nothing, and perhaps it is the observer who is cut off.
+  the node's silence says nothing, and perhaps it is the observer who is cut off. ssh and srun are asked of the peer at
+  the same time: on a lossy network, or a starved observer, they time out for healthy nodes too.
+- Nor does silence count that was not listened to: a process that stood still in the middle has heard nothing.
 
 Every child process has a process group of its own, is killed at the deadline and reaped, inherits no descriptor and no
 SLURM step variable. ping(8), ssh(1), srun(1).
@@ -30,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from shutil import which
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]{0,253}[A-Za-z0-9])?")
 DETAIL_CHARS = 200
 LATE_S = 0.5
+STOOD_STILL_S = 2.0
+AGAINST = frozenset({Outcome.FAILED, Outcome.UNREACHABLE})
 TERM_GRACE_S = 0.3
 NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT})
 SSH_OPTIONS = (
@@ -97,8 +101,8 @@ class SshClient(StrEnum):
 class ProbeTarget:
     """The node that is asked about, and the ways to it.
 
-    `address` and `port` are where its agent listened. `peer` (and `peer_port`, its agent's) is a node that has been
-    heard just now. `slurm` returns Slurm's word on the node. `job_id` empty: no step is tried.
+    `address` and `port` are where its agent listened. `peer` (and `peer_port`, its agent's, and `peer_node`, its name)
+    is a node that has been heard just now. `slurm` returns Slurm's word on the node. `job_id` empty: no step is tried.
     """
 
     node: str
@@ -107,6 +111,7 @@ class ProbeTarget:
     job_id: str = ""
     peer: str = ""
     peer_port: int = 0
+    peer_node: str = ""
     slurm: Callable[[], Finding] | None = None
     ssh: SshClient = SshClient.AUTO
     ssh_options: tuple[str, ...] = ()
@@ -157,8 +162,36 @@ def _answer(witness: Witness, target: ProbeTarget, deadline_s: float, answers: q
     except Exception as error:
         log.exception("asking %s about %s failed", witness, target.node)
         outcome, detail = Outcome.UNKNOWN, f"the probe failed: {error!r}"
+    took_s = time.monotonic() - began
+    if outcome in AGAINST and took_s > deadline_s + STOOD_STILL_S:
+        outcome, detail = Outcome.UNKNOWN, f"this process stood still: {took_s:.0f} s went by; {detail}"
     detail = " ".join(detail.split())[:DETAIL_CHARS]
-    answers.put(Finding(witness=witness, outcome=outcome, detail=detail, took_s=time.monotonic() - began))
+    answers.put(Finding(witness=witness, outcome=outcome, detail=detail, took_s=took_s))
+
+
+def _beside_peer(question: Callable[[ProbeTarget, float], Word]) -> Callable[[ProbeTarget, float], Word]:
+    """Return the question with the same one to a healthy peer beside it: an answer against both speaks against none."""
+
+    def ask(target: ProbeTarget, deadline_s: float) -> Word:
+        if not target.peer_node:
+            return question(target, deadline_s)
+        end = time.monotonic() + deadline_s + LATE_S
+        peer = replace(target, node=target.peer_node, address=target.peer, port=target.peer_port)
+        control: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        work = lambda: control.put(question(peer, deadline_s))  # noqa: E731
+        threading.Thread(target=work, name=f"control probe {peer.node}", daemon=True).start()
+        outcome, detail = question(target, deadline_s)
+        if outcome not in AGAINST:
+            return outcome, detail
+        try:
+            by_peer = control.get(timeout=max(0.0, end - time.monotonic()))[0]
+        except queue.Empty:
+            by_peer = Outcome.UNREACHABLE
+        if by_peer in AGAINST:
+            return Outcome.UNKNOWN, f"{detail}, but neither does {peer.node} answer this, which is well"
+        return outcome, detail
+
+    return ask
 
 
 # ------------------------------------------------------------------------------------------------------ the witnesses
@@ -302,8 +335,8 @@ _QUESTIONS: Mapping[Witness, Callable[[ProbeTarget, float], Word]] = {
     Witness.PEER: _peer,
     Witness.PING: _ping,
     Witness.TCP: _tcp,
-    Witness.SSH: _ssh,
-    Witness.SRUN: _srun,
+    Witness.SSH: _beside_peer(_ssh),
+    Witness.SRUN: _beside_peer(_srun),
     Witness.SLURM: _slurm,
 }
 

@@ -40,6 +40,7 @@ RETRY_S, ACK_S, DRAIN_S, KILL_S = 0.2, 30.0, 30.0, 10.0
 KEPT_BYTES, TAIL_BYTES, READ_BYTES = 2**20, 2**14, 2**16
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PTRACER, ANY_OF_OURS = 0x59616D61, 2**64 - 1
 # Rank, world size, local rank. Under mpirun SLURM_PROCID is 0 for all: Slurm has started one daemon a node.
 IDENTITY = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS SLURM_NTASKS", "SLURM_LOCALID"),
@@ -261,6 +262,7 @@ class Wrapper:
         def prepare() -> None:
             os.setpgid(0, 0)
             call(PR_SET_PDEATHSIG, signal.SIGKILL)
+            call(PR_SET_PTRACER, ANY_OF_OURS)  # where Yama is on, the agent could not read the stacks of a hang
             if os.getppid() != us:
                 os._exit(KILLED)
 

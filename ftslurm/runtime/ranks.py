@@ -59,7 +59,7 @@ class RankTable:
 
     def of(self, attempt: int) -> list[LocalRank]:
         """Return the ranks of an attempt."""
-        return [row for (number, _), row in self._rows.items() if number == attempt]
+        return [row for (number, _), row in list(self._rows.items()) if number == attempt]
 
     def pids(self, attempt: int) -> tuple[int, ...]:
         """Return the process ids of the attempt's wrappers, also of those that have ended badly."""

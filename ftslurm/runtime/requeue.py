@@ -36,7 +36,7 @@ def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, *, any_size: bool) 
         slurm.requeue(job_id)
     except FtslurmError as error:
         return RequeueAnswered(ok=False, detail=str(error))
-    exclude, forgiven = _excludable(slurm, job_id, asked)
+    exclude, forgiven = excludable(slurm, job_id, asked)
     changes: list[tuple[JobField, str]] = []
     if not any_size:
         changes += [(JobField.NUM_TASKS, str(asked.num_tasks)), (JobField.NUM_NODES, str(asked.num_nodes))]
@@ -48,20 +48,24 @@ def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, *, any_size: bool) 
     return RequeueAnswered(ok=True, detail=detail, forgiven=forgiven)
 
 
-def _excludable(slurm: SlurmClient, job_id: str, asked: Requeue) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the nodes to exclude, and those that are forgiven because the partition is too small without them.
+def excludable(slurm: SlurmClient, job_id: str, asked: Requeue) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the whole list of nodes to exclude, and those that are forgiven: without them the partition is too small.
 
-    One name that Slurm does not know makes it refuse the whole list (A1). A job that asks for more nodes than are left
+    The list is what the job excludes already, which is the user's or the node ledger's, and the condemned nodes. One
+    name that Slurm does not know makes it refuse the whole list (A1). A job that asks for more nodes than are left
     would be pending for ever; a node that is still bad is found out again when its agent does not come up.
     """
     try:
-        present = slurm.partition_nodes(slurm.job(job_id).partition)
+        job = slurm.job(job_id)
+        present = slurm.partition_nodes(job.partition)
     except FtslurmError as error:
         log.warning("cannot check the nodes to exclude: %s", error)
         return asked.exclude, ()
+    before = tuple(name for name in job.exc_nodes if name not in asked.exclude)
     known = tuple(name for name in asked.exclude if name in present)
-    if len(present) - len(known) >= asked.num_nodes:
-        return known, ()
+    left = len(set(present) - set(before) - set(known))
+    if left >= asked.num_nodes:
+        return (*before, *known) if known else (), ()
     return (), known
 
 
@@ -96,7 +100,7 @@ def _read_back(slurm: SlurmClient, job_id: str, asked: Requeue, exclude: tuple[s
     text = f"job {job_id} is {now.state}, was set to {asked.num_nodes} nodes and excludes {excluded}"
     if missing:
         text += f"; NOT excluded: {', '.join(missing)}"
-    if asked.exclude and not exclude:
+    if asked.exclude and not exclude and set(asked.exclude) - set(now.exc_nodes):
         names = ", ".join(asked.exclude)
         text += f"; without {names} the partition has fewer than {asked.num_nodes} nodes: not excluded"
     return text

@@ -1,8 +1,12 @@
-"""The process of a supervisor: reads what is known of the run, takes the lease, serves, and says how it ended."""
+"""The process of a supervisor: reads what is known of the run, takes the lease, serves, and says how it ended.
+
+It is started by a parent in the batch script (`--say`), or by an agent after that host was lost (`--takeover`).
+"""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -12,22 +16,28 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftslurm import journal
+from ftslurm import journal, siteprofile
 from ftslurm.config import Config, load
 from ftslurm.core.actions import EndRun
 from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
 from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
 from ftslurm.core.state import Run
-from ftslurm.errors import FtslurmError, SiteForbids
+from ftslurm.errors import DataDamaged, FtslurmError, SiteForbids
 from ftslurm.paths import LocalPaths, RunPaths
+from ftslurm.runtime import claims
+from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of
-from ftslurm.runtime.settings import policy_of
-from ftslurm.runtime.supervisor import Context, Supervisor, claim
+from ftslurm.runtime.quorum import leave_mark
+from ftslurm.runtime.settings import policy_of, wanted_of
+from ftslurm.runtime.succession import Announcer, collect_tails, end_job, watch_the_clock
+from ftslurm.runtime.successor import Legacy
+from ftslurm.runtime.supervisor import Context, Supervisor
 from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.env import JobEnv, job_from_env
 from ftslurm.slurm.records import JobState
@@ -37,64 +47,142 @@ log = logging.getLogger(__name__)
 
 PORT_FILE = "supervisor-port"
 WHO_ELSE_S = 3.0
+REACHED_S = 3.0
+PR_SET_PDEATHSIG = 1
+TAKEN_OVER = "another supervisor has taken this run over; this one does nothing any more"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one run; the result goes through the pipe `--say` as a line of JSON."""
     parser = argparse.ArgumentParser(prog="ftslurm.runtime.serve")
-    parser.add_argument("--say", type=int, required=True)
+    parser.add_argument("--say", type=int)
+    parser.add_argument("--parent", type=int, default=0)
+    parser.add_argument("--takeover", action="store_true")
     parser.add_argument("--resumed", action="store_true")
     parser.add_argument("run_dir")
     asked = parser.parse_args(argv)
     # What comes before the handlers stand must not end this process: cancellation is asked of Slurm later.
     signals = _Signals()
+    _die_with(asked.parent)
+    paths = RunPaths(Path(asked.run_dir))
+    legacy = None
+    if asked.takeover:
+        told = sys.stdin.readline()
+        if not told:
+            return 0  # the supervisor was heard again
+        legacy = Legacy.from_json(told)
     try:
-        word = _serve(RunPaths(Path(asked.run_dir)), resumed=asked.resumed, signals=signals)
+        word = _serve(paths, resumed=asked.resumed, signals=signals, legacy=legacy)
     except FtslurmError as error:
         hint = f"\nftslurm: hint: {error.hint}" if error.hint else ""
         print(f"ftslurm: error: {error}{hint}", file=sys.stderr, flush=True)
         word = {"code": error.exit_code}
-    os.write(asked.say, (json.dumps(word) + "\n").encode())
+        if legacy is not None and isinstance(error, DataDamaged):
+            word = claims.start_anew(job_from_env(os.environ))
+    if asked.say is not None:
+        os.write(asked.say, (json.dumps(word) + "\n").encode())
+    log.info("this supervisor ends: %s", word)
     logging.shutdown()
     # Threads may hang in a system call on dead storage; the word has been said.
     os._exit(0)
 
 
-def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals) -> dict[str, Any]:
-    config = load(paths.config)
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its parent (prctl(2)): the next parent starts a supervisor of its own."""
+    if parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy | None) -> dict[str, Any]:
+    config = siteprofile.of_run(load(paths.config), paths)
     job = job_from_env(os.environ)
+    if legacy is not None:
+        job = replace(job, end_time=legacy.end_time)
     to_file(paths.supervisor_log, {"run": paths.run_id, "job": job.requeue_id, "role": "supervisor"})
     local = LocalPaths.of(paths.run_id)
     private_folder(local.root.parent)
     private_folder(local.root)
     copies = sorted(local.root.glob("journal-supervisor-*.jsonl"))
     known = list(journal.read(paths, *copies))
-    run, entries = journal.replay(known, policy_of(config))
+    run, _ = journal.replay(known, policy_of(config))
     resumed = resumed and _is_new(run, job)
     if run.phase in ENDED and not resumed:
         print(f"[ftslurm] run {paths.run_id} has already ended: {run.phase}, {run.reason}", flush=True)
+        if legacy is not None:
+            over = EndRun(phase=run.phase, code=run.code, reason=run.reason)
+            end_job(job.requeue_id, over, config.recovery.on_finish_after_takeover)
         return {"phase": run.phase, "code": run.code}
     context = Context(
         paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=_address(config)
     )
-    lease, epoch = claim(context)
+    supervisor = _begin(context, copies, legacy)
+    if supervisor is None:
+        return {"park": TAKEN_OVER}
+    run, epoch = supervisor.run, supervisor.epoch
+    if legacy is not None and not _same_incarnation(run, job):
+        return claims.start_anew(job)
+    signals.attach(supervisor, job)
+    if legacy is None:
+        supervisor.voice.say(_first_line(paths, job, config, epoch))
+    else:
+        _take_over(supervisor, legacy)
+    supervisor.start_slurm_watch()
+    supervisor.scan_store()
+    end = supervisor.serve(_granted(run, context, epoch, resumed=resumed, legacy=legacy))
+    if legacy is not None and end is not None and end.phase in ENDED:
+        paths.settled(epoch).touch()
+        end_job(job.requeue_id, end, config.recovery.on_finish_after_takeover)
+    return _word(end)
+
+
+def _begin(context: Context, copies: list[Path], legacy: Legacy | None) -> Supervisor | None:
+    """Take the lease, learn all that is known of the run, and listen; None where another supervisor acts."""
+    paths, local = context.paths, context.local
+    taken = claims.take(context, legacy)
+    if taken is None:
+        return None
+    lease, epoch, acts_from = taken
+    # The holder before may act, and write, until its last renewal of the lease counts no more.
+    time.sleep(max(acts_from - time.monotonic(), 0.0))
+    if legacy is not None:
+        reached = {node: legacy.peers[node] for node in legacy.reached}
+        copies = [*copies, *collect_tails(Credentials(key=context.key, run_id=paths.run_id), reached, local.root)]
     # Once more: what a supervisor before this one wrote until it was fenced belongs to the state.
     known = list(journal.read(paths, *copies))
-    run, entries = journal.replay(known, policy_of(config))
+    run, entries = journal.replay(known, policy_of(context.config))
     supervisor = Supervisor(context, run, entries, lease, epoch)
     supervisor.write_down(journal.unshared(paths, known))
     _listen(supervisor, local)
-    signals.attach(supervisor, job)
-    supervisor.voice.say(_first_line(paths, job, config, epoch))
-    supervisor.start_slurm_watch()
-    supervisor.scan_store()
-    end = supervisor.serve(_granted(run, job, config, epoch, resumed=resumed))
-    return _word(end)
+    return supervisor
+
+
+def _take_over(supervisor: Supervisor, legacy: Legacy) -> None:
+    """Tell the agents, the clock and Slurm that this supervisor acts from now on."""
+    context, epoch = supervisor.context, supervisor.epoch
+    for node, (host, port) in legacy.peers.items():
+        supervisor.addresses[node], supervisor.ports[node] = host, port
+    Announcer(
+        who=Credentials(key=context.key, run_id=context.paths.run_id),
+        peers=legacy.peers,
+        here=(context.address, supervisor.hub.port),
+        epoch=epoch,
+        connected=lambda: supervisor.hub.connected,
+    ).start()
+    if legacy.end_time is not None:
+        lead_s = context.config.checkpoint.grace + SAVE_LEAD_S
+        watch_the_clock(legacy.end_time, lead_s, lambda: supervisor.emit(StopRequested(why=TIME_LIMIT, save=True)))
+    threading.Thread(target=leave_mark, args=(context.job.job_id, epoch), daemon=True).start()
+    # Who has answered the claim will come: whoever else is missing can be asked about at once.
+    deadline = time.monotonic() + REACHED_S
+    while not set(legacy.reached) <= set(supervisor.hub.connected) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _word(end: EndRun | None) -> dict[str, Any]:
     if end is None:
-        return {"park": "another supervisor has taken this run over; this one does nothing any more"}
+        return {"park": TAKEN_OVER}
     if end.phase is Phase.REQUEUED:
         return {"park": f"requeued: {end.reason}"}
     return {"phase": end.phase, "code": end.code}
@@ -105,7 +193,12 @@ def _is_new(run: Run, job: JobEnv) -> bool:
     return run.job_id != job.requeue_id
 
 
-def _granted(run: Run, job: JobEnv, config: Config, epoch: int, *, resumed: bool) -> AllocationGranted:
+def _same_incarnation(run: Run, job: JobEnv) -> bool:
+    return (run.job_id, run.restart) == (job.requeue_id, job.restart_count)
+
+
+def _granted(run: Run, context: Context, epoch: int, *, resumed: bool, legacy: Legacy | None) -> AllocationGranted:
+    job = context.job
     return AllocationGranted(
         job_id=job.requeue_id,
         restart=job.restart_count,
@@ -114,9 +207,11 @@ def _granted(run: Run, job: JobEnv, config: Config, epoch: int, *, resumed: bool
         epoch=epoch,
         no_kill=job.no_kill,
         resumed=resumed,
-        same_incarnation=(run.job_id, run.restart) == (job.requeue_id, job.restart_count),
+        same_incarnation=_same_incarnation(run, job),
         end_time=job.end_time,
-        wanted_nodes=min(config.resources.nodes[1], len(job.nodelist)),
+        wanted_nodes=wanted_of(context.config, len(job.nodelist)),
+        host=job.batch_host or "",
+        takeover=legacy.reason if legacy is not None else "",
     )
 
 
@@ -218,12 +313,16 @@ class _Signals:
             log.info("SIGTERM belongs to the requeue that was just asked for")
             return
         why = {JobState.PREEMPTED: PREEMPT, JobState.TIMEOUT: TIME_LIMIT}
+        own = supervisor.context.job.restart_count
+        restart: int | None = own
         try:
-            state = SlurmClient(timeout_s=WHO_ELSE_S).job(self._job_id).state
+            info = SlurmClient(timeout_s=WHO_ELSE_S).job(self._job_id)
+            state, restart = info.state, info.restart_count
         except FtslurmError as error:
             log.warning("SIGTERM came and Slurm does not say why: %s", error)
             state = JobState.UNKNOWN
-        if state in (JobState.PENDING, JobState.REQUEUED):
+        # With a node that does not answer a requeued job is COMPLETING for long, but counted as restarted at once.
+        if state in (JobState.PENDING, JobState.REQUEUED) or restart not in (None, own):
             log.info("SIGTERM belongs to a requeue; the new incarnation goes on")
             return
         supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False))

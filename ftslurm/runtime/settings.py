@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ftslurm.config import Config
 from ftslurm.core.detector import Settings
+from ftslurm.core.health import Consequence, Level, Rule
+from ftslurm.core.placement import Strategy
+from ftslurm.core.progress import Patience
 from ftslurm.core.recovery import Policy
 from ftslurm.paths import RunPaths
-from ftslurm.runtime.spec import CheckpointSpec
+from ftslurm.runtime.spec import CheckpointSpec, ProbeSpec, ProgressSpec
 
 
 def policy_of(config: Config) -> Policy:
@@ -16,6 +19,10 @@ def policy_of(config: Config) -> Policy:
         ranks_per_node=config.resources.ranks_per_node,
         min_nodes=recovery.min_nodes,
         world_multiple_of=recovery.world_multiple_of,
+        world_sizes=recovery.world_sizes,
+        spares=recovery.spares,
+        placement=Strategy(recovery.placement),
+        efficiency=recovery.efficiency,
         prefer=tuple(recovery.prefer),
         continue_by="none" if recovery.continue_ == "none" else "requeue",
         max_attempts=recovery.max_attempts,
@@ -26,12 +33,67 @@ def policy_of(config: Config) -> Policy:
         can_ask_to_save=bool(saved.files) and saved.save_on != "none",
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
+        on_nan=config.progress.on_nan,
+    )
+
+
+def wanted_of(config: Config, allocated: int) -> int:
+    """Return how many of the allocated nodes the run uses; the others are its spares.
+
+    Of a range of nodes Slurm may give fewer than asked for: spares are kept as long as the range allows it.
+    """
+    low, high = config.resources.nodes
+    return min(high, max(allocated - config.recovery.spares, min(low, allocated)))
+
+
+def patience_of(config: Config) -> Patience:
+    """Return when a program that is alive is called stuck."""
+    wanted = config.progress
+    return Patience(
+        hang_after_s=wanted.hang_after if isinstance(wanted.hang_after, float) else None,
+        auto=wanted.hang_after == "auto",
+        startup_s=wanted.startup,
+        expected=bool(wanted.log_pattern or wanted.files),
+    )
+
+
+def progress_of(config: Config) -> ProgressSpec:
+    """Return how agents see the progress of programs that do not beat."""
+    return ProgressSpec(log_pattern=config.progress.log_pattern or "", files=tuple(config.progress.files))
+
+
+def probes_of(config: Config) -> ProbeSpec:
+    """Return what agents measure on their nodes, and by which rules they judge it."""
+    wanted = config.probes
+    rules = (
+        Rule(
+            metric=rule.metric,
+            limit=rule.limit,
+            above=rule.above is not None,
+            readings=rule.for_,
+            severity=Level(rule.severity),
+            action=Consequence(rule.action),
+        )
+        for rule in config.rules
+    )
+    return ProbeSpec(
+        interval_s=wanted.interval,
+        gpus=config.resources.gpus_per_node if wanted.gpus == "auto" else 0,
+        compute=wanted.compute_test == "auto",
+        python=config.command[0],
+        rules=tuple(rules),
     )
 
 
 def detector_of(config: Config) -> Settings:
     """Return how patient the failure detector is."""
-    return Settings(interval_s=config.heartbeat.interval, suspect_after_s=config.heartbeat.suspect_after)
+    beat = config.heartbeat
+    return Settings(
+        interval_s=beat.interval,
+        suspect_after_s=beat.suspect_after,
+        nodes=config.resources.nodes[1],
+        false_suspicions_s=beat.false_suspicions,
+    )
 
 
 def checkpoint_of(config: Config, paths: RunPaths) -> CheckpointSpec:

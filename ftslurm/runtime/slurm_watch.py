@@ -22,7 +22,11 @@ INTERVAL_S = 20.0
 class SlurmWatch:
     """One query per interval."""
 
-    def __init__(self, slurm: SlurmClient, job: JobEnv, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, slurm: SlurmClient, job: JobEnv, emit: Callable[[Event], None], on_stale: Callable[[str], None]
+    ) -> None:
+        """`on_stale` is told when Slurm has started the job anew: the run belongs to that incarnation then."""
+        self._on_stale = on_stale
         self._slurm = slurm
         self._job = job
         self._emit = emit
@@ -40,6 +44,9 @@ class SlurmWatch:
         except FtslurmError as error:
             log.warning("Slurm does not say how the job is: %s", error)
             return SlurmReported(job_state="UNKNOWN", error=str(error))
+        if info.restart_count is not None and info.restart_count > self._job.restart_count:
+            self._on_stale(f"Slurm has started the job anew, restart {info.restart_count}")
+            return SlurmReported(job_state="UNKNOWN", error="of another incarnation")
         listed = info.source is Source.CONTROLLER and info.state.holds_nodes and bool(info.nodes)
         gone = tuple(node for node in self._job.nodelist if node not in info.nodes) if listed else ()
         return SlurmReported(job_state=info.state, gone=gone)

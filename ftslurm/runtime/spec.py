@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from ftslurm.core.health import Consequence, Level, Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,34 @@ class CheckpointSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressSpec:
+    """How agents see the progress of programs that do not beat."""
+
+    log_pattern: str = ""
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSpec:
+    """What agents measure on their nodes; `interval_s` 0: nothing, `gpus` 0: no GPU is expected."""
+
+    interval_s: float = 30.0
+    gpus: int = 0
+    compute: bool = True
+    python: str = ""
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> ProbeSpec:
+        """Return what `asdict` made a record of."""
+        rules = (
+            Rule(**{**each, "severity": Level(each["severity"]), "action": Consequence(each["action"])})
+            for each in record.pop("rules")
+        )
+        return cls(**record, rules=tuple(rules))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
     """Everything an agent is told when it is started; its secret comes from the run's key file."""
 
@@ -36,6 +67,14 @@ class AgentSpec:
     interval_s: float
     deadman_s: float
     checkpoint: CheckpointSpec
+    progress: ProgressSpec = ProgressSpec()
+    probes: ProbeSpec = ProbeSpec()
+    job_id: str = ""
+    requeue_id: str = ""
+    restart: int = 0
+    takeover_after_s: float = 6.0
+    umask: int = -1
+    output: str = ""
 
     def to_json(self) -> str:
         """Return the form that travels in the environment of the agents' step."""
@@ -48,4 +87,7 @@ class AgentSpec:
         saved = record.pop("checkpoint")
         saved["files"] = tuple(saved["files"])
         record["ports"] = tuple(record["ports"])
+        record["probes"] = ProbeSpec.of(record.pop("probes"))
+        seen = record.pop("progress")
+        record["progress"] = ProgressSpec(**{**seen, "files": tuple(seen["files"])})
         return cls(checkpoint=CheckpointSpec(**saved), **record)

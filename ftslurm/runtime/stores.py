@@ -23,7 +23,11 @@ PATIENCE_S = 70.0
 class Stores:
     """The store of one run on shared storage. All methods block on it; they run in the supervisor's pool."""
 
-    def __init__(self, run_id: str, spec: CheckpointSpec, epoch: int, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, run_id: str, spec: CheckpointSpec, epoch: int, emit: Callable[[Event], None], may_act: Callable[[], bool]
+    ) -> None:
+        """`may_act` tells whether the supervisor of this epoch has authority now."""
+        self._may_act = may_act
         self._run_id = run_id
         self._spec = spec
         self._root = Path(spec.shared)
@@ -68,7 +72,7 @@ class Stores:
             at=time.time(),
         )
         try:
-            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S)
+            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
         except (FtslurmError, OSError) as error:
             self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
             return

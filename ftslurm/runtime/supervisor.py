@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 import queue
 import threading
 import time
@@ -41,18 +42,24 @@ from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer
 from ftslurm.passthrough import hide_assignments
 from ftslurm.paths import LocalPaths, RunPaths
-from ftslurm.runtime.authority import Authority
+from ftslurm.runtime import quorum
+from ftslurm.runtime.authority import Authority, Terms
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.hub import Hub
+from ftslurm.runtime.memory import memory_of
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.perform import Performer
-from ftslurm.runtime.settings import detector_of, policy_of
+from ftslurm.runtime.rings import Rings
+from ftslurm.runtime.settings import detector_of, patience_of, policy_of
+from ftslurm.runtime.stalls import Autopsies, ProgressWatch
+from ftslurm.runtime.uplink import SUPERSEDED
 from ftslurm.runtime.voice import Voice
 from ftslurm.slurm.env import JobEnv
 
 log = logging.getLogger(__name__)
 
 SAFE_POLL_S = 0.002
+LASTS_POLLS = 50
 STALL_S = 5.0
 ADOPTION_S = 20.0
 GONE = 75
@@ -87,11 +94,19 @@ class Supervisor:
         self.ports: dict[str, int] = {}
         self.voice = Voice()
         who = Credentials(key=context.key, run_id=context.paths.run_id)
-        self.hub = Hub(who, detector_of(context.config), self._emit_seen, self._on_message)
-        self.authority = Authority(lease, lambda: self.hub.freshness_s(self.run.nodes))
+        self.hub = Hub(who, detector_of(context.config), self._emit_seen, self._on_message, context.address)
+        beat = context.config.heartbeat
+        terms = Terms(takeover_after_s=beat.takeover_after, no_quorum_after_s=beat.no_quorum_after)
+        majority_age = lambda: self.hub.freshness_s(quorum.voters(self.run))  # noqa: E731
+        self.authority = Authority(lease, majority_age, terms, lambda: quorum.give_up(self))
+        self._unsent: list[str] = []
         tail = context.local.root / f"journal-supervisor-{epoch}.jsonl"
         self._journal = Writer(context.paths, epoch, tail)
+        self.progress = ProgressWatch(patience_of(context.config), self.emit)
+        self.autopsies = Autopsies(self.progress, self.emit)
+        self.rings = Rings(self)
         self._performer = Performer(self)
+        self._memory = memory_of(context)
         self._stalled = False
         self.requeuing = False
 
@@ -119,6 +134,14 @@ class Supervisor:
             self._acks.setdefault(int(message["n"]), set()).add(node)
         elif kind == "registered":
             self._registered(node, message)
+        elif kind == SUPERSEDED:
+            self.authority.fence(f"{node} obeys the supervisor of epoch {message['epoch']}")
+        elif kind == "progress":
+            self.progress.take(node, message)
+        elif kind == "autopsy":
+            self.autopsies.take(node, message)
+        elif kind == "ring":
+            self.rings.take(node, message)
         elif kind == "output":
             self.voice.output(int(message["attempt"]), str(message["text"]))
 
@@ -163,14 +186,17 @@ class Supervisor:
     def serve(self, granted: AllocationGranted) -> EndRun | None:
         """Run until the run has ended, is requeued, or another supervisor has taken over (None)."""
         self.authority.start()
+        self.rings.start()
         self._step(granted)
         while not self.authority.fenced:
             event = self._next()
             if event is not None:
                 self._step(event)
             self._check_storage()
+            self.progress.tick(self.run, storage_stalled=self._stalled)
             if self.run.phase in ENDED | {Phase.REQUEUED}:
                 return self._finish()
+        self.rings.close()
         log.error("fenced by a supervisor of a higher epoch; parking")
         return None
 
@@ -194,8 +220,12 @@ class Supervisor:
         if not self.authority.wait():
             return
         self._record(run, event, actions)
+        self._memory.note(self.run, run)
         self.run = run
         for action in actions:
+            # Asked each time: this process may have been stopped since, and another one acts by now.
+            if not self.authority.wait():
+                return
             self._act(action)
 
     def _record(self, run: Run, event: Event, actions: tuple[Action, ...]) -> None:
@@ -204,11 +234,17 @@ class Supervisor:
         self._entries += 1
         self._acks[entry.number] = set()
         done = self._journal.append(entry)
+        # Entries without actions travel with the next one that has some: a copy without a gap can be replayed.
+        self._unsent.append(entry.line())
         if actions:
-            self.hub.broadcast({"t": "journal", "n": entry.number, "line": entry.line()})
-            needed = len(run.nodes) // 2 + 1
+            lines, self._unsent = "\n".join(self._unsent), []
+            self.hub.broadcast({"t": "journal", "n": entry.number, "line": lines})
+            needed, polls = len(run.nodes) // 2 + 1, 0
             while not done.wait(SAFE_POLL_S) and len(self._acks[entry.number]) < needed:
+                polls += 1
                 self._check_storage()
+                if polls % LASTS_POLLS == 0 and not self.authority.lasts():
+                    break
         self._acks.pop(entry.number, None)
 
     def _act(self, action: Action) -> None:
@@ -232,6 +268,8 @@ class Supervisor:
         end = EndRun(phase=self.run.phase, code=self.run.code, reason=self.run.reason)
         tidy = self.run.phase in ENDED and not unsafe(self.run)
         self._performer.leave(self.run.agents, tidy=tidy)
+        self._memory.close(3.0)
+        self.rings.close()
         self.authority.stop()
         if not self._journal.close(30.0):
             self.voice.say("the last journal entries did not reach shared storage")
@@ -264,8 +302,8 @@ def _without_secrets(event: Event) -> Event:
     return replace(event, tail=hide_assignments(event.tail)) if isinstance(event, RankExited) else event
 
 
-def claim(context: Context) -> tuple[Lease, int]:
-    """Take the lease of a run.
+def claim(context: Context, expected: int | None = None, *, takeover: bool = False) -> tuple[Lease, int]:
+    """Take the lease of a run; with `expected` only from the holder of that epoch.
 
     Raises:
         TryAgain: somebody else took it in the same moment.
@@ -275,9 +313,12 @@ def claim(context: Context) -> tuple[Lease, int]:
         "job_id": context.job.requeue_id,
         "restart": context.job.restart_count,
         "host": context.job.batch_host or context.address,
-        "pid": 0,
+        "pid": os.getpid(),
+        "takeover": takeover,
     }
     lease = Lease(context.paths, record)
+    if expected is not None:
+        return lease, lease.claim(expected)
     for _ in range(3):
         try:
             return lease, lease.claim()

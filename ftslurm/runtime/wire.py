@@ -34,6 +34,12 @@ MAX_FRAME, MAX_GREETING = 8 * 2**20, 4096  # bytes of JSON; the second until the
 READ_BYTES = 2**16
 RETRY_S, MEET_S = 0.2, 2.0
 HEAD = struct.Struct(">I32s")
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return a message as it travels: one for thousands is encoded once. Raises ValueError, TypeError: not JSON."""
+    return _ENCODER.encode(message).encode()
 
 
 class WireError(Exception):
@@ -69,8 +75,8 @@ class Wire:
         out, self._out = bytes(self._out), bytearray()
         return out
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Add a message to what `take` returns.
+    def send(self, message: Mapping[str, Any] | bytes) -> None:
+        """Add a message, or what `encode` made of one, to what `take` returns.
 
         Raises:
             WireError: before the handshake, or too large.
@@ -122,8 +128,8 @@ class Wire:
         bound = json.dumps([f"ftslurm-control-{VERSION}", self._run_id, *nonces, epoch]).encode()
         self.epoch, self._session = epoch, hmac.digest(self._key, bound, "sha256")
 
-    def _seal(self, message: Mapping[str, Any]) -> None:
-        payload = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    def _seal(self, message: Mapping[str, Any] | bytes) -> None:
+        payload = message if isinstance(message, bytes) else encode(message)
         if len(payload) > (MAX_FRAME if self.ready else MAX_GREETING):
             raise WireError(f"a message of {len(payload)} bytes is too large")
         self._out += HEAD.pack(len(payload), self._mac(self._sent, payload, from_server=self._server)) + payload
@@ -189,8 +195,8 @@ class Link:
         """Seconds without an agent."""
         return 0.0 if self._sock else time.monotonic() - self._lost_at
 
-    def step(self, wake: int, register: Callable[[], None]) -> list[dict[str, Any]]:
-        """Wait a moment, or for the agent, or for a byte on `wake`; return what the agent said.
+    def step(self, wake: int, register: Callable[[], None], wait_s: float = 5.0) -> list[dict[str, Any]]:
+        """Wait `wait_s`, or for the agent, or for a byte on `wake`; return what the agent said.
 
         Without a connection it tries to make one, and calls `register` on it.
         """
@@ -202,7 +208,7 @@ class Link:
             poll.register(wake, select.POLLIN)
             if self._sock:
                 poll.register(self._sock, select.POLLIN)
-            found = dict(poll.poll(5000 if self._sock else RETRY_S * 1000))
+            found = dict(poll.poll(1000 * (wait_s if self._sock else min(wait_s, RETRY_S))))
             if wake in found:
                 os.read(wake, 4096)
             return self._receive() if self._sock and self._sock.fileno() in found else []
@@ -219,6 +225,10 @@ class Link:
             self._sock.sendall(self._wire.take())
         except OSError as error:
             self._hang_up(str(error))
+
+    def close(self) -> None:
+        """Hang up for good."""
+        self._hang_up("closed")
 
     def _connect(self) -> None:
         agent = find_agent(self._environ)

@@ -17,11 +17,23 @@ DEADLINE_S = 3.0
 
 
 class Witnesses:
-    """The round of questions about one node: one deadline for all, answers passed on as they come."""
+    """The round of questions about one node: one deadline for all, answers passed on as they come.
 
-    def __init__(self, job_id: str, slurm: SlurmClient) -> None:
+    `ring` returns what the MPI ring says of a node: OK where it beats there, UNREACHABLE where its neighbour misses it.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        slurm: SlurmClient,
+        *,
+        ring: Callable[[str], Finding] | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._job_id = job_id
         self._slurm = slurm
+        self._ring = ring
+        self._deadline_s = deadline_s
 
     def ask(
         self, node: str, where: tuple[str, int], others: Mapping[str, tuple[str, int]], emit: Callable[[Event], None]
@@ -31,12 +43,16 @@ class Witnesses:
 
         heard: list[Finding] = []
         lock = Lock()
-        peer_address, peer_port = next((place for name, place in others.items() if name != node), ("", 0))
+        others = {name: place for name, place in others.items() if name != node}
+        peer, (peer_address, peer_port) = next(iter(others.items()), ("", ("", 0)))
+
+        def words(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+            return (*_with_peer(findings, alone=not peer_address), *self._ring_word(node))
 
         def report(finding: Finding) -> None:
             with lock:
                 heard.append(finding)
-                emit(NodeProbed(node=node, findings=_with_peer(heard, alone=not peer_address), final=False))
+                emit(NodeProbed(node=node, findings=words(heard), final=False))
 
         target = ProbeTarget(
             node=node,
@@ -45,10 +61,15 @@ class Witnesses:
             job_id=self._job_id,
             peer=peer_address,
             peer_port=peer_port,
+            peer_node=peer,
             slurm=lambda: self._node_state(node),
         )
-        findings = confirm(target, DEADLINE_S, report)
-        emit(NodeProbed(node=node, findings=_with_peer(findings, alone=not peer_address), final=True))
+        findings = confirm(target, self._deadline_s, report)
+        emit(NodeProbed(node=node, findings=words(findings), final=True))
+
+    def _ring_word(self, node: str) -> tuple[Finding, ...]:
+        """The ring's word; whether its silence on a node counts is its own matter (`core.ringing`)."""
+        return () if self._ring is None else (self._ring(node),)
 
     def _node_state(self, node: str) -> Finding:
         """Slurm's word. Only DOWN counts against a node; NOT_RESPONDING says no more than our own silence does."""

@@ -28,7 +28,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ftslurm.errors import Refused, ServiceUnavailable, TryAgain, UsageError
-from ftslurm.slurm import env, nodeset, parse
+from ftslurm.slurm import env, nodeset, parse, site, survey
 from ftslurm.slurm.records import JobInfo, JobState, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
 
 if TYPE_CHECKING:
@@ -273,6 +273,23 @@ class SlurmClient:
     def config(self) -> SiteConfig:
         """The site's settings, as slurmctld runs with them."""
         return parse.show_config(self.run(["scontrol", "show", "config"]).check().stdout)
+
+    def partitions(self) -> dict[str, Mapping[str, str]]:
+        """Every partition that this user may see, with its fields as scontrol names them."""
+        return site.partitions(self.run(["scontrol", "show", "partition", "-o"]).check().stdout)
+
+    def mpi_types(self) -> tuple[str, ...]:
+        """The kinds of MPI that `srun --mpi` takes, as its list says; some releases print it on stderr."""
+        answer = self.run(["srun", "--mpi=list"])
+        return site.mpi_types(answer.check().stdout + answer.stderr)
+
+    def switches(self) -> dict[str, str]:
+        """The leaf switch of every node, as far as the site describes its network to Slurm."""
+        return survey.switches(self.run(["scontrol", "show", "topology"]).check().stdout)
+
+    def loads(self) -> dict[str, float]:
+        """The load per CPU of every node, where Slurm has measured it."""
+        return survey.loads(self.run(["scontrol", "show", "node", "-o"]).check().stdout)
 
     def partition_nodes(self, partition: str) -> tuple[str, ...]:
         """All nodes of a partition, whatever their state; none if Slurm does not know it."""

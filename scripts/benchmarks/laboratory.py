@@ -15,13 +15,13 @@ OWN = "bench"
 
 
 @contextmanager
-def laboratory(name: str) -> Iterator[Cluster]:
+def laboratory(name: str, nodes: int = NODES) -> Iterator[Cluster]:
     """A lab that is up: the named one, which stays up, or one of our own that is taken down at the end."""
     lab = Cluster(name or OWN)
     if name:
         yield lab
         return
-    lab.up(NODES)
+    lab.up(nodes)
     try:
         yield lab
     finally:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A stateful stand-in for Slurm's commands, to be put first on PATH: sbatch, squeue, sacct, scontrol, scancel, srun.
+"""A stateful stand-in for Slurm, to be put first on PATH: sbatch, sinfo, squeue, sacct, scontrol, scancel, srun.
 
 The links beside this file are its commands; the name it is called by says which one. All state is one JSON file named
 by FAKE_SLURM_STATE (see tests/slurm/fake.py for its owner); every call is appended to `<state>.calls`. Words of errors
@@ -36,14 +36,8 @@ class Slurm:
         self.tasks: list[tuple[list[str], dict[str, str]]] = []
 
     def run(self) -> int:
-        return {
-            "sbatch": self.sbatch,
-            "squeue": self.squeue,
-            "sacct": self.sacct,
-            "scontrol": self.scontrol,
-            "scancel": self.scancel,
-            "srun": self.srun,
-        }[self.name]()
+        commands = (self.sbatch, self.sinfo, self.squeue, self.sacct, self.scontrol, self.scancel, self.srun)
+        return {command.__name__: command for command in commands}[self.name]()
 
     def option(self, *names: str, default: str = "") -> str:
         """The value of an option in any of getopt's forms: `-j 5`, `-j5`, `--jobs=5`, `--jobs 5`."""
@@ -123,6 +117,11 @@ class Slurm:
             job["steps"] = {"batch": {"name": "batch", "nodes": job["nodes"][:1]}}
             busy |= set(job["nodes"])
 
+    def sinfo(self) -> int:
+        if self.option("-p") in self.state["partitions"]:
+            print("\n".join(self.state["nodes"]))
+        return 0
+
     # --- squeue and sacct ---------------------------------------------------------------------------------------------
 
     def squeue(self) -> int:
@@ -177,7 +176,10 @@ class Slurm:
         if words[:2] == ["show", "job"]:
             return self.show_job(words[2])
         if words[:2] == ["show", "node"]:
-            return self.show_nodes(expand(words[2]))
+            return self.show_nodes(expand(words[2]) if len(words) > 2 else list(self.state["nodes"]))
+        if words[0] == "show" and words[1] in {"topology", "partition"}:
+            print(self.state.get(words[1], ""))
+            return 0
         if words[:2] == ["show", "config"]:
             print("Configuration data as of 1795224304")
             for name, value in self.state["config"].items():
@@ -220,7 +222,8 @@ class Slurm:
                 code = 1
                 continue
             reason = f" Reason={node['reason']} [root@1795224304]" if node["reason"] else ""
-            print(f"NodeName={name} Arch=x86_64 CPUTot=4 Gres=(null) State={node['state']} ThreadsPerCore=1{reason}")
+            words = f"CPUTot=4 CPULoad={node.get('load', 'N/A')} Gres=(null) State={node['state']}{reason}"
+            print(f"NodeName={name} Arch=x86_64 {words}")
         return code
 
     def requeue(self, job_id: str) -> int:
@@ -277,6 +280,9 @@ class Slurm:
         return 0
 
     def srun(self) -> int:
+        if "--mpi=list" in self.argv:
+            print(self.state["mpi_list"])
+            return 0
         words, flags = list(self.argv), {}
         while words and words[0].startswith("-"):
             word = words.pop(0)

@@ -15,6 +15,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for name in ("PATH", "FAKE_SLURM_STATE"):
         monkeypatch.setenv(name, fake.environ[name])
     monkeypatch.setenv("FTSLURM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("FTSLURM_RUN_ROOT", raising=False)
     return fake
 

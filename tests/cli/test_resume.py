@@ -96,7 +96,7 @@ def test_nodes_that_were_given_up_stay_out(slurm, root, world, capfd):
     """The new job excludes them; a name that Slurm does not know any more is left out, since it would refuse the list."""
     tale = Tale(config_policy(), nodes=("n1", "n2", "n3", "ghost"), job_id="77").start()
     for node in ("n3", "ghost"):
-        tale.lose(node).launched()
+        tale.wait(600.0).lose(node).launched()
     tale.crash(0).launched().crash(0)
     make_run(root, tale, checkpoint={"files": "step_*.pt", "shared": str(world.store)})
     assert cli.exit_code(["resume", "77", "--nodes", "3"]) == 0

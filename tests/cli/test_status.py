@@ -175,7 +175,8 @@ def test_the_keys_of_the_json_are_stable(slurm, root, capfd):
     (row,) = rows(capfd)
     assert set(row) == {
         "run_id", "run_dir", "name", "standing", "phase", "job_id", "job_state", "epoch", "restart", "requeues",
-        "attempt", "ranks", "nodes", "nodes_wanted", "nodelist", "excluded", "step", "checkpoint", "checkpoint_age_s",
+        "attempt", "ranks", "nodes", "nodes_wanted", "nodelist", "excluded", "health", "supervisor", "taken_over",
+        "step", "checkpoint", "checkpoint_age_s",
         "durable_step", "started", "started_epoch", "ended", "ended_epoch", "time_s", "time_left_s", "exit_code",
         "reason", "error",
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftslurm.core.events import (
     ENDED,
@@ -15,6 +15,7 @@ from ftslurm.core.events import (
     SlurmReported,
     StopRequested,
 )
+from ftslurm.core.symptoms import RanksStalled
 from tests.core.stage import CUT, DEAD, FROZEN, UP, Node
 from tests.core.world import World
 
@@ -116,6 +117,29 @@ def _program_error(world: World, node: Node, for_s: float) -> None:
     _end_ranks(world, node, 1, '  File "train.py", line 7\nValueError: nan')
 
 
+def _hang(world: World, node: Node, for_s: float) -> None:
+    """A rank stands still, and the others with it: the supervisor's watch says so, again and again."""
+    del for_s
+    attempt = world.run.attempt
+    if attempt is None or not attempt.released or node.name not in attempt.nodes or attempt.number not in node.ranks:
+        return
+    world.hung, number = (attempt.number, node.name), attempt.number
+    node.hangs += 1
+
+    def watch() -> None:
+        now = world.run.attempt
+        if now is not None and now.number == number and not now.fencing and world.run.phase not in ENDED:
+            if world.run.phase is Phase.TRAINING:
+                ranks = tuple(range(now.world_size))
+                stall = RanksStalled(
+                    attempt=number, ranks=ranks, count=now.world_size, phase="step", silent_s=25.0, limit_s=20.0
+                )
+                world.happen(replace(stall, step=int(world.now)))
+            world.later(10.0, watch)
+
+    world.later(25.0, watch)
+
+
 def _storage(world: World, node: Node, for_s: float) -> None:
     del node
     world.storage_back = world.now + for_s
@@ -184,6 +208,7 @@ KINDS: dict[str, Callable[[World, Node, float], None]] = {
     "power_off": _power_off,
     "kill_agent": _kill_agent,
     "kill_ranks": _kill_ranks,
+    "hang": _hang,
     "program_error": _program_error,
     "storage": _storage,
     "slurmctld": _slurmctld,

@@ -21,19 +21,24 @@ from ftslurm.core.actions import (
     Restore,
     SetTimer,
 )
+from ftslurm.core.confirmation import INCIDENT_S
 from ftslurm.core.events import (
     ENDED,
     AllocationGranted,
     Event,
     NodeFenced,
+    NodeProbed,
+    Outcome,
     PartDrained,
     Phase,
     RequeueAnswered,
     RestoreReady,
+    Witness,
     WorldMustered,
 )
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, SavedState
+from ftslurm.core.verdict import ASKED
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Laws:
     drained: dict[str, set[str]] = field(default_factory=dict)
     tokens: set[int] = field(default_factory=set)
     requeues_asked: int = 0
+    fell: dict[str, float] = field(default_factory=dict)
     live: tuple[int, tuple[str, ...]] | None = None
 
     def check(self, event: Event, run: Run, actions: tuple[Action, ...]) -> None:
@@ -60,6 +66,7 @@ class Laws:
         self.run = run
         self._note(event)
         self._state(before, run, event)
+        self._given_up(event, run)
         for action in actions:
             self._action(action)
         if run.phase in ENDED and before.phase not in ENDED:
@@ -78,6 +85,7 @@ class Laws:
             self.drained.setdefault(event.generation, set()).add(event.node)
         elif isinstance(event, AllocationGranted):
             self.requeues_asked = 0
+            self.fell = dict.fromkeys(self.fell, event.mono) if event.same_incarnation else {}
             if self.run.attempt is None:
                 self.live = None  # a new incarnation: Slurm has ended every job step of the one before
 
@@ -102,6 +110,25 @@ class Laws:
             assert run.find_saved(run.drain_target) is not None, "the drain target is a checkpoint that is known"
         names = [each.generation for each in run.saved]
         assert len(names) == len(set(names)), "a generation is known once"
+
+    def _given_up(self, event: Event, run: Run) -> None:
+        """Nobody is given up on too little: two witnesses, or every one of them where many have fallen."""
+        fallen = [name for name in run.condemned if name not in self.before.condemned]
+        recent = [name for name, at in self.fell.items() if event.mono - at <= INCIDENT_S]
+        self.fell |= dict.fromkeys(fallen, event.mono)
+        if not fallen or not isinstance(event, NodeProbed):
+            return
+        by = {finding.witness: finding.outcome for finding in event.findings}
+        if by.get(Witness.SLURM) is Outcome.FAILED:
+            return
+        against = sum(by.get(witness) in (Outcome.FAILED, Outcome.UNREACHABLE) for witness in ASKED)
+        assert fallen == [event.node], "only the node that was asked about is given up"
+        assert against >= 2, "nobody is given up without two witnesses"
+        assert by.get(Witness.PEER) is Outcome.OK, "nobody is given up by an observer that reaches nobody"
+        assert by.get(Witness.RING) is not Outcome.OK, "nobody is given up whom the ring still hears"
+        if len(recent) >= max(1, len(self.before.nodes) // 20):
+            assert event.final, "in a mass loss the last word is waited for"
+            assert against >= 3, "in a mass loss every witness must agree"
 
     # ---------------------------------------------------------------------------------------------- the actions
 

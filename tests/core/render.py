@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ftslurm.core.actions import Action, Say, SetTimer
+from ftslurm.core.health import level_of
 from ftslurm.core.state import Run
 
 _GENERATION = re.compile(r"0*(\d+)-0*(\d+)")
@@ -61,6 +62,11 @@ def state_lines(run: Run) -> list[str]:
         lines.append(f"condemned: {', '.join(f'{node} {found.cause}' for node, found in run.condemned.items())}")
     if run.suspects:
         lines.append(f"suspects: {', '.join(run.suspects)}")
+    if run.health:
+        ills = (
+            f"{node} {level_of(held)} ({', '.join(each.metric for each in held)})" for node, held in run.health.items()
+        )
+        lines.append(f"health: {', '.join(ills)}")
     if run.saved:
         lines.append(f"saved: {', '.join(f'{short(each.generation)} {each.state}' for each in run.saved)}")
     return lines

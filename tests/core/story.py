@@ -41,10 +41,18 @@ from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run
 from ftslurm.journal import Entry
+from tests.core.cluster_words import ClusterWords
+from tests.core.hang_words import HangWords
+from tests.core.health_words import HealthWords
 from tests.core.laws import Laws
 from tests.core.render import action_line, state_lines
+from tests.core.ring_words import RingWords
 
 DASHES = "----"
+
+
+def _many(text: str) -> tuple[str | int, ...]:
+    return tuple(int(each) if each.isdigit() else each for each in text.split(","))
 
 
 @dataclass
@@ -94,12 +102,12 @@ def policy_of(line: str) -> Policy:
     words, hints = Words.of(texts), get_type_hints(Policy)
     values: dict[str, Any] = dict.fromkeys(words.plain, True)
     for key, text in words.named.items():
-        values[key] = tuple(text.split(",")) if key == "prefer" else hints[key](text)
+        values[key] = hints[key](text) if isinstance(hints[key], type) else _many(text)
     return Policy(**values)
 
 
 @dataclass
-class Story:
+class Story(HealthWords, HangWords, ClusterWords, RingWords):
     """A run that is told line by line."""
 
     policy: Policy
@@ -168,8 +176,8 @@ class Story:
         self.quiet = False
 
     def do_restart_supervisor(self, words: Words) -> None:
-        """`restart_supervisor`: the next epoch of the same incarnation."""
-        del words
+        """`restart_supervisor [host=n2]`: the next epoch of the same incarnation; with a host a takeover by it."""
+        host = words.named.get("host", "")
         self.mono += 3.0
         run = self.run
         self.happen(
@@ -182,6 +190,8 @@ class Story:
                 no_kill=run.no_kill,
                 same_incarnation=True,
                 wanted_nodes=run.wanted,
+                host=host,
+                takeover="nothing was heard of it for 6.1 s, and Slurm says that the job runs" if host else "",
             )
         )
 
@@ -200,6 +210,7 @@ class Story:
                 no_kill=no_kill,
                 resumed=resumed,
                 wanted_nodes=words.whole("wanted", len(nodes)),
+                end_time=self.mono + 1.7e9 + words.number("ends_in", 0) if "ends_in" in words.named else None,
             )
         )
 
@@ -237,7 +248,8 @@ class Story:
 
     def do_suspect(self, words: Words) -> None:
         for node in words.nodes():
-            self.happen(NodeSuspected(node=node, silent_s=words.number("silent", 3.1), phi=9.0, peers=4))
+            silent_s, patience = words.number("silent", 3.1), words.number("patience", 1.0)
+            self.happen(NodeSuspected(node=node, silent_s=silent_s, phi=9.0, peers=4, patience=patience))
 
     def do_heard(self, words: Words) -> None:
         for node in words.nodes():

@@ -7,13 +7,26 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ftslurm.core.detector import History, Settings, limit_s, observe, suspects, suspicion
+from ftslurm.core.detector import (
+    DAY_S,
+    Health,
+    History,
+    Settings,
+    deviations_at,
+    late,
+    limit_s,
+    misses_many,
+    observe,
+    suspects,
+    suspicion,
+)
 
 SETTINGS = st.builds(
     Settings,
     interval_s=st.floats(0.05, 5.0),
     suspect_after_s=st.floats(0.1, 30.0),
-    deviations=st.floats(0.0, 20.0),
+    nodes=st.integers(1, 200_000),
+    false_suspicions_s=st.floats(60.0, 1e9),
 )
 GAPS = st.lists(st.floats(-1.0, 60.0), max_size=40)
 SILENT = st.floats(0.0, 1e6)
@@ -129,3 +142,96 @@ def test_jitter_makes_patient():
         now += 0.5
         uneven = observe(uneven, now, Settings())
     assert limit_s(uneven, Settings()) == 3.0
+
+
+# ------------------------------------------------------------------------------- how many false suspicions are allowed
+
+
+@pytest.mark.parametrize(
+    ("nodes", "phi"),
+    # One false suspicion of any node in 30 days, a beat a second.
+    [(8, 7.3), (128, 8.5), (1_250, 9.5), (12_500, 10.5), (100_000, 11.4)],
+)
+def test_threshold_grows_with_the_number_of_nodes(nodes, phi):
+    """Phi is log10(N T / eta)."""
+    assert Settings(interval_s=1.0, nodes=nodes).threshold == pytest.approx(phi, abs=0.05)
+    hourly = Settings(interval_s=1.0, nodes=nodes, false_suspicions_s=30 * DAY_S / 1000)
+    assert hourly.threshold == pytest.approx(phi - 3, abs=0.05)
+
+
+@given(st.floats(0.31, 1e7))
+def test_the_limit_is_where_phi_reaches_the_threshold(phi):
+    """The inverse of the tail is its inverse, near zero and where no tail can be computed any more."""
+    at = deviations_at(phi)
+    settings = Settings(interval_s=1.0)
+    assert suspicion(History(last=0.0), 1.0 + at * 0.25, settings) == pytest.approx(phi, rel=1e-6, abs=1e-6)
+
+
+@given(st.floats(allow_nan=False))
+def test_inverse_is_total(phi):
+    """Any phi has a finite number of deviations, and more phi never fewer."""
+    at = deviations_at(phi)
+    assert math.isfinite(at)
+    assert at >= 0.0
+    assert deviations_at(phi + 1.0) >= at
+
+
+@given(GAPS, SETTINGS)
+def test_nobody_is_suspect_below_the_threshold(gaps, settings):
+    """At the limit, phi is the threshold, or the limit is the floor or the ceiling."""
+    history, now = beats(gaps, settings)
+    limit = limit_s(history, settings)
+    phi = suspicion(history, now + limit, settings)
+    floor, ceiling = settings.suspect_after_s, 3 * settings.suspect_after_s
+    if limit < ceiling:
+        assert phi >= settings.threshold - 1e-3
+    if limit > floor:
+        assert phi <= settings.threshold + 1e-3
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000))
+def test_more_nodes_never_make_less_patient(few, many):
+    """A larger run waits as long or longer for each of its nodes."""
+    few, many = sorted((few, many))
+    history, _ = beats([0.3, 0.9] * 20, Settings())
+    assert limit_s(history, Settings(nodes=few)) <= limit_s(history, Settings(nodes=many))
+
+
+# ------------------------------------------------------------------------------------------------ the observer's health
+
+
+def test_health_is_bounded_and_recovers():
+    """An observer that is ill waits longer, four times at most, and as before when it is well again."""
+    health = Health()
+    assert health.patience == 1.0
+    for _ in range(10):
+        health = health.worse()
+    assert health.patience == 4.0
+    for _ in range(10):
+        health = health.better()
+    assert health == Health()
+
+
+def test_ill_observer_waits_longer():
+    """Patience stretches every limit."""
+    histories = {"n1": observe(None, 10.0, Settings())}
+    ill = Health().worse()
+    assert set(suspects(histories, 13.5, Settings())) == {"n1"}
+    assert suspects(histories, 15.9, Settings(), ill) == {}
+    assert set(suspects(histories, 16.1, Settings(), ill)) == {"n1"}
+
+
+def test_who_falls_silent_at_once_is_seen_before_the_first_is_suspect():
+    """Half of the floor is enough to count as silent too."""
+    histories = {name: observe(None, at, Settings()) for name, at in (("n1", 10.0), ("n2", 11.0), ("n3", 12.5))}
+    assert late(histories, 13.1, Settings()) == {"n1", "n2"}
+    assert set(suspects(histories, 13.1, Settings())) == {"n1"}
+
+
+@pytest.mark.parametrize(
+    ("silent", "watched", "many"),
+    [(0, 0, False), (1, 1, False), (1, 3, False), (2, 3, True), (3, 3, True), (2, 4, False), (500, 999, True)],
+)
+def test_missing_most_of_the_others_is_the_observers_doing(silent, watched, many):
+    """Most, and at least two: a single node that is lost says nothing about the observer."""
+    assert misses_many(silent, watched) is many

@@ -1,155 +1,15 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftslurm.core.diagnosis import (
-    Cause,
-    Scope,
-    Verdict,
-    diagnose_exits,
-    first_failure,
-    is_cascade,
-    judge_node,
-    last_exception,
-)
-from ftslurm.core.events import Finding, Outcome, RankExited, Witness
-
-OUTCOMES = (None, Outcome.OK, Outcome.FAILED, Outcome.UNREACHABLE, Outcome.UNKNOWN)
-ASKED = (Witness.PEER, Witness.PING, Witness.TCP, Witness.SSH, Witness.SRUN, Witness.SLURM)
-ALL_WORDS = tuple(itertools.product(OUTCOMES, repeat=len(ASKED)))
-AGAINST = {Outcome.FAILED, Outcome.UNREACHABLE}
-
-
-def findings_of(words):
-    """Return the findings for one outcome per witness; None has not answered."""
-    return tuple(
-        Finding(witness=witness, outcome=word) for witness, word in zip(ASKED, words, strict=True) if word is not None
-    )
-
-
-def judge(final=True, wants_hard=False, **words):
-    """Return the verdict on n3 by the words of the witnesses."""
-    found = tuple(
-        Finding(witness=Witness(name), outcome=Outcome(word.partition(":")[0]), detail=word.partition(":")[2])
-        for name, word in words.items()
-    )
-    return judge_node("n3", found, 3.1, final=final, wants_hard=wants_hard)
-
-
-@pytest.mark.parametrize(("final", "wants_hard"), [(True, False), (True, True), (False, False), (False, True)])
-def test_verdict_for_every_combination_of_words(final, wants_hard):
-    """All 5^6 combinations have a verdict with a reason, and none condemns a node that may live."""
-    lost = 0
-    for words in ALL_WORDS:
-        said = dict(zip(ASKED, words, strict=True))
-        verdict = judge_node("n3", findings_of(words), 3.1, final=final, wants_hard=wants_hard)
-        found = verdict.diagnosis
-        assert found.where == "n3"
-        assert found.scope is Scope.NODE
-        assert found.reason
-        by_slurm = said[Witness.SLURM] is Outcome.FAILED
-        lives = Outcome.OK in (said[Witness.SSH], said[Witness.SRUN])
-        if by_slurm:
-            assert (verdict.verdict, found.cause) == (Verdict.LOST, Cause.NODE_DOWN)
-            continue
-        assert (verdict.verdict is Verdict.WELL) == lives, words
-        if verdict.verdict is Verdict.LOST:
-            lost += 1
-            against = {witness for witness in ASKED[1:5] if said[witness] in AGAINST}
-            assert said[Witness.PEER] is Outcome.OK, "nobody is condemned while no other node answers"
-            assert against, "nobody is condemned on silence alone"
-            if Witness.PING in against:
-                assert len(against) >= (3 if wants_hard else 2), "one witness condemns nobody"
-            else:
-                assert final, "a frozen node is told from a slow one at the deadline only"
-                assert Witness.SRUN in against
-                assert said[Witness.SLURM] is Outcome.OK, "srun's silence counts only when slurmctld answers"
-                assert not wants_hard or Witness.SSH in against
-    assert lost
-
-
-def test_more_words_against_a_node_never_save_it():
-    """A verdict of LOST stands when a further witness finds the node dead too."""
-    for words in ALL_WORDS:
-        for index in range(1, 5):
-            if words[index] is not None:
-                continue
-            worse = (*words[:index], Outcome.UNREACHABLE, *words[index + 1 :])
-            before = judge_node("n3", findings_of(words), 3.1, final=True, wants_hard=False).verdict
-            after = judge_node("n3", findings_of(worse), 3.1, final=True, wants_hard=False).verdict
-            assert not (before is Verdict.LOST and after is not Verdict.LOST), (words, worse)
-
-
-def test_nobody_is_condemned_when_nothing_is_known():
-    """UNKNOWN is no sign of death, from any number of witnesses."""
-    for words in itertools.product((None, Outcome.UNKNOWN), repeat=len(ASKED)):
-        assert judge_node("n3", findings_of(words), 99.0, final=True, wants_hard=False).verdict is Verdict.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("words", "verdict", "cause", "reason"),
-    [
-        (
-            {"peer": "ok", "ping": "unreachable", "tcp": "unreachable"},
-            Verdict.LOST,
-            Cause.NODE_UNREACHABLE,
-            "n3 is silent for 3.1 s; peer ok, ping unreachable, tcp unreachable",
-        ),
-        (
-            {"peer": "ok", "ping": "ok", "tcp": "ok", "srun": "unreachable", "slurm": "ok:IDLE"},
-            Verdict.LOST,
-            Cause.NODE_FROZEN,
-            "n3 is silent for 3.1 s; peer ok, ping ok, slurm ok (IDLE), srun unreachable, tcp ok",
-        ),
-        (
-            {"peer": "ok", "ping": "ok", "ssh": "ok", "tcp": "failed"},
-            Verdict.WELL,
-            Cause.AGENT_LOST,
-            "n3 is silent for 3.1 s; peer ok, ping ok, ssh ok, tcp failed",
-        ),
-        (
-            {"slurm": "failed:DOWN, Not responding", "ssh": "ok"},
-            Verdict.LOST,
-            Cause.NODE_DOWN,
-            "Slurm says DOWN, Not responding; n3 is silent for 3.1 s",
-        ),
-        (
-            {"control": "ok", "ping": "unreachable", "tcp": "unreachable", "peer": "ok"},
-            Verdict.WELL,
-            Cause.AGENT_LOST,
-            "n3 is silent for 3.1 s; control ok, peer ok, ping unreachable, tcp unreachable",
-        ),
-        (
-            {"peer": "unknown", "ping": "unreachable", "tcp": "unreachable"},
-            Verdict.UNKNOWN,
-            Cause.UNKNOWN,
-            "n3 is silent for 3.1 s; peer unknown, ping unreachable, tcp unreachable; no other node answers either: the observer may be the one that is cut off",
-        ),
-        ({}, Verdict.UNKNOWN, Cause.UNKNOWN, "n3 is silent for 3.1 s; no other node answers either: "),
-    ],
-)
-def test_reason_tells_what_each_witness_said(words, verdict, cause, reason):
-    """The sentence has the numbers and the words that led to the verdict."""
-    found = judge(**words)
-    assert (found.verdict, found.diagnosis.cause) == (verdict, cause)
-    assert found.diagnosis.reason.startswith(reason)
-
-
-def test_closed_connection_is_told_apart_from_silence():
-    """An agent that hung up was not silent; the sentence does not say that it was for 0.0 s."""
-    found = judge_node("n3", (), 0.0, final=False, wants_hard=False).diagnosis
-    assert found.reason == "the agent on n3 has hung up; still asking"
-
-
-def test_round_that_is_not_over_is_still_asking():
-    """Before the deadline an undecided round says so, and blames nobody for answers that have not come."""
-    assert judge(final=False).diagnosis.reason.endswith("still asking")
-    assert judge(final=False, peer="ok", ping="unreachable").diagnosis.reason.endswith("still asking")
-    assert judge(final=True, peer="ok", ping="unreachable").diagnosis.reason.endswith("two witnesses are needed")
+from ftslurm.core.diagnosis import NODE_CAUSES, Cause, Diagnosis, FailureClass, Scope, class_of
+from ftslurm.core.events import RankExited, StorageStalled
+from ftslurm.core.evidence import MOST_EXITS, Judged
+from ftslurm.core.facts import facts_of
+from ftslurm.core.fusion import BOUND, Standing, diagnose, weigh
+from ftslurm.core.patterns import Role
 
 
 def exit_of(rank, code=1, **fields):
@@ -157,49 +17,70 @@ def exit_of(rank, code=1, **fields):
     return RankExited(attempt=0, rank=rank, node=f"n{rank}", code=code, **fields)
 
 
-NAN = 'Traceback (most recent call last):\n  File "/a/train.py", line 42, in step\n    x\nValueError: loss 7.2 is nan\n'
+def lost(node, cause=Cause.NODE_UNREACHABLE, confidence=0.95):
+    """A verdict on a node."""
+    return Judged(
+        diagnosis=Diagnosis(cause=cause, scope=Scope.NODE, where=node, confidence=confidence, reason=f"{node} is gone")
+    )
+
+
+NAN = 'Traceback (most recent call last):\n  File "/a/train.py", line 42, in step\n    x\nValueError: bad batch 7.2\n'
+FULL = "OSError: [Errno 28] No space left on device"
+RESET = "RuntimeError: Connection reset by peer"
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_a_class(cause):
+    """No failure falls between the classes, and node causes are never the program's."""
+    assert class_of(cause) in FailureClass
+    assert cause not in NODE_CAUSES or class_of(cause) is not FailureClass.APPLICATION
 
 
 @pytest.mark.parametrize(
     ("event", "cause", "reason", "signature"),
     [
-        (
-            exit_of(1, 137, signal=9, oom=True),
-            Cause.OUT_OF_MEMORY,
-            "the kernel killed rank 1 on n1 for memory",
-            "oom",
-        ),
+        (exit_of(1, 137, signal=9, oom=True), Cause.OOM_HOST, "the kernel killed rank 1 on n1 for memory", "oom"),
         (exit_of(1, 137, signal=9), Cause.RANK_KILLED, "rank 1 on n1 was ended by signal 9", "signal 9"),
         (exit_of(1, 143, signal=15), Cause.RANK_KILLED, "rank 1 on n1 was ended by signal 15", "signal 15"),
         (exit_of(1, 139, signal=11), Cause.RANK_CRASHED, "rank 1 on n1 was ended by signal 11", "signal 11"),
         (exit_of(1, 3), Cause.APPLICATION_ERROR, "rank 1 on n1 exited with code 3", "exit 3"),
+        (exit_of(1, 137), Cause.RANK_KILLED, "rank 1 on n1 exited with code 137", "exit 137"),
         (
             exit_of(1, 1, tail=NAN),
             Cause.APPLICATION_ERROR,
-            "rank 1 on n1 exited with code 1 (ValueError: loss 7.2 is nan)",
+            "rank 1 on n1 exited with code 1 (ValueError: bad batch 7.2)",
             "exit 1 ValueError /a/train.py:42",
+        ),
+        (exit_of(1, tail=FULL), Cause.STORAGE, f"rank 1 on n1 exited with code 1 ({FULL})", "exit 1 OSError"),
+        (
+            exit_of(1, 134, signal=6, tail="what():  std::bad_alloc"),
+            Cause.OOM_HOST,
+            "rank 1 on n1 was ended by signal 6 (what(): std::bad_alloc)",
+            "signal 6",
         ),
     ],
 )
 def test_end_of_a_rank_has_a_cause(event, cause, reason, signature):
     """Signal, memory killer, exit code and traceback lead to a class, a sentence and a signature."""
-    found = diagnose_exits([event])
+    found = diagnose([event])
     assert (found.cause, found.reason, found.signature) == (cause, reason, signature)
     assert (found.scope, found.where) == (Scope.RANK, "1@n1")
+    assert found.failure_class is class_of(cause)
+    assert not found.blames_node
 
 
 def test_same_error_has_the_same_signature_whatever_its_numbers_say():
     """Ranks, nodes and values differ between two attempts; type and line of the error do not."""
-    first = diagnose_exits([exit_of(1, tail=NAN)])
-    again = diagnose_exits([exit_of(5, tail=NAN.replace("7.2", "9.9"))])
-    other = diagnose_exits([exit_of(1, tail=NAN.replace("42", "43"))])
+    first = diagnose([exit_of(1, tail=NAN)])
+    again = diagnose([exit_of(5, tail=NAN.replace("7.2", "9.9"))])
+    other = diagnose([exit_of(1, tail=NAN.replace("42", "43"))])
     assert first.signature == again.signature != other.signature
 
 
 @pytest.mark.parametrize(
     "tail",
     [
-        "RuntimeError: Connection reset by peer",
+        RESET,
         "torch.distributed.DistBackendError: NCCL error ... ncclRemoteError",
         "RuntimeError: [enforce fail] recvBytes failed",
         "PMIX ERROR: UNREACHABLE",
@@ -210,41 +91,120 @@ def test_same_error_has_the_same_signature_whatever_its_numbers_say():
 def test_lost_connection_is_a_consequence(tail):
     """The first failure that is not a consequence of another is the cause, whatever was heard first."""
     followed, began = exit_of(0, tail=tail), exit_of(3, tail=NAN)
-    assert is_cascade(followed)
-    assert not is_cascade(began)
-    assert first_failure([followed, began]) is began
-    assert diagnose_exits([followed, began]).reason.endswith(
-        "(ValueError: loss 7.2 is nan); 1 other rank ended after it"
-    )
-    assert diagnose_exits([followed, followed]).where == "0@n0"
+    assert [fact.role for fact in facts_of([followed, began])] == [Role.CASCADE, Role.INITIATING]
+    assert diagnose([followed, began]).reason.endswith("(ValueError: bad batch 7.2); 1 other rank ended after it")
+    alone = diagnose([followed, followed])
+    assert (alone.cause, alone.where, alone.confidence) == (Cause.UNKNOWN, "0@n0", 0.0)
+    assert alone.reason.startswith("every end looks like the consequence of another's")
 
 
 def test_killed_rank_and_orphan_are_told_apart():
-    """A signal is never a consequence; a wrapper whose agent was gone (code 75) always is one."""
-    assert not is_cascade(exit_of(0, 137, signal=9, tail="Connection reset by peer"))
-    assert is_cascade(exit_of(0, 75))
-    assert diagnose_exits([exit_of(0, 75), exit_of(1, 137, signal=9)]).cause is Cause.RANK_KILLED
+    """A SIGKILL is never a consequence; a wrapper whose agent was gone (code 75) always is one."""
+    killed = exit_of(0, 137, signal=9, tail="Connection reset by peer")
+    assert diagnose([exit_of(1, 75), killed]).where == "0@n0"
+    assert diagnose([exit_of(1, 75)]).cause is Cause.UNKNOWN
+
+
+def test_a_watchdog_that_aborts_its_process_is_a_symptom():
+    """An NCCL time-out speaks for a hang only where nobody says what came before it."""
+    tail = "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=ALLREDUCE)"
+    timed_out = [exit_of(rank, 134, signal=6, tail=tail) for rank in (0, 1)]
+    hang = diagnose(timed_out)
+    assert (hang.cause, hang.scope, hang.where) == (Cause.PROGRAM_HANG, Scope.JOB, "")
+    assert diagnose([*timed_out, exit_of(3, tail=NAN)]).cause is Cause.APPLICATION_ERROR
+    assert diagnose([*timed_out, lost("n3")]).cause is Cause.NODE_UNREACHABLE
+
+
+def test_a_rank_that_left_early_explains_the_others():
+    """Success is no failure, but where the others only lost a connection it was to the one that had gone."""
+    found = diagnose([exit_of(1, 0), exit_of(0, tail=RESET)])
+    assert (found.cause, found.reason) == (
+        Cause.APPLICATION_ERROR,
+        "rank 1 on n1 had ended with success before",
+    )
+    assert diagnose([exit_of(1, 0), exit_of(0, 139, signal=11)]).where == "0@n0"
+
+
+def test_a_lost_node_explains_what_its_ranks_and_peers_report():
+    """Neither a signal on the node nor an NCCL error elsewhere takes anything from the verdict on it."""
+    whole = diagnose([exit_of(3, 137, signal=9), exit_of(1, tail="ncclRemoteError"), lost("n3")])
+    assert (whole.cause, whole.where, whole.confidence) == (Cause.NODE_UNREACHABLE, "n3", 0.95)
+    assert whole.blames_node
+    elsewhere = diagnose([exit_of(1, 137, signal=9), lost("n3")])
+    assert elsewhere.confidence < whole.confidence
+
+
+def test_two_equal_explanations_leave_the_cause_unknown():
+    """Blame needs more than one half; the sentence says what the guesses were."""
+    found = diagnose([exit_of(0, tail=FULL), lost("n3", Cause.NODE_DOWN, 0.92)])
+    assert found.cause is Cause.UNKNOWN
+    assert found.reason.startswith("not enough to blame anything; guesses are storage (0.50), node_down (0.50)")
+
+
+def test_hint_alone_blames_nobody():
+    """What weighs less than the bound is no diagnosis, and every fact is told to be outweighed."""
+    ruling = weigh([lost("n3", Cause.GPU, BOUND - 0.01)])
+    assert ruling.diagnosis.cause is Cause.UNKNOWN
+    assert [each.standing for each in ruling.weighed] == [Standing.OUTWEIGHED]
+
+
+def test_facts_of_one_class_do_not_contend():
+    """Another cause of the same class is no rival; it counts."""
+    ruling = weigh([exit_of(0, 139, signal=11), exit_of(1, tail=NAN)])
+    assert ruling.diagnosis.cause is Cause.RANK_CRASHED
+    assert ruling.diagnosis.confidence == 0.85
+    assert [each.why for each in ruling.weighed] == [
+        "speaks for rank_crashed with 0.85",
+        "says the same: application_error",
+    ]
+
+
+def test_the_same_error_on_more_ranks_is_surer():
+    """Independent witnesses of one cause add up, later ones for less."""
+    one, two = diagnose([exit_of(0, tail=NAN)]), diagnose([exit_of(0, tail=NAN), exit_of(1, tail=NAN)])
+    assert one.confidence < two.confidence < 1.0
+    assert two.where == "0@n0"
+
+
+def test_more_ranks_than_are_kept_are_said_to_be_at_least_so_many():
+    """Of thousands of reports the first are kept; the sentence claims no more."""
+    found = diagnose([exit_of(rank, tail=NAN) for rank in range(MOST_EXITS)])
+    assert found.reason.endswith("; at least 63 other ranks ended after it")
 
 
 def test_nobody_told_anything():
     """Without any report the cause is unknown, and said to be."""
-    found = diagnose_exits([])
+    found = diagnose([])
     assert (found.cause, found.scope, found.reason) == (Cause.UNKNOWN, Scope.JOB, "no rank reported why it ended")
 
 
-@given(st.text(), st.integers(0, 255), st.sampled_from([0, 9, 11]))
-def test_any_tail_has_a_diagnosis(tail, code, signal):
-    """Whatever a program prints last, there is a cause and a sentence of one line."""
-    found = diagnose_exits([exit_of(0, code, signal=signal, tail=tail), exit_of(1, 1, tail=tail)])
-    assert found.reason
-    assert found.cause is not Cause.UNKNOWN
-    assert len(found.reason.split("\n")) == 1
+EVENTS = st.one_of(
+    st.builds(
+        exit_of,
+        st.integers(0, 3),
+        st.sampled_from([0, 1, 75, 137]),
+        signal=st.sampled_from([0, 6, 9, 11]),
+        tail=st.sampled_from(["", NAN, FULL, RESET, "CUDA out of memory", "Xid (PCI:0000:3b:00): 79"]) | st.text(),
+    ),
+    st.builds(lost, st.sampled_from(["n1", "n2"]), st.sampled_from([*sorted(NODE_CAUSES), Cause.GPU])),
+    st.builds(StorageStalled, for_s=st.floats(0, 300)),
+)
 
 
-def test_last_exception_of_a_chain():
-    """Of chained exceptions the last one is named, with its text."""
-    second = NAN.replace("ValueError: loss 7.2 is nan", "pkg.mod.OwnTrouble")
-    tail = f"{NAN}\nDuring handling of the above exception, another exception occurred:\n\n{second}end"
-    assert last_exception(tail) == "pkg.mod.OwnTrouble"
-    assert last_exception(second.replace("pkg.mod.OwnTrouble", "AssertionError")) == "AssertionError"
-    assert last_exception("no traceback at all") == ""
+@given(st.lists(EVENTS, max_size=6))
+def test_any_evidence_has_a_diagnosis(events):
+    """Whatever is heard, there is a cause with a confidence, and a sentence of one line; what is not sure blames nobody."""
+    ruling = weigh(events)
+    found = ruling.diagnosis
+    assert len(found.reason.splitlines()) == 1
+    assert found.cause is Cause.UNKNOWN or BOUND <= found.confidence <= 1.0
+    assert len(ruling.weighed) == len(facts_of(events))
+    assert diagnose(events) == found
+
+
+@given(st.lists(EVENTS, max_size=5))
+def test_no_failure_of_a_program_blames_a_node(events):
+    """A node is blamed only where something else than the ranks' own reports has named it."""
+    found = diagnose(events)
+    named = {each.diagnosis.where for each in events if isinstance(each, Judged)}
+    assert not found.blames_node or found.where in named

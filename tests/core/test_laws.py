@@ -40,6 +40,7 @@ from ftslurm.core.phases import LAUNCHING, LEGAL
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run
+from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksStalled, Stack
 from ftslurm.journal import Entry, parse_line, replay
 from tests.core.laws import Laws
 
@@ -74,14 +75,16 @@ class AnythingMayHappen(RuleBasedStateMachine):
         multiple=st.sampled_from([1, 1, 2]),
         continue_by=st.sampled_from(["requeue", "none"]),
         can_ask=MAYBE,
+        on_nan=st.sampled_from(["say", "rollback"]),
     )
-    def begin(self, per_node, min_nodes, multiple, continue_by, can_ask):
+    def begin(self, per_node, min_nodes, multiple, continue_by, can_ask, on_nan):
         self.policy = Policy(
             ranks_per_node=per_node,
             min_nodes=min_nodes,
             world_multiple_of=multiple,
             continue_by=continue_by,
             can_ask_to_save=can_ask,
+            on_nan=on_nan,
             checkpoints=True,
             max_attempts=6,
         )
@@ -180,9 +183,18 @@ class AnythingMayHappen(RuleBasedStateMachine):
     def agent_lost(self, node):
         self.happen(AgentLost(node=node, reason="reset"))
 
-    @rule(node=ANY_NODE)
-    def suspected(self, node):
-        self.happen(NodeSuspected(node=node, silent_s=3.1, phi=9.0))
+    @rule(node=ANY_NODE, patience=st.sampled_from([1.0, 1.0, 2.5]), others=st.sampled_from([0, 0, 3]))
+    def suspected(self, node, patience, others):
+        self.happen(NodeSuspected(node=node, silent_s=3.1, phi=9.0, patience=patience, peers_silent=others, peers=3))
+
+    @rule(nodes=SOME_NODES, final=MAYBE)
+    def found_unreachable(self, nodes, final):
+        against = (Witness.PING, Witness.TCP, Witness.SSH)
+        words = [Finding(witness=witness, outcome=Outcome.UNREACHABLE) for witness in against]
+        for node in nodes:
+            self.happen(AgentLost(node=node, reason="timed out"))
+            findings = (Finding(witness=Witness.PEER, outcome=Outcome.OK), *words)
+            self.happen(NodeProbed(node=node, findings=findings, final=final))
 
     @rule(node=ANY_NODE)
     def heard(self, node):
@@ -263,6 +275,25 @@ class AnythingMayHappen(RuleBasedStateMachine):
     def timer(self, choice, stale):
         name = sorted(self.run.timers)[choice % len(self.run.timers)]
         self.happen(TimerFired(name=name, token=self.run.timers[name] - stale))
+
+    @rule(offset=OFFSET, step=STEP)
+    def ranks_stall(self, offset, step):
+        attempt = self.attempt(offset)
+        self.happen(
+            RanksStalled(attempt=attempt, ranks=(0, 1), count=2, phase="step", silent_s=25.0, limit_s=20.0, step=step)
+        )
+
+    @rule(
+        offset=OFFSET, rank=st.integers(0, 8), state=st.sampled_from(["running", "stopped", "blocked"]), resumed=MAYBE
+    )
+    def autopsy(self, offset, rank, state, resumed):
+        odd = Stack(state=state, frames=("read",), ranks=(rank,))
+        rest = Stack(state="running", frames=("all_reduce",), ranks=(9, 10))
+        self.happen(AutopsyTaken(attempt=self.attempt(offset), stacks=(rest, odd), resumed=resumed))
+
+    @rule(offset=OFFSET, rank=st.integers(0, 8), step=STEP, kind=st.sampled_from(["nan", "spike"]))
+    def loss_alarm(self, offset, rank, step, kind):
+        self.happen(LossAlarm(attempt=self.attempt(offset), kind=kind, rank=rank, step=step, value="nan"))
 
     @rule()
     def stalled(self):

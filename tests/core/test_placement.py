@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftslurm.core.placement import local_ranks, node_ranks, usable, world_problem
+from ftslurm.core.placement import (
+    Places,
+    Strategy,
+    arranged,
+    best_first,
+    local_ranks,
+    node_ranks,
+    usable,
+    world_problem,
+)
 
 
 @pytest.mark.parametrize(
@@ -14,6 +25,58 @@ from ftslurm.core.placement import local_ranks, node_ranks, usable, world_proble
 def test_usable_nodes_make_an_allowed_world(nodes, per_node, multiple, expected):
     """As many nodes as possible, so that the world size is a multiple."""
     assert usable([f"n{index}" for index in range(nodes)], per_node, multiple) == expected
+
+
+@pytest.mark.parametrize(("nodes", "expected"), [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (9, 4)])
+def test_usable_nodes_make_a_world_of_the_list(nodes, expected):
+    """Where world sizes are listed no other is taken; a size must be one of both rules."""
+    names = [f"n{index}" for index in range(nodes)]
+    assert usable(names, 8, 1, (16, 32)) == expected
+    assert usable(names, 8, 32, (16, 32)) == (4 if nodes >= 4 else 0)
+
+
+KNOWN = Places(
+    switches={"n1": "a", "n2": "b", "n3": "a", "n4": "b", "n5": "b"}, loads={"n1": 3.0, "n2": 0.1, "n3": 0.1, "n4": 9.0}
+)
+FIVE = ("n1", "n2", "n3", "n4", "n5")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "near", "expected"),
+    [
+        (Strategy.ROUND_ROBIN, (), FIVE),
+        (Strategy.LOAD_BALANCED, (), ("n2", "n3", "n1", "n4", "n5")),
+        (Strategy.TOPOLOGY, (), ("n2", "n4", "n5", "n1", "n3")),
+        (Strategy.TOPOLOGY, ("n9",), ("n2", "n4", "n5", "n1", "n3")),
+    ],
+)
+def test_best_nodes_come_first(strategy, near, expected):
+    """Slurm's order, the least loaded, or the largest group on a switch; equal ones stay in Slurm's order."""
+    assert best_first(FIVE, strategy, KNOWN, near) == expected
+    assert best_first(FIVE, strategy, Places()) == FIVE
+
+
+def test_a_spare_is_taken_from_the_switches_in_use():
+    """One node on the switch of the others is better than a larger group elsewhere."""
+    assert best_first(("n2", "n3", "n4"), Strategy.TOPOLOGY, KNOWN, near=("n1",)) == ("n3", "n2", "n4")
+
+
+@given(
+    st.permutations(FIVE),
+    st.sets(st.sampled_from(FIVE)),
+    st.sampled_from(Strategy),
+    st.dictionaries(st.sampled_from(FIVE), st.sampled_from("abc")),
+)
+def test_arranged_nodes_are_the_chosen_ones(nodes, chosen, strategy, switches):
+    """Nothing is lost or invented, and with the topology the nodes of a switch stand together."""
+    found = arranged(nodes, chosen, strategy, Places(switches=switches))
+    assert set(found) == chosen
+    assert len(found) == len(chosen)
+    if strategy is not Strategy.TOPOLOGY:
+        assert list(found) == [node for node in nodes if node in chosen]
+        return
+    groups = [switches.get(node, "") for node in found]
+    assert sum(one != two for one, two in pairwise(groups)) == max(len(set(groups)) - 1, 0)
 
 
 @pytest.mark.parametrize(

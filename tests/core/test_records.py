@@ -9,19 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftslurm.core import actions, events
 from ftslurm.core.actions import Action, EndRun, Say
 from ftslurm.core.events import AgentUp, Event, Finding, NodeProbed, Outcome, Part, PartSaved, Phase, Witness
-from ftslurm.core.records import from_record, to_record
+from ftslurm.core.records import _KINDS, from_record, to_record
 from ftslurm.errors import DataDamaged
 
 ROOTS = (Event, Action)
-KINDS = tuple(
-    kind
-    for module in (events, actions)
-    for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, ROOTS) and kind not in ROOTS
-)
+KINDS = tuple(kind for kind in _KINDS.values() if kind not in ROOTS)
 FLOATS = st.floats(allow_nan=False)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

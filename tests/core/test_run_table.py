@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from ftslurm.core import events
 from ftslurm.core.actions import Say, SetTimer
 from ftslurm.core.events import ENDED, AgentUp, AllocationGranted, Event, Phase, StorageStalled, TimerFired
 from ftslurm.core.phases import LAUNCHING, LEGAL, LIVE, enter
+from ftslurm.core.records import _KINDS
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import ACTIVE, TABLE, TIMERS, advance, nothing
 from ftslurm.core.state import Run
@@ -15,9 +15,7 @@ from ftslurm.errors import IllegalTransition, InternalError
 from tests.core.story import play
 from tests.core.test_scenarios import SCENARIOS
 
-EVENTS = tuple(
-    kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
-)
+EVENTS = tuple(kind for kind in _KINDS.values() if issubclass(kind, Event) and kind is not Event)
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)

@@ -24,6 +24,7 @@ from ftslurm.core.actions import (
     Requeue,
     Restore,
     SetTimer,
+    TakeAutopsy,
 )
 from ftslurm.core.events import (
     ENDED,
@@ -52,6 +53,7 @@ from ftslurm.core.events import (
     WorldMustered,
 )
 from ftslurm.core.manifest import generation_name
+from ftslurm.core.symptoms import AutopsyTaken, Stack
 from tests.core.stage import CUT, FROZEN, UP, Node, Stage
 
 GOAL = 60
@@ -74,6 +76,7 @@ class World(Stage):
     storage_back: float = 0.0
     slurmctld_back: float = 0.0
     restart: int = 0
+    hung: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         Stage.__post_init__(self)
@@ -83,8 +86,8 @@ class World(Stage):
 
     # ------------------------------------------------------------------------------------------------ incarnations
 
-    def grant(self, *, same: bool, resumed: bool = False) -> None:
-        """A supervisor starts."""
+    def grant(self, *, same: bool, resumed: bool = False, host: str = "") -> None:
+        """A supervisor starts; on `host` it takes over from one that was lost."""
         self.epoch += 1
         names = self.run.nodes if same else self.names
         self.happen(
@@ -98,6 +101,8 @@ class World(Stage):
                 resumed=resumed,
                 same_incarnation=same,
                 wanted_nodes=min(self.wanted, len(names)),
+                host=host,
+                takeover="nothing was heard of it for 6.1 s" if host else "",
             )
         )
         self._scan()
@@ -114,13 +119,14 @@ class World(Stage):
         self.later(wait, work)
 
     def restart_supervisor(self) -> None:
-        """The supervisor dies and is started again: agents come back to it by themselves."""
+        """The supervisor dies and is started again, or another node takes over: agents come back to it by themselves."""
         if self.run.phase in ENDED | {Phase.REQUEUED, Phase.SUBMITTED}:
             return
-        self.grant(same=True)
+        host = self.random.choice(["", *(node.name for node in self.nodes.values() if node.agent and node.state == UP)])
+        self.grant(same=True, host=host)
         for node in self.nodes.values():
             if node.agent:
-                self.from_node(node.name, 1.0, self._up(node))
+                self.from_node(node.name, 0.1 if host else 1.0, self._up(node))
 
     def new_incarnation(self, exclude: tuple[str, ...]) -> None:
         """Slurm has ended the job and starts it again, on sound nodes where there are some."""
@@ -256,6 +262,17 @@ class World(Stage):
             self._write(action.attempt, max(self.run.newest_step, 0) + 5, nodes)
 
     @perform.register
+    def _autopsy(self, action: TakeAutopsy) -> None:
+        """The agents that can speak say what their ranks do: one stands still, the others wait for it."""
+        placement = self.run.current.placement
+        seen = [rank for rank, name in enumerate(placement) if self.nodes[name].state == UP and self.nodes[name].agent]
+        odd = tuple(rank for rank in seen if self.hung == (action.attempt, placement[rank]))[:1]
+        rest = tuple(rank for rank in seen if rank not in odd)
+        stacks = [Stack(state="running", frames=("wait", "all_reduce"), ranks=rest)]
+        stacks += [Stack(state="stopped", frames=("read",), ranks=odd)] if odd else []
+        self.from_supervisor(2.0, AutopsyTaken(attempt=action.attempt, stacks=tuple(stacks)))
+
+    @perform.register
     def _restore(self, action: Restore) -> None:
         for name in action.nodes:
             self._restore_on(name, action)
@@ -314,6 +331,8 @@ class World(Stage):
         """Ten steps are done, if every rank is still there; else the others wait for it, for ever."""
         nodes = [self.nodes[name] for name in dict.fromkeys(start.placement)]
         alive = [node for node in nodes if start.attempt in node.ranks]
+        if self.hung is not None and self.hung[0] == start.attempt:
+            return
         if len(alive) < len(nodes) or any(node.state != UP or start.attempt not in node.told for node in nodes):
             if alive:
                 self.later(5.0, lambda: self._train(start, step))

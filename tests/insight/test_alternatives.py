@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ftslurm.core.diagnosis import Verdict
-from ftslurm.core.events import Finding, Outcome, RankExited, Witness
-from ftslurm.insight.alternatives import Evidence, of_node, of_ranks
+from ftslurm.core.events import Finding, Outcome, Witness
+from ftslurm.core.verdict import Verdict
+from ftslurm.insight.alternatives import Evidence, of_node
 from tests.insight.journals import DEAD, FROZEN, UNDECIDED, WELL, findings
 
 
@@ -26,7 +26,7 @@ DOWN = {**DEAD, Witness.SLURM: (Outcome.FAILED, "DOWN*")}
     [
         (DEAD, ("one of ssh, srun answering would have kept n3",
                 "peer not answering would have left it open: n3 would have been asked about again",
-                "ping answering would have made it node_frozen, and n3 lost all the same")),
+                "one of ping, tcp answering would have made it node_frozen, and n3 lost all the same")),
         (FROZEN, ("one of ssh, srun answering would have kept n3",
                   "one of slurm, peer not answering would have left it open: n3 would have been asked about again")),
         (DOWN, ("slurm answering would have made it node_unreachable, and n3 lost all the same",)),
@@ -59,22 +59,3 @@ def test_a_verdict_that_no_single_answer_changes_says_so():
     slurm_only = (Finding(witness=Witness.SLURM, outcome=Outcome.FAILED, detail="DOWN"),)
     told = of_node(Evidence(node="n3", findings=slurm_only, silent_s=0.0, wants_hard=False))
     assert told == ("slurm answering would have left it open: n3 would have been asked about again",)
-
-
-def exits(*specs) -> list[RankExited]:
-    """Exits of ranks from (rank, code, signal, tail)."""
-    return [RankExited(attempt=0, rank=r, node=f"n{r}", code=c, signal=s, tail=t) for r, c, s, t in specs]
-
-
-def test_ranks_are_judged_without_the_one_that_decided():
-    """The other verdict is that of the remaining exits, and consequences are counted."""
-    reset = "ConnectionError: Connection reset by peer"
-    told = of_ranks(exits((1, 1, 0, reset), (2, 0, 11, ""), (3, 1, 0, reset)))
-    assert told[0].startswith("without the report of rank 2 it would have been application_error: rank 1")
-    assert told[1].startswith("all 2 other exits count as consequences")
-
-
-def test_a_single_exit_leaves_nothing_to_ask():
-    """With one report there is no other verdict to name; with none, a report is what is missing."""
-    assert of_ranks(exits((0, 1, 0, "ValueError: x"))) == ()
-    assert of_ranks([]) == ("a report of any rank about its end",)

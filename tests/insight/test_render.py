@@ -42,9 +42,8 @@ def test_a_story_as_a_person_sees_it():
         "                srun (no answer within 3 s)\n"
         "    otherwise   one of ssh, srun answering would have kept n3\n"
         "                peer not answering would have left it open: n3 would have been asked about again\n"
-        "                ping answering would have made it node_frozen, and n3 lost all the same\n"
-        "    plan        shrink: 3 of 4 nodes are left, min_nodes is 2\n"
-        "                not relaunch: n3 cannot be used\n"
+        "                one of ping, tcp answering would have made it node_frozen, and n3 lost all the same\n"
+        "    plan        shrink: 3 of 4 nodes are left, min_nodes is 2"
     )
     assert "    restored    step 100 (000000100-0000), written in attempt 0\n" in text
     assert text.endswith(
@@ -94,7 +93,7 @@ def test_the_keys_of_the_json_are_stable():
     }  # fmt: skip
     assert set(told["incidents"][0]["stages_s"]) == {"detect", "decide", "stop", "leave", "queue", "launch", "restore"}
     assert set(told["incidents"][0]["verdicts"][0]) == {
-        "t", "t_epoch", "cause", "scope", "where", "confidence", "reason", "noticed_by", "findings", "tail", "would_change",
+        "t", "t_epoch", "cause", "scope", "where", "confidence", "reason", "noticed_by", "findings", "evidence", "tail", "would_change",
     }  # fmt: skip
     assert set(told["moments"][0]) == {
         "t", "t_epoch", "kind", "slug", "text", "count", "until", "until_epoch", "incident",

@@ -56,7 +56,7 @@ def let_pass(seconds: float) -> None:
 class Proc:
     """A process of a run as the real machine sees it; `start` is in clock ticks since boot (proc(5)).
 
-    `kind` is rank (the user's program and what it has started), wrapper, agent, supervisor or parent.
+    `kind` is rank (the user's program and what it has started), wrapper, agent, ring, supervisor or parent.
     """
 
     pid: int
@@ -121,10 +121,12 @@ def _kind(environ: Mapping[str, str], words: Sequence[str], run_id: str) -> str:
         return ""
     if environ.get("FTSLURM_RUN_ID") == run_id:
         return "rank" if "FTSLURM_RANK" in environ else "wrapper"
-    ours = f'"{run_id}"' in environ.get("FTSLURM_AGENT", "") or any(word.endswith(f"/{run_id}") for word in words)
+    told = environ.get("FTSLURM_AGENT", "") + environ.get("FTSLURM_RING", "")
+    ours = f'"{run_id}"' in told or any(word.endswith(f"/{run_id}") for word in words)
     if not ours:
         return ""
-    modules = {"ftslurm.runtime.agent": "agent", "ftslurm.runtime.serve": "supervisor", "ftslurm": "parent"}
+    modules = {f"ftslurm.runtime.{name}": name for name in ("agent", "ring")}
+    modules |= {"ftslurm.runtime.serve": "supervisor", "ftslurm": "parent"}
     return next((kind for module, kind in modules.items() if module in words), "")
 
 

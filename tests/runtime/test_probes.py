@@ -86,7 +86,7 @@ def test_one_deadline_holds_for_all(programs: Bin, tmp_path: Path) -> None:
     word = Finding(witness=Witness.SLURM, outcome=OK)
     target = ProbeTarget(node="n1", address="n1.invalid", job_id="7", slurm=lambda: threading.Event().wait(5) and word)
     found = {finding.witness: finding.outcome for finding in confirm(target, DEADLINE_S)}
-    assert set(found) == set(Witness) - {Witness.CONTROL}
+    assert set(found) == set(Witness) - {Witness.CONTROL, Witness.RING}
     assert (found[Witness.SRUN], found[Witness.SSH], found[Witness.SLURM]) == (UNREACHABLE, UNKNOWN, UNKNOWN)
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 6
@@ -154,6 +154,33 @@ def test_ping_counts_only_where_others_answer(programs: Bin, peer_answers: bool,
     found = confirm(ProbeTarget(node="n1", address="n1", peer="n2"), DEADLINE_S)
     by = {finding.witness: finding for finding in found}
     assert (by[Witness.PING].outcome, by[Witness.PEER].outcome) == (node, peer)
+
+
+@pytest.mark.parametrize(("peer_answers", "outcome"), [(True, UNREACHABLE), (False, UNKNOWN)])
+def test_srun_and_ssh_count_only_where_a_peer_answers_them(programs: Bin, peer_answers: bool, outcome: Outcome) -> None:
+    """On a starved observer or a lossy network they time out for a healthy node too: that speaks against nobody."""
+    slow = "echo 'ssh: connect to host n1 port 22: Connection timed out'; exit 255"
+    for name, silence in (("srun", HANG), ("ssh", slow)):
+        programs.put(name, f'case "$*" in *n2*) {"exit 0" if peer_answers else silence};; esac; {silence}')
+    target = ProbeTarget(node="n1", job_id="7", peer="127.0.0.1", peer_node="n2", ssh=SshClient.OPENSSH)
+    by = {finding.witness: finding for finding in confirm(target, DEADLINE_S)}
+    assert (by[Witness.SRUN].outcome, by[Witness.SSH].outcome) == (outcome, outcome)
+    assert peer_answers or "neither does n2" in by[Witness.SRUN].detail
+
+
+def test_a_node_that_answers_needs_no_peer(programs: Bin) -> None:
+    """What speaks for a node counts, whatever the peer does."""
+    programs.put("srun", f'case "$*" in *n2*) {HANG};; esac; exit 0')
+    assert ask(Witness.SRUN, peer_node="n2").outcome is OK
+
+
+def test_silence_that_was_not_listened_to_does_not_count(programs: Bin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stood still while it asked has heard nothing, and blames nobody for it."""
+    monkeypatch.setattr(probes, "STOOD_STILL_S", -DEADLINE_S)
+    programs.put("ping", NO_REPLY)
+    finding = ask(Witness.PING)
+    assert finding.outcome is UNKNOWN
+    assert "stood still" in finding.detail
 
 
 def test_a_peer_is_heard_by_tcp_where_ping_is_filtered(programs: Bin, port: int) -> None:

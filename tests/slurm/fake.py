@@ -24,6 +24,10 @@ class FakeSlurm:
                 {
                     "next_id": 101,
                     "partitions": ["main"],
+                    "partition": "PartitionName=main Default=YES DefaultTime=NONE GraceTime=0 MaxNodes=UNLIMITED "
+                    "MaxTime=1-00:00:00 MinNodes=0 Nodes=n[1-4] PreemptMode=OFF State=UP TotalNodes=4",
+                    "mpi_list": "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix\n"
+                    "specific pmix plugin versions available: pmix_v4",
                     "nodes": {f"n{number}": {"state": "IDLE", "reason": ""} for number in range(1, 5)},
                     "jobs": {},
                     "history": {},

@@ -11,13 +11,14 @@ import os
 import signal
 import sysconfig
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ftslurm.training import beat  # outside of ftslurm it does nothing
 
 BATCH, MICRO, CONTEXT = 24, 2, 32  # sequences a step, sequences at a time, characters a sequence
 LAYERS, HEADS, WIDTH, VOCABULARY = 6, 4, 128, 256  # 1.2 million parameters; a character is a byte
@@ -75,7 +76,6 @@ def save(folder, **state):
 
 
 def load(path, model, optimizer):
-    """The step and the loss that a checkpoint (a file, or a folder of them) was saved at."""
     state = torch.load(max(path.glob("step_*.pt")) if path.is_dir() else path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -111,14 +111,13 @@ def train_step(model, text, step, rank, size):
 
 
 def main():
-    args = parser.parse_args()
-    asked_to_stop = []
+    args, asked_to_stop = parser.parse_args(), []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(1))
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(1)
     rank, size = join_world()
-    say = partial(print, flush=True) if rank == 0 else lambda *_: None
+    say = (lambda text: print(text, flush=True)) if rank == 0 else lambda _: None
     model, text = GPT(), corpus()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
     step, loss = load(args.resume, model, optimizer) if args.resume else (0, float("nan"))
@@ -134,6 +133,7 @@ def main():
         news = torch.tensor([loss, len(asked_to_stop)], dtype=torch.float64)
         dist.all_reduce(news)  # the loss of the whole batch; and all ranks stop at the same step, or none
         loss, stop = news[0].item(), news[1].item() > 0
+        beat(step, loss=loss)
         if step % args.log == 0:
             say(f"step {step} loss {loss:.9f}")
         if rank == 0 and (step % args.every == 0 or step == args.steps or stop):

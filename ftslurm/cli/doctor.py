@@ -1,0 +1,121 @@
+"""`ftslurm doctor`: what at this site would stop or weaken a run, and what to set."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ftslurm.config import Config
+    from ftslurm.doctor.probe import Request
+    from ftslurm.doctor.report import Visit
+
+EXAMPLES = """\b
+Examples:
+  ftslurm doctor                                      # Slurm's settings and this host; submits nothing
+  ftslurm doctor train.yaml                           # the same, and this configuration against the site
+  ftslurm doctor --probe                              # a short job on two nodes, then a site profile for `submit`
+  ftslurm doctor --probe -p gpu -N 2 --sbatch --account=proj1 --sbatch --gpus-per-node=1
+  ftslurm doctor --json | jq -r '.findings[] | select(.standing == "applies") | .traps[0]'
+
+\b
+Exit codes: 0 nothing would stop a run; 78 something would; 69 Slurm does not answer, or the probe job did
+not run in time; 77 Slurm refuses the probe job.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--probe", is_flag=True, help="Run a job of two minutes at most, and write the site profile.")
+@click.option("-p", "--partition", help="Partition of the probe job; left out: the configuration's, or the default.")
+@click.option("-N", "--nodes", type=click.IntRange(1, 64), default=2, show_default=True, help="Nodes of the probe job.")
+@click.option("--sbatch", "options", multiple=True, help="An option for the probe job, as --account=NAME; may repeat.")
+@click.option("--wait", default="10m", show_default=True, help="How long the probe job may wait in the queue.")
+@click.option("--run-root", type=click.Path(path_type=Path), help="Folder of runs to look at; beats the file.")
+@click.option("--all", "everything", is_flag=True, help="List also what ftslurm handles itself and what is fine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(
+    config: Path | None,
+    *,
+    probe: bool,
+    partition: str | None,
+    nodes: int,
+    options: tuple[str, ...],
+    wait: str,
+    run_root: Path | None,
+    everything: bool,
+    as_json: bool,
+) -> int:
+    """Say what at this site would stop a run or weaken its recovery, with the setting to use for each.
+
+    Reads Slurm's configuration and looks at this host; with CONFIG also checks that file against the site. Every
+    finding has the number of its trap, what it means and what to set.
+    """
+    import json
+
+    from ftslurm.config import load
+    from ftslurm.doctor import report
+    from ftslurm.doctor.probe import Request
+    from ftslurm.errors import SiteForbids
+
+    loaded = load(config) if config else None
+    root = _run_root(loaded, run_root)
+    request = Request(partition=partition, nodes=nodes, options=options, wait_s=_duration(wait)) if probe else None
+    visit = _visit(loaded, root, request)
+    if as_json:
+        click.echo(json.dumps(visit.record(), indent=1))
+    else:
+        click.echo(report.text(visit, everything=everything), nl=False)
+    return 0 if visit.sound else SiteForbids.exit_code
+
+
+def _run_root(config: Config | None, given: Path | None) -> Path:
+    from ftslurm import paths, submission
+
+    if config is not None:
+        return submission.run_root_of(config, given)
+    return given.absolute() if given else paths.default_run_root()
+
+
+def _duration(text: str) -> float:
+    from ftslurm.errors import UsageError
+    from ftslurm.quantities import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--wait: {error}") from error
+
+
+def _visit(config: Config | None, root: Path, request: Request | None) -> Visit:
+    """Look, probe if asked to, and judge."""
+    from ftslurm.doctor import visit
+    from ftslurm.slurm.client import SlurmClient
+
+    client = SlurmClient()
+    site = visit.gather(client, root, config)
+    if request is None:
+        return visit.without_probe(site, with_config=config is not None)
+    probing = visit.Probing(root=root, request=request, config=config, tell=_tell)
+    with _ended_as_interrupted():
+        return visit.with_probe(client, site, probing)
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM and a closed terminal as Ctrl-C: the probe job is cancelled, and its folder removed."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(words: str) -> None:
+    click.echo(f"ftslurm doctor: {words}", err=True)

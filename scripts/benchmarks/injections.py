@@ -1,0 +1,147 @@
+"""The classes of faults that `scripts/bench detection` injects, with what is right to conclude from each.
+
+Only the lab's own processes and links are touched.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults import DidNotCome, environ_of
+
+from ftslurm.lab.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Whom a fault hits; `rank` is one that runs on `node`, `supervisor` a process id of this machine."""
+
+    lab: Cluster
+    node: str
+    rank: int
+    supervisor: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A process of a run: its id on this machine, and its node."""
+
+    pid: int
+    node: str
+
+
+def supervisor_of(run_id: str) -> Found:
+    """The newest supervisor of a run.
+
+    Raises:
+        DidNotCome: there is none.
+    """
+    found = [
+        (folder.stat().st_ctime, Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", "")))
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit() and _serves(folder, run_id)
+    ]
+    if not found:
+        raise DidNotCome(f"no supervisor of {run_id}")
+    return max(found, key=lambda each: each[0])[1]
+
+
+def _serves(folder: Path, run_id: str) -> bool:
+    try:
+        words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:  # it ended while we looked
+        return False
+    return "ftslurm.runtime.serve" in words and any(word.endswith(f"/{run_id}") for word in words)
+
+
+def process_of(run_id: str, rank: int) -> int:
+    """Process id of the newest incarnation of a rank's program.
+
+    Raises:
+        DidNotCome: there is none.
+    """
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            environ = environ_of(folder)
+            if environ.get("FTSLURM_RUN_ID") == run_id and environ.get("FTSLURM_RANK") == str(rank):
+                found.append((int(environ.get("FTSLURM_ATTEMPT", "0")), int(folder.name)))
+    if not found:
+        raise DidNotCome(f"no process of rank {rank}")
+    return max(found)[1]
+
+
+def _signal_rank(number: signal.Signals) -> Callable[[Target], float]:
+    def send(target: Target) -> float:
+        pid = process_of(target.run_id, target.rank)
+        now = time.time()
+        os.kill(pid, number)
+        return now
+
+    return send
+
+
+def _on_node(method: Callable[[Cluster, str], None]) -> Callable[[Target], float]:
+    def hurt(target: Target) -> float:
+        now = time.time()
+        method(target.lab, target.node)
+        return now
+
+    return hurt
+
+
+def _kill_supervisor(target: Target) -> float:
+    now = time.time()
+    os.kill(target.supervisor, signal.SIGKILL)
+    return now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A class of faults.
+
+    Attributes:
+        break_it: injects it and returns when.
+        where: the target: "rank" or "node" (not the supervisor's), "host" (the supervisor's), "none".
+        costs_node: it is right to exclude the target.
+        stops_training: a new attempt must follow; else a successor of the supervisor, and training must not stop.
+        verdict: the action that is the verdict; "epoch": a later supervisor.
+        slugs: what the run may rightly say of it.
+    """
+
+    break_it: Callable[[Target], float]
+    where: str
+    slugs: frozenset[str]
+    costs_node: bool = True
+    stops_training: bool = True
+    verdict: str = "FenceAttempt"
+
+
+GONE = frozenset({"node_unreachable", "node_down"})
+CLASSES: dict[str, Kind] = {
+    "kill": Kind(
+        break_it=_signal_rank(signal.SIGKILL), where="none", slugs=frozenset({"rank_killed"}), costs_node=False
+    ),
+    "cut": Kind(break_it=_on_node(Cluster.cut), where="node", slugs=GONE),
+    "stop": Kind(
+        break_it=_signal_rank(signal.SIGSTOP), where="none", slugs=frozenset({"program_hang"}), costs_node=False
+    ),
+    "power": Kind(break_it=_on_node(Cluster.kill), where="node", slugs=GONE),
+    "freeze": Kind(break_it=_on_node(Cluster.freeze), where="node", slugs=frozenset({"node_frozen"})),
+    "oneway": Kind(break_it=_on_node(lambda lab, node: lab.slow(node, loss_percent=100)), where="node", slugs=GONE),
+    "supervisor": Kind(
+        break_it=_kill_supervisor,
+        where="none",
+        slugs=frozenset({"supervisor_restarted", "takeover"}),
+        costs_node=False,
+        stops_training=False,
+        verdict="epoch",
+    ),
+    "host": Kind(break_it=_on_node(Cluster.cut), where="host", slugs=GONE),
+}
