@@ -92,8 +92,8 @@ class Heartbeat(Section):
     )
     fabric: Literal["auto", "mpi", "none"] = Field(
         "auto",
-        description="Heartbeats over MPI beside those over TCP, as a second witness; auto and mpi: where mpi4py and srun"
-        " can, else the run says so once and goes on without",
+        description="Heartbeats over MPI beside those over TCP, as a second witness; auto and mpi: where mpi4py and"
+        " srun can, else the run says so once and goes on without",
     )
     false_suspicions: Annotated[float, *duration(3600, 10 * 365 * 86400)] = Field(
         30 * 86400.0,
@@ -112,7 +112,6 @@ class Heartbeat(Section):
         300.0,
         description="Time after which a supervisor that reaches neither most nodes nor shared storage requeues the job",
     )
-
 
     @model_validator(mode="before")
     @classmethod

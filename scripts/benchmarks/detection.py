@@ -123,6 +123,13 @@ def target_of(session: Session, where: str) -> Target | None:
     return Target(lab=session.lab, node=node, rank=rank, supervisor=host.pid, run_id=session.run.name)
 
 
+def new_step(place: Place, old: frozenset[str], at: float) -> float:
+    """When a new process did the first step further than any before the fault; 0 while none has."""
+    traces = progress.read(place.progress)
+    before = max((n for trace in traces if trace.name in old for n, t in trace.steps if t <= at), default=0)
+    return min((t for trace in traces if trace.name not in old for n, t in trace.steps if n > before), default=0.0)
+
+
 def inject(session: Session, name: str, target: Target) -> dict[str, Any]:
     """One fault, and what became of it."""
     kind = CLASSES[name]
@@ -134,9 +141,8 @@ def inject(session: Session, name: str, target: Target) -> dict[str, Any]:
         session.injected.add(target.node)
     try:
         if kind.stops_training:
-            wait_until("a new step", LIMIT_S, lambda: progress.comeback(progress.read(session.place.progress), old))
-            back = progress.comeback(progress.read(session.place.progress), old)
-            sample["new_step_s"] = round(back.new_step - at, 3) if back else None
+            wait_until("a new step", LIMIT_S, lambda: new_step(session.place, old, at))
+            sample["new_step_s"] = round(new_step(session.place, old, at) - at, 3)
         else:
             wait_until("a successor", LIMIT_S, lambda: _epoch(entries(session.run)) > _epoch(before))
     except DidNotCome as error:

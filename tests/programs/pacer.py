@@ -1,7 +1,7 @@
 """A training loop without arithmetic: what a benchmark of it measures is detection and relaunch, not `import torch`.
 
-One step every `--pace` seconds, each rank by itself; rank 0 saves `step_<n>.pt` every `--every` steps. The lines in the
-files below `--progress` are those of ddp_counter.py. Each step beats where ftslurm can be imported.
+One step every `--pace` seconds, which all ranks end together, as they would in an all_reduce; rank 0 saves
+`step_<n>.pt` every `--every` steps. The lines in the files below `--progress` are those of ddp_counter.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 STARTED = time.time()
+TRIES = 1000
 
 
 def parse() -> argparse.Namespace:
@@ -45,6 +46,46 @@ def save(folder: Path, step: int, seconds: float) -> None:
     part.replace(path)
 
 
+class Together:
+    """All ranks wait for each other, by one byte to rank 0 and one back; who is alone raises ConnectionError."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        if rank == 0:
+            with socket.create_server(("", where[1]), backlog=size) as server:
+                self.others = [server.accept()[0] for _ in range(size - 1)]
+        else:
+            self.others = [self._reach(where)]
+        self.leads = rank == 0
+
+    @staticmethod
+    def _reach(where: tuple[str, int]) -> socket.socket:
+        for _ in range(TRIES):
+            try:
+                return socket.create_connection(where)
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        raise ConnectionError(f"nobody listens at {where}")
+
+    def step(self) -> None:
+        """Return when every rank has called this."""
+        if self.leads:
+            self._hear()
+            self._tell()
+        else:
+            self._tell()
+            self._hear()
+
+    def _hear(self) -> None:
+        for other in self.others:
+            if not other.recv(1):
+                raise ConnectionResetError("Connection reset by peer")
+
+    def _tell(self) -> None:
+        for other in self.others:
+            other.sendall(b".")
+
+
 def main() -> None:
     """Step until --steps are done."""
     from ftslurm.training import beat, phase
@@ -59,8 +100,10 @@ def main() -> None:
         lines.write(f"START {STARTED:.6f} {os.environ['WORLD_SIZE']} {os.environ.get('FTSLURM_ATTEMPT', '-')}\n")
         step = resumed(args.resume)
         lines.write(f"RESUME {step}\n")
+        together = Together(rank, int(os.environ["WORLD_SIZE"]))
         while step < args.steps:
             time.sleep(args.pace)
+            together.step()
             step += 1
             lines.write(f"STEP {step} {time.time():.6f}\n")
             beat(step)
