@@ -84,4 +84,11 @@ def cut_node(lab: Cluster, place: Place) -> float:  # noqa: ARG001 - all faults 
     return now
 
 
-FAULTS: dict[str, Callable[[Cluster, Place], float]] = {"kill": kill_rank, "cut": cut_node}
+def cut_host(lab: Cluster, place: Place) -> float:  # noqa: ARG001 - all faults are called alike
+    """Pull the network cable of the batch host, which runs the job's script; return when."""
+    now = time.time()
+    lab.cut(lab.nodes[0])
+    return now
+
+
+FAULTS: dict[str, Callable[[Cluster, Place], float]] = {"kill": kill_rank, "cut": cut_node, "host": cut_host}

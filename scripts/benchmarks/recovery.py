@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 LIMIT_S = {"ftslurm": 90.0, "torchrun": 240.0, "torchrun-tuned": 240.0, "requeue": 330.0, "floor": 60.0}
 START_S = 180.0
 RESTORE_S = 240.0
-CELLS = ("floor:none", *(f"{method}:{fault}" for fault in FAULTS for method in METHODS))
+# Nobody else goes on without the batch host: Slurm leaves a job without a script (M4).
+SHARED_FAULTS = ("kill", "cut")
+CELLS = ("floor:none", *(f"{method}:{fault}" for fault in SHARED_FAULTS for method in METHODS), "ftslurm:host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ NAMES = {
     "requeue": "Slurm requeue (`--nodes=3-4`)",
 }
 PEERS = ("ftslurm", "torchrun", "torchrun-tuned", "requeue")
-TITLES = {"kill": "A rank is SIGKILLed", "cut": "A node's network is cut"}
+TITLES = {"kill": "A rank is SIGKILLed", "cut": "A node's network is cut", "host": "The batch host's network is cut"}
 HEADER = [
     "method",
     "came back",
