@@ -28,7 +28,8 @@ from ftslurm.paths import PRIVATE_FOLDER, LocalPaths, rank_log_name
 from ftslurm.runtime.ranks import LocalRank, is_alive
 from ftslurm.runtime.spec import ProgressSpec
 
-POLL_S = 0.25
+POLL_S, CALM_S = 0.25, 2.0
+"""How often a rank's progress is looked at, and how often a rank that shows none."""
 DIGEST_S, SLOWEST_S, RANKS_PER_S = 0.5, 5.0, 2000
 STOOD_STILL_S = 2.0
 LOOK_S = 3.0
@@ -154,12 +155,19 @@ class ProgressReader:
 
     def _run(self) -> None:
         while True:
-            time.sleep(POLL_S)
+            pause_s = self._pause_s()
+            time.sleep(pause_s)
             now = time.monotonic()
-            stood_s, self._looked = now - self._looked - POLL_S, now
+            stood_s, self._looked = now - self._looked - pause_s, now
             watched = self._watched
             if watched is not None:
                 self._look(watched, now, stood_s)
+
+    def _pause_s(self) -> float:
+        """A program that shows no progress costs nothing: it is looked at now and then for the first sign of it."""
+        watched = self._watched
+        shows = watched is not None and any(state.source for state in list(watched.states.values()))
+        return POLL_S if shows else CALM_S
 
     def _look(self, watched: _Watched, now: float, stood_s: float) -> None:
         rows = {row.rank: row for row in self._rows(watched.attempt) if row.released}

@@ -32,7 +32,7 @@ from ftslurm.runtime.uplink import HELLO_PEER, Uplink
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25
+POLL_S = 0.5
 ASK_S = 1.5
 SLURM_S = 4.0
 TURN_S = 1.5

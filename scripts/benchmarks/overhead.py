@@ -26,7 +26,13 @@ from methods import make_place, submit_ftslurm
 if TYPE_CHECKING:
     from ftslurm.lab.cluster import Cluster
 
-ROLES = {"ftslurm.runtime.agent": "agent", "ftslurm.runtime.serve": "supervisor", "run": "parent", "rank.py": "wrapper"}
+ROLES = {
+    "ftslurm.runtime.agent": "agent",
+    "ftslurm.runtime.serve": "supervisor",
+    "ftslurm.runtime.ring": "ring",
+    "run": "parent",
+    "rank.py": "wrapper",
+}
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 START_S = 180.0
 
@@ -70,7 +76,7 @@ def at_rest(lab: Cluster, seconds: float) -> list[dict[str, Any]]:
     runs = json.dumps(str(place.runs))
     job_id = submit_ftslurm(lab, place, CONFIG.format(sleep_s=int(seconds) + 600, runs=runs, nodes=NODES))
     wait_until("all ranks", START_S, lambda: sum(role == "wrapper" for _, role, _ in cpu_times(job_id)) == NODES)
-    time.sleep(min(10.0, seconds))  # the start is not the rest
+    time.sleep(min(15.0, seconds))  # the start is not the rest
     before, began = cpu_times(job_id), time.monotonic()
     time.sleep(seconds)
     after, took_s = cpu_times(job_id), time.monotonic() - began

@@ -41,6 +41,11 @@ def place(lab: Cluster, name: str) -> Path:
     return path
 
 
+def scratch_of(lab: Cluster) -> list[Path]:
+    """What lies on the scratch of the nodes that are probed."""
+    return sorted(entry for node in ("n1", "n2") for entry in lab.scratch(node).rglob("*"))
+
+
 def test_the_doctor_finds_what_the_lab_has(lab: Cluster) -> None:
     """Two nodes are probed: the traps of this Slurm and no others, proven scratch, MPI and requeue; `submit` uses them."""
     work = place(lab, "doctor")
@@ -56,6 +61,7 @@ def test_the_doctor_finds_what_the_lab_has(lab: Cluster) -> None:
     shared = yaml.safe_dump({**told, "checkpoint": {"files": ["*.pt"], "scratch": str(work)}})
     (work / "shared.yaml").write_text(shared)
     environ = {"XDG_CONFIG_HOME": str(work / "config"), "FTSLURM_HOME": str(work / "home")}
+    before = scratch_of(lab)
     done = lab.login(
         [*FTSLURM, "doctor", str(work / "shared.yaml"), "--probe", "--json"], user=lab.user, timeout=150, env=environ
     )
@@ -79,7 +85,7 @@ def test_the_doctor_finds_what_the_lab_has(lab: Cluster) -> None:
 
     assert lab.login(["squeue", "-h"], timeout=30).stdout == ""
     assert list((work / "home" / "runs").iterdir()) == []
-    assert [entry for node in ("n1", "n2") for entry in lab.scratch(node).iterdir()] == []
+    assert scratch_of(lab) == before
 
     profile = json.loads(Path(record["profile"]).read_text())
     proven = profile["partitions"]["lab"]

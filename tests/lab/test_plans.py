@@ -1,4 +1,7 @@
-"""Plans that need more than the nodes of an attempt: a spare in the allocation, and the memory of earlier runs."""
+"""Plans that need more than the nodes of an attempt: a spare in the allocation, and the memory of earlier runs.
+
+And the other way round: a node that is well, and lost to the job all the same, is not remembered.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +58,16 @@ def assert_marked_and_excluded(run: LabRun, victim: str) -> None:
     assert [(each["node"], each["standing"]) for each in json.loads(shown.stdout)["nodes"]] == [(victim, "lemon")]
     run.lab.login(["ftslurm", "nodes", "forgive", victim, "--ledger", str(folder)], timeout=60)
     assert "--exclude" not in run.lab.login(submit, timeout=60).stdout
+
+
+def test_a_healthy_node_that_slurm_takes_away_is_survived_and_gets_no_mark(lab: Cluster) -> None:
+    """Slurm marks a node DOWN that is well, and takes it out of the job (M19): the others go on, nobody is blamed."""
+    run = patient(lab, name="excised", nodes=3, recovery={"min_nodes": 2})
+    victim = run.launches()[0][-1]
+    lab.login(["scontrol", "update", f"NodeName={victim}", "State=DOWN", "Reason=by mistake"], timeout=30)
+    run.wait("an attempt without it", lambda: len(run.restored_steps()) == 2)
+    assert victim not in run.launches()[1]
+    assert f"Slurm has taken {victim} out of the job" in run.said()
+    run.enough()
+    assert run.wait_end() == ("finished", 0)
+    assert not read(run.root.parent / "ledger").marks
