@@ -139,6 +139,7 @@ def inject(session: Session, name: str, target: Target) -> dict[str, Any]:
     at = kind.break_it(target)
     if kind.costs_node:
         session.injected.add(target.node)
+        sample["further"] = len(session.injected) > 1
     try:
         if kind.stops_training:
             wait_until("a new step", LIMIT_S, lambda: new_step(session.place, old, at))
@@ -170,9 +171,10 @@ def _verdict(since: list[dict[str, Any]], action: str, epoch: int) -> float | No
 class Runner:
     """Takes injections one by one, each in the job that is there, or in a new one."""
 
-    def __init__(self, lab: Cluster, profile: str, keep: detection_report.Results) -> None:
+    def __init__(self, lab: Cluster, asked: argparse.Namespace, keep: detection_report.Results) -> None:
         self.lab = lab
-        self.profile = profile
+        self.profile: str = asked.profile
+        self.alone: bool = asked.alone
         self.keep = keep
         self.session: Session | None = None
 
@@ -183,7 +185,7 @@ class Runner:
             sample = inject(session, name, target)
             print(f"{name}: {sample}", file=sys.stderr, flush=True)
             self.keep.add(sample | {"profile": self.profile})
-            if sample["detected"]:
+            if sample["detected"] and not self.alone:
                 settle(session)
             else:
                 self.close()
@@ -217,6 +219,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--classes", default=",".join(CLASSES), help=f"some of {','.join(CLASSES)}")
     parser.add_argument("--injections", type=int, default=0, help="of each class; default 100 of kill and cut, 30 else")
     parser.add_argument("--profile", default="default", choices=("default", "fast"), help="heartbeat.profile")
+    parser.add_argument("--alone", action="store_true", help="a new job for every injection: no node is a further one")
     parser.add_argument("--quick", action="store_true", help="one injection of each class")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
@@ -232,7 +235,7 @@ def main() -> int:
     asked = parse()
     with laboratory(asked.lab, NODES) as lab:
         keep = detection_report.Results(asked.out, machine.describe(machine.slurm_version(lab)))
-        runner = Runner(lab, asked.profile, keep)
+        runner = Runner(lab, asked, keep)
         for name in asked.classes:
             for _ in range(1 if asked.quick else asked.injections or DEFAULT[name]):
                 runner.once(name)

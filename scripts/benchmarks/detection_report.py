@@ -21,13 +21,16 @@ TITLES = {
     "supervisor": "supervisor SIGKILLed",
     "host": "batch host (or its successor) cut",
 }
+FURTHER = ", a further node in five minutes"
 HEADER = ["fault", "profile", "n", "detected", "right class", "verdict p50", "p95", "p99", "new step p50", "p95", "p99"]
 METHOD = """Six nodes, one rank each, a loop without arithmetic (`tests/programs/pacer.py`), default settings
 unless the profile says otherwise; hang_after is 3 s. *verdict*: from the fault to the order to
 fence the old attempt, or to the first entry of a killed supervisor's successor. *new step*: from
 the fault to the first step further than any before, by a new process; `import torch` is not in it.
-Seconds. With n samples the highest percentile that they support is (n - 1)/n; p99 of 30 is their
-largest. `scripts/bench detection` measures all of it again; the samples are in `detection.json`.
+Seconds. A further node that is lost within five minutes of another needs the word of every witness,
+and so takes longer. With n samples the highest percentile that they support is (n - 1)/n; p99 of 30
+is their largest. `scripts/bench detection` measures all of it again; the samples are in
+`detection.json`.
 """
 
 Sample = dict[str, Any]
@@ -76,11 +79,11 @@ class Results:
 def render(value: dict[str, Any]) -> str:
     """The whole page."""
     samples: list[Sample] = value["samples"]
-    cells = sorted({(list(TITLES).index(each["class"]), each["class"], each["profile"]) for each in samples})
-    rows = [
-        _row(name, profile, [each for each in samples if (each["class"], each["profile"]) == (name, profile)])
-        for _, name, profile in cells
-    ]
+    cells: dict[tuple[int, str, bool], list[Sample]] = {}
+    for each in samples:
+        place = list(TITLES).index(each["class"]), each["profile"], each.get("further", False)
+        cells.setdefault(place, []).append(each)
+    rows = [_row(*place, found) for place, found in sorted(cells.items())]
     wrong = value["wrongly_excluded"]
     said = f"Nodes excluded wrongly: {', '.join(wrong) if wrong else 'none'}.\n"
     head = "# Detection: from the fault to the verdict, and to the next step\n"
@@ -88,11 +91,12 @@ def render(value: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _row(name: str, profile: str, samples: list[Sample]) -> list[str]:
+def _row(place: int, profile: str, further: bool, samples: list[Sample]) -> list[str]:  # noqa: FBT001 - a key
+    name = list(TITLES.values())[place] + (FURTHER if further else "")
     count = len(samples)
     detected = sum(each["detected"] for each in samples)
     right = sum(each.get("right_class", False) for each in samples)
-    cells = [TITLES[name], profile, str(count), str(detected), str(right)]
+    cells = [name, profile, str(count), str(detected), str(right)]
     for key in ("verdict_s", "new_step_s"):
         times = sorted(each[key] for each in samples if each.get(key) is not None)
         cells += [_percentile(times, share) for share in (0.5, 0.95, 0.99)]

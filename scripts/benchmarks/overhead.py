@@ -64,9 +64,10 @@ def cpu_times(job_id: str) -> dict[tuple[str, str, int], float]:
         except OSError:  # no process, or it has just ended
             continue
         environ = environ_of(folder) if role_of(argv) else {}
-        if environ.get("SLURM_JOB_ID") == job_id:
+        node = environ.get("SLURMD_NODENAME")  # a process that is being started shows a part of its environment only
+        if node and environ.get("SLURM_JOB_ID") == job_id:
             ticks = sum(int(word) for word in stat.rpartition(")")[2].split()[11:15])
-            found[environ["SLURMD_NODENAME"], role_of(argv), int(folder.name)] = ticks * TICK_S
+            found[node, role_of(argv), int(folder.name)] = ticks * TICK_S
     return found
 
 
