@@ -37,19 +37,28 @@ class Found:
 
 
 def supervisor_of(run_id: str) -> Found:
-    """The newest supervisor of a run.
+    """The newest supervisor of a run: one that was cut off with its node lives on beside its successor.
 
     Raises:
         DidNotCome: there is none.
     """
     found = [
-        (folder.stat().st_ctime, Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", "")))
+        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", "")))
         for folder in Path("/proc").iterdir()
         if folder.name.isdigit() and _serves(folder, run_id)
     ]
     if not found:
         raise DidNotCome(f"no supervisor of {run_id}")
     return max(found, key=lambda each: each[0])[1]
+
+
+def _started(folder: Path) -> int:
+    """When a process (its folder in /proc) was started, in clock ticks since boot; 0 when it is gone: proc(5)."""
+    try:
+        stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def _serves(folder: Path, run_id: str) -> bool:
