@@ -2,8 +2,8 @@
 
 The data file holds the rank's *entries*, one for each local piece of a tensor: raw bytes in C order, little endian,
 each from a border of 4 KiB (so that O_DIRECT can write and read them), in the order of (key, place), padded with zeros
-to the next border. An entry whose bytes have not changed since a *base* generation is a reference: it names the place in
-the base's data file of the same rank. The index is written last; without it the data file means nothing.
+to the next border. An entry whose bytes have not changed since a *base* generation is a reference: it names the place
+in the base's data file of the same rank. The index is written last; without it the data file means nothing.
 
 Whatever comes from a file is distrusted: `from_bytes` refuses what this module cannot have written, so that a reader
 may add up places and sizes without looking again. `ftslurm.core.wholeness` says whether the indexes of all ranks make

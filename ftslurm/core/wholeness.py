@@ -25,7 +25,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """All of a generation: tensors that do not depend on the number of ranks, and `own`: what each rank has for itself."""
+    """All of a generation: tensors that do not depend on the number of ranks, and in `own` what each rank has alone."""
 
     run_id: str
     generation: str
@@ -88,8 +88,6 @@ def _check_same_save(ordered: Sequence[RankIndex]) -> None:
     ranks = [index.rank for index in ordered]
     if ranks != list(range(first.world_size)):
         refuse(f"{first.generation} was written by {first.world_size} ranks, here are those of {ranks[:20]}")
-            f"{first.generation} was written by {first.world_size} ranks; missing or twice: {missing[:20]} of {ranks[:20]}"
-        )
 
 
 def _tensor(key: str, pieces: list[tuple[int, Entry]]) -> Tensor:
