@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ftslurm.checkpoint.layout import GenerationPaths
 from ftslurm.core.manifest import Commit
@@ -41,20 +41,6 @@ class Counters:
     chunks: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """Ways to bytes that are not in the generation's own folder.
-
-    `others` are folders of the same generation, asked in order (a partner's copy, shared storage). `fetch` is asked
-    last. Base generations lie beside each folder, under their own names. `on_damage` is told (path, reason) of each file
-    that is not what was written.
-    """
-
-    others: Sequence[GenerationPaths] = ()
-    fetch: Fetch | None = None
-    on_damage: Callable[[Path, str], None] = lambda path, reason: None
-
-
 class Generation:
     """A committed generation, opened for reading. A context manager: files are closed at its end."""
 
@@ -62,8 +48,19 @@ class Generation:
     commit: Commit
 
     @classmethod
-    def open(cls, root: GenerationPaths, access: Access | None = None) -> Generation:
+    def open(
+        cls,
+        root: GenerationPaths,
+        *,
+        others: Sequence[GenerationPaths] = (),
+        fetch: Fetch | None = None,
+        on_damage: Callable[[Path, str], None] | None = None,
+    ) -> Self:
         """Check COMMIT.json, the manifests, the rank indexes, and that they make a whole.
+
+        `others` are folders of the same generation, asked in order where the first has no right bytes (a partner's
+        copy, shared storage); `fetch` is asked last. Base generations lie beside each folder, under their own names.
+        `on_damage` is told (path, reason) of each file that is not what was written.
 
         Raises:
             DataDamaged: something is missing or not what was written, and no other copy is right.
@@ -87,7 +84,7 @@ class Generation:
     def close(self) -> None:
         """Close the files."""
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
