@@ -44,8 +44,7 @@ def supervisor_of(run_id: str, lost: Collection[str] = ()) -> Found:
     """
     serving = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit() and _serves(folder, run_id)]
     found = [
-        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", "")))
-        for folder in serving
+        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", ""))) for folder in serving
     ]
     there = [each for each in found if each[1].node not in lost]
     if not there:
