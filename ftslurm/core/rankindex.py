@@ -127,7 +127,7 @@ class Entry:
         """Raises DataDamaged for anything that this module cannot have written."""
         fields = fields_of(record, _ENTRY_FIELDS, "entry")
         key = plain_text(fields["key"], "key of an entry", _MAX_KEY)
-        if fields["dtype"] not in DTYPES:
+        if not isinstance(fields["dtype"], str) or fields["dtype"] not in DTYPES:
             refuse(f"{key!r} is of the unknown type {str(fields['dtype'])[:80]!r}")
         entry = cls(
             key=key,
@@ -262,6 +262,10 @@ def check_objects(objects: Mapping[str, Any]) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
+    if not len(entry.shape) == len(entry.offsets) == len(entry.sizes):
+        refuse(
+            f"entry {entry.key!r} is no box of a tensor: {entry.offsets} in {entry.shape}"
+        )
     what = f"entry {entry.key!r} {entry.box}"
     if not entry.box.within(entry.shape):
         refuse(f"{what} is no box of a tensor of the shape {list(entry.shape)}")
@@ -329,7 +333,7 @@ def _numbers(value: object, what: str) -> tuple[int, ...]:
 
 
 def _member(kind: type[_Member], value: object, what: str) -> _Member:
-    if value not in {each.value for each in kind}:
+    if not isinstance(value, str) or value not in {each.value for each in kind}:
         refuse(f"{what} is {str(value)[:80]!r}")
     return kind(value)
 
