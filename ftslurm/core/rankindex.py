@@ -262,10 +262,6 @@ def check_objects(objects: Mapping[str, Any]) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
-    if not len(entry.shape) == len(entry.offsets) == len(entry.sizes):
-        refuse(
-            f"entry {entry.key!r} is no box of a tensor: {entry.offsets} in {entry.shape}"
-        )
     what = f"entry {entry.key!r} {entry.box}"
     if not entry.box.within(entry.shape):
         refuse(f"{what} is no box of a tensor of the shape {list(entry.shape)}")
