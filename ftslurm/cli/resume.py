@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.holding import refuse_if_held
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ftslurm.insight.summary import Summary
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
-    from ftslurm.slurm.records import JobInfo
     from ftslurm.slurm.script import JobRequest
 
 EXAMPLES = """\b
@@ -149,7 +148,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
 
     config = siteprofile.of_run(load(paths.config), paths)
     summary = summarise(journal.read(paths))
-    _refuse_if_held(paths, client, summary, force=wishes.force)
+    refuse_if_held(paths, client, summary, force=wishes.force)
     _refuse_if_finished(paths, summary, again=wishes.again)
     start, notes = _start(paths, config, from_start=wishes.from_start)
     changed = _changed(config, wishes)
@@ -162,37 +161,6 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     if not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
     return Plan(request=replace(request, exclude=exclude), summary=summary, start=start, notes=tuple(notes))
-
-
-def _refuse_if_held(paths: RunPaths, client: SlurmClient, summary: Summary, *, force: bool) -> None:
-    from ftslurm import journal
-    from ftslurm.errors import TryAgain
-    from ftslurm.insight import hold, index
-
-    linked = list(index.jobs_by_run(paths.root.parent).get(paths.root.resolve(), ()))
-    linked += [job for job in (summary.job_id, *client.find_submitted(paths.run_id)) if job and job not in linked]
-    lease, now = journal.holder(paths), time.time()
-    found = hold.who_holds(summary, linked, _slurm_says(client, linked, summary), lease, now)
-    words = f"job {found.job_id}: {found.reason}; {hold.lease_words(lease, now)}"
-    if found.hold is hold.Hold.HELD:
-        raise TryAgain(
-            f"run {paths.run_id} is held by {words}",
-            hint=f"`ftslurm cancel {found.job_id}` ends it; `ftslurm status {found.job_id}` shows it",
-        )
-    if found.hold is hold.Hold.UNCERTAIN and not force:
-        raise TryAgain(
-            f"nobody can say whether run {paths.run_id} is still alive in {words}",
-            hint="look on its nodes; if you are sure that nothing of that job is left, repeat with --force",
-        )
-
-
-def _slurm_says(client: SlurmClient, linked: list[str], summary: Summary) -> dict[str, JobInfo]:
-    """Slurm's word on the jobs; accounting's too on the one that counts, where slurmctld has forgotten it."""
-    jobs = client.jobs(linked)
-    last = summary.job_id or (linked[-1] if linked else "")
-    if last and not summary.over and (last not in jobs or jobs[last].state.is_over):
-        jobs[last] = client.job(last)
-    return jobs
 
 
 def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:

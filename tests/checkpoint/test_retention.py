@@ -13,7 +13,6 @@ from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.retention import apply, clean_scratch, foresee
 from ftslurm.checkpoint.store import read_latest, scan
-from ftslurm.core.branches import Rollback
 from ftslurm.core.manifest import generation_name
 from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
@@ -132,7 +131,7 @@ def test_an_abandoned_branch_is_left_alone_and_counts_for_nothing(world: World) 
     """After a rollback the last n are those of the new branch; the abandoned ones go only when that is asked for."""
     names = save(world, 10, 20, 30)
     target = versions.find(world.store, "10")
-    versions.roll_back(world.store, target, Rollback(to=names[0], digest=target.digest, attempt=0, at=AT))
+    versions.roll_back(world.store, target, attempt=0, now=AT)
     new = save(world, 11, 12, 13, attempt=1)
     assert keep_last(world.store, 2) == (names[0], new[0])
     assert durable(world) == new[1:]
