@@ -7,14 +7,14 @@ are read, one tensor at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ftslurm.checkpoint.digest import digest_bytes
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.store import read_files
-from ftslurm.core.rankindex import DTYPES, Entry, index_name
+from ftslurm.core.rankindex import Entry, data_name, index_name
 from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged, StorageError, UsageError
 
@@ -49,9 +49,11 @@ class Difference:
 
 
 def is_of_library(root: Path, version: Version) -> bool:
-    """Whether a generation was written by `ftslurm.training`. Raises as `read_files`."""
+    """Whether a generation was written by `ftslurm.training`; raises as `compare`."""
     folder = StorePaths(root).generation(version.generation)
-    return any(entry.name == index_name(0) and entry.rank == 0 for entry in read_files(folder.root, version.commit))
+    with _words_for(version.generation):
+        files = read_files(folder.root, version.commit)
+    return {index_name(0), data_name(0)} <= {entry.name for entry in files if entry.rank == 0}
 
 
 def compare(root: Path, before: Version, after: Version) -> Difference:
@@ -62,16 +64,23 @@ def compare(root: Path, before: Version, after: Version) -> Difference:
         DataDamaged: a record of one of them is damaged.
         StorageError: one of them cannot be read.
     """
+    kinds = {is_of_library(root, version) for version in (before, after)}
+    if len(kinds) > 1:
+        raise UsageError(f"{before.generation} and {after.generation} are of two layouts: files and library")
+    with _words_for(f"{before.generation} or {after.generation}"):
+        changes, same = _of_library(root, before, after) if kinds.pop() else _of_files(root, before, after)
+    return Difference(changes=changes, same=same, metrics=_metrics(before, after))
+
+
+@contextmanager
+def _words_for(what: str) -> Iterator[None]:
+    """The system's errors as ours."""
     try:
-        kinds = {is_of_library(root, version) for version in (before, after)}
-        if len(kinds) > 1:
-            raise UsageError(f"{before.generation} and {after.generation} are of two layouts: files and library")
-        changes = _of_library(root, before, after) if kinds.pop() else _of_files(root, before, after)
+        yield
     except FileNotFoundError as error:
-        raise DataDamaged(f"{error.filename} is missing") from error
+        raise DataDamaged(f"{what}: {error.filename} is missing") from error
     except OSError as error:
-        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-    return Difference(changes=changes[0], same=changes[1], metrics=_metrics(before, after))
+        raise StorageError(f"cannot read {what}: {error.strerror}") from error
 
 
 def _metrics(before: Version, after: Version) -> dict[str, tuple[float | None, float | None]]:
@@ -131,13 +140,9 @@ def _boxes(tensor: Tensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 
 def _read(generation: Generation, tensor: Tensor) -> str:
     """The digest of a whole tensor."""
-    import numpy as np
+    from ftslurm.checkpoint.arrays import raw_bytes
 
-    from ftslurm.checkpoint.reader import Want
-
-    into = np.empty(tensor.shape, f"V{DTYPES[tensor.dtype]}")
-    generation.read([Want(key=tensor.key, offsets=(0,) * into.ndim, sizes=tensor.shape, into=into)])
-    return digest_bytes(into.tobytes())
+    return digest_bytes(raw_bytes(generation, tensor))
 
 
 def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -156,14 +161,9 @@ def _changes(old: Facts, new: Facts) -> tuple[tuple[Change, ...], int]:
         first, second = old.get(name), new.get(name)
         if first == second:
             continue
-        if first is None or second is None:
-            form = (first or second or ("", ""))[0]
-            what = "added" if first is None else "removed"
-            found.append(
-                Change(name=name, what=what, before="" if first is None else form, after="" if second is None else form)
-            )
-        elif first[0] != second[0]:
-            found.append(Change(name=name, what="form", before=first[0], after=second[0]))
-        else:
-            found.append(Change(name=name, what="content", before=first[0], after=second[0]))
+        before, after = (side[0] if side else "" for side in (first, second))
+        what = "content" if before == after else "form"
+        if not (first and second):
+            what = "removed" if first else "added"
+        found.append(Change(name=name, what=what, before=before, after=after))
     return tuple(found), len({*old, *new}) - len(found)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ftslurm.checkpoint import disk
+from ftslurm.checkpoint.arrays import raw_bytes
 from ftslurm.checkpoint.layout import GenerationPaths
-from ftslurm.checkpoint.reader import Generation, Want
+from ftslurm.checkpoint.reader import Generation
 from ftslurm.core.rankindex import DTYPES
 from ftslurm.errors import StorageError, UsageError
 
@@ -52,16 +52,11 @@ def export(folder: GenerationPaths, target: Path, *, prefix: str = MODEL) -> Exp
         StorageError: it cannot be read, or the file cannot be written.
     """
     with Generation.open(folder) as generation:
-        chosen = {
-            key.removeprefix(prefix): found for key, found in generation.whole.tensors.items() if key.startswith(prefix)
-        }
+        tensors = generation.whole.tensors
+        chosen = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
         if not chosen:
             raise UsageError(f"{folder.root.name} has no tensors whose names begin with {prefix!r}")
-        about = {
-            "format": "pt",
-            "ftslurm_generation": generation.commit.generation,
-            "ftslurm_digest": generation.digest,
-        }
+        about = {"format": "pt", "ftslurm_generation": folder.root.name, "ftslurm_digest": generation.digest}
         ordered = sorted(chosen, key=lambda name: (-DTYPES[chosen[name].dtype], name))
         header = _header([(name, chosen[name]) for name in ordered], about)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -94,7 +89,7 @@ def _header(tensors: Sequence[tuple[str, Tensor]], about: dict[str, str]) -> byt
 
 
 def _size(tensor: Tensor) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
+    return math.prod(tensor.shape) * DTYPES[tensor.dtype]
 
 
 def _write(path: Path, header: bytes, generation: Generation, tensors: Sequence[Tensor]) -> int:
@@ -102,11 +97,7 @@ def _write(path: Path, header: bytes, generation: Generation, tensors: Sequence[
     try:
         disk.write_all(descriptor, header)
         for tensor in tensors:
-            raw = np.empty(_size(tensor), np.uint8)
-            into = raw.view(f"V{DTYPES[tensor.dtype]}").reshape(tensor.shape)
-            offsets = (0,) * len(tensor.shape)
-            generation.read([Want(key=tensor.key, offsets=offsets, sizes=tensor.shape, into=into)])
-            disk.write_all(descriptor, raw.data)
+            disk.write_all(descriptor, raw_bytes(generation, tensor))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -75,7 +75,7 @@ def find(root: Path, name: str) -> Version:
         StorageError: it cannot be read.
     """
     try:
-        ref = refs.read(root, name)
+        ref = None if name == LATEST else refs.read(root, name)
     except (FileNotFoundError, NotADirectoryError):
         ref = None
     except OSError as error:
@@ -94,9 +94,14 @@ def find(root: Path, name: str) -> Version:
 
 
 def _generation_of(root: Path, name: str) -> str:
-    """The generation of a name that is no reference."""
+    """The generation of a name that is no reference; `latest` needs none: it is the newest on the live branch."""
     if is_generation(name):
         return name
+    if name == LATEST:
+        live = [each for each in versions(root) if each.live]
+        if not live:
+            raise UsageError(f"there is no durable checkpoint in {root}")
+        return live[-1].generation
     if name.isascii() and name.isdigit():
         of_step = [each for each in versions(root) if each.commit.step == int(name)]
         of_step.sort(key=lambda each: (each.live, each.commit.attempt))

@@ -47,7 +47,7 @@ Examples:
 
 @click.group(epilog=GROUP_EXAMPLES)
 def checkpoint() -> None:
-    """List, verify, name and prune the checkpoints of a run.
+    """List, verify, tag and prune the checkpoints of a run.
 
     RUN_OR_JOB is a run id, a job id, or a folder: the run's, or that of a store.
     """

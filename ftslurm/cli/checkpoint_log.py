@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,9 +101,7 @@ def diff(run_or_job: str, before: str, after: str, *, as_json: bool) -> None:
     old, new = find(root, before), find(root, after)
     found = compare(root, old, new)
     if as_json:
-        changes = [
-            {"name": each.name, "what": each.what, "before": each.before, "after": each.after} for each in found.changes
-        ]
+        changes = [asdict(each) for each in found.changes]
         metrics = {name: {"before": values[0], "after": values[1]} for name, values in found.metrics.items()}
         sides = {"before": _as_json(old), "after": _as_json(new)}
         print_json({"store": str(root), **sides, "same": found.same, "changes": changes, "metrics": metrics})
