@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.checkpoint import versions
+from ftslurm.checkpoint import retention, versions
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
+from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.retention import apply, clean_scratch, foresee
 from ftslurm.checkpoint.store import read_latest, scan
 from ftslurm.core.manifest import generation_name
@@ -113,6 +114,20 @@ def test_tagged_generations_stay(world: World) -> None:
     assert keep_last(world.store, 1) == seen.go
     versions.untag(world.store, "good")
     assert keep_last(world.store, 1) == (names[1],)
+
+
+def test_what_is_tagged_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag that is set while others are being deleted is in time for those that still stand."""
+    names = save(world, 1, 2, 3, 4)
+    real = retention._delete
+
+    def delete(paths: StorePaths, name: str) -> None:
+        real(paths, name)
+        versions.tag(world.store, "late", "2", AT)
+
+    monkeypatch.setattr(retention, "_delete", delete)
+    assert keep_last(world.store, 1) == (names[0], names[2])
+    assert durable(world) == [names[1], names[3]]
 
 
 def test_a_damaged_tag_stops_all_deleting(world: World) -> None:
