@@ -2,8 +2,8 @@
 
 One job trains on four nodes while one disturbance follows the other: packet loss and jitter, starved cores, slurmctld
 away, shared storage frozen and then over quota, a supervisor that is stopped for 20 s; saves of 30 s go on all the
-time. None of them is a lost node, so the journal must show one attempt, no fence, no exclusion, one epoch; only where the
-supervisor itself stands still for longer than `takeover_after` another one takes over, as it should.
+time. None of them is a lost node, so the journal must show one attempt, no fence, no exclusion, one epoch; only where
+the supervisor itself stands still for longer than `takeover_after` another one takes over, as it should.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ checkpoint:
 """
 HEADER = ["disturbance", "times", "seconds", "suspicions", "excluded", "ranks killed", "takeovers"]
 METHOD = """One job on four nodes, one rank each, saves of 30 s, default settings. Suspicions are silent nodes that were
-asked after, which is no mistake; the three columns beside them must be zero. Where the supervisor itself stands still for
-longer than 6 s another one takes over: that is no mistake either, as long as it excludes and kills nobody.
+asked after, which is no mistake; the three columns beside them must be zero. Where the supervisor itself stands still
+for longer than 6 s another one takes over: that is no mistake either, as long as it excludes and kills nobody.
 """
 
 
