@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def adopt(
-    words: Sequence[str], job: JobEnv, *, file: Path | None, label: str | None, run_root: Path | None
+    words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
     """Return the run of this call: a new one, or the one that this job had before it was requeued.
 
@@ -29,10 +29,10 @@ def adopt(
         CannotCreate: the run root cannot be written.
     """
     line = parse(words)
-    config = _of_file(file, line) if file is not None else _of_line(line, job, label)
-    paths = runs.same_call(
-        submission.run_root_of(config, run_root), job.requeue_id, job.restart_count, config.command, config.name
-    )
+    config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+    root = submission.run_root_of(config, run_root)
+    call = ("--run-name", run_name) if run_name else config.command
+    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
     if paths.config.exists():
         return paths
     try:
@@ -54,13 +54,13 @@ def _of_file(file: Path, line: SrunLine) -> Config:
     return config
 
 
-def _of_line(line: SrunLine, job: JobEnv, label: str | None) -> Config:
+def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
     from ftslurm.config import Config
 
     if not line.command:
         raise UsageError("there is no command to run", hint="ftslurm run [SRUN-OPTIONS] -- COMMAND")
     nodes = min(line.nodes or job.num_nodes, job.num_nodes)
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", label or line.job_name or job.job_name or line.command[0]).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_name or line.job_name or job.job_name or line.command[0]).strip("-.")
     return Config.model_validate(
         {
             "name": name or "run",

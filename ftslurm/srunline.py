@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ftslurm.errors import UsageError
 
-OWN_WITH_VALUE = frozenset({"--config", "--run-label", "--run-root", "--run-dir"})
+OWN_WITH_VALUE = frozenset({"--config", "--run-name", "--run-root", "--run-dir"})
 OWN_FLAGS = frozenset({"--resumed", "--help"})
 
 _SHORT_FLAGS = frozenset("EHhklOQsuvVXZ")
@@ -53,6 +53,10 @@ _LONG_OF_SHORT = {
     "o": "output",
     "e": "error",
     "i": "input",
+    "w": "nodelist",
+    "x": "exclude",
+    "r": "relative",
+    "F": "nodefile",
 }
 _COUNTS = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node"}
 _SET_BY_US = {
@@ -64,6 +68,7 @@ _SET_BY_US = {
     "nodelist": "the plan chooses the nodes",
     "exclude": "the plan chooses the nodes",
     "relative": "the plan chooses the nodes",
+    "nodefile": "the plan chooses the nodes",
 }
 _IGNORED = frozenset({"kill-on-bad-exit", "wait", "no-kill", "overlap", "label", "unbuffered"})
 """srun's answers to a failing rank; here the supervisor answers."""
