@@ -4,8 +4,8 @@ The numbers of a tensor have like exponents and unlike mantissas. So each block 
 every element, then the next one, and so on (bytes of a kind lie together, and compress). With a base, the base's bytes
 are XORed in first: what has not changed becomes zero.
 
-Packing and unpacking hold one block at a time, whatever the size of the entry: the processor's cache does the rest. What is
-read is distrusted: no frame says how much memory is taken, and the digest of the raw bytes decides at the end.
+Packing and unpacking hold one block at a time, whatever the size of the entry, and stay in the processor's cache. What
+is read is distrusted: no frame says how much memory is taken, and the digest of the raw bytes decides at the end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Packer:
 
 
 def unpacked(entry: Entry, source: Source, base: Iterator[memoryview] | None = None) -> Iterator[memoryview]:
-    """The raw bytes of a packed entry in blocks, each valid until the next. They are good only if this comes to its end.
+    """The raw bytes of a packed entry in blocks, each valid until the next; all are void unless this comes to its end.
 
     `base` are the raw bytes of the base's entry, which is as long, in the same blocks.
 
@@ -130,7 +130,7 @@ class _Frames:
 
 
 def _group(block: npt.NDArray[Any], itemsize: int, into: npt.NDArray[Any]) -> None:
-    """The first bytes of all elements, then the second ones, and so on. Strided copies are the quickest way in NumPy."""
+    """The first bytes of all elements, then the second ones, and so on. NumPy copies strides quickest."""
     count = len(block) // itemsize
     for at in range(itemsize):
         into[at * count : (at + 1) * count] = block[at::itemsize]

@@ -1,12 +1,12 @@
 """Whether packing a part before it leaves the node pays, from what was measured on this node and this link.
 
-Packing costs processor time and saves bytes. One after the other, packing R bytes at the rate e and sending R / ratio of
-them over a link of the rate l is quicker than sending R as they are where
+Packing costs processor time and saves bytes. One after the other, packing R bytes at the rate e and sending R / ratio
+of them over a link of the rate l is quicker than sending R as they are where
 
     l < e x (1 - 1 / ratio)
 
-which is the *break-even*. Dense float32 states reach a ratio of 1.2 to 1.7 at some 0.45 GB/s a core: below 80 to 170 MB/s.
-On a faster link packing only makes a checkpoint durable later. So every packed and every sent part is measured, a loss is
+which is the *break-even*. Dense float32 states reach a ratio of 1.2 to 1.7 at some 0.45 GB/s a core: 80 to 170 MB/s. On
+a faster link packing only makes a checkpoint durable later. So every packed and every sent part is measured, a loss is
 remembered, and packing is tried again only some generations later, when the network or the state may be another.
 
 Nothing is touched here; `ftslurm.checkpoint.deltadrain` measures and asks.
@@ -26,10 +26,10 @@ from ftslurm.errors import UsageError
 class Rules:
     """When packing is worth it.
 
-    `margin`: by what factor the break-even must be above the link's rate (too low: it goes on and off with the noise; too
-    high: gains are left lying). `samples`: how many parts make a measurement, and how far back it looks. `retry_after`:
-    for how many generations a loss is remembered (too low: time is lost again and again; too high: a link that has become
-    slow is noticed late).
+    `margin`: by what factor the break-even must be above the link's rate (too low: it goes on and off with the noise;
+    too high: gains are left lying). `samples`: how many parts make a measurement, and how far back it looks.
+    `retry_after`: for how many generations a loss is remembered (too low: time is lost again and again; too high: a
+    link that has become slow is noticed late).
     """
 
     margin: float = 1.2
@@ -44,7 +44,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """A part, or the beginning of one, that was packed: raw bytes, bytes that are stored, wall-clock seconds."""
+    """A part that was packed: bytes that it had before and has now, and wall-clock seconds.
+
+    A part that was given up has as many as before.
+    """
 
     raw_bytes: int
     stored_bytes: int
@@ -52,12 +55,12 @@ class Packed:
 
     @property
     def ratio(self) -> float:
-        """How many raw bytes one stored byte stands for."""
+        """How many bytes one stored byte stands for."""
         return self.raw_bytes / max(self.stored_bytes, 1)
 
     @property
     def rate(self) -> float:
-        """Raw bytes a second."""
+        """Bytes a second that were dealt with."""
         return self.raw_bytes / max(self.took_s, 1e-9)
 
 
@@ -80,7 +83,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What one node has measured: the link, and each way to pack. Kept in memory; an agent that begins anew measures."""
+    """What one node has measured: the link, and each way to pack. Kept in memory: who begins anew measures anew."""
 
     sent: tuple[Sent, ...] = ()
     trials: Mapping[Encoding, Trial] = field(default_factory=lambda: MappingProxyType({}), hash=False)
@@ -126,9 +129,9 @@ def choose(account: Account, way: Encoding, rules: Rules) -> Choice:
     return Choice(pack=True, reason=f"{way} pays: {_told(link, trial.packed)}")
 
 
-def is_hopeless(account: Account, begun: Packed) -> bool:
-    """Whether it is clear after the beginning of a part that packing cannot pay, whatever the ratio of the rest."""
-    return account.link_rate >= begun.rate
+def is_hopeless(account: Account, pack_rate: float) -> bool:
+    """Whether packing at this rate cannot pay, whatever the ratio: sending the bytes as they are is as quick."""
+    return account.link_rate >= pack_rate
 
 
 def drained(account: Account, way: Encoding, sent: Sent | None, packed: Packed | None, rules: Rules) -> Account:
