@@ -27,9 +27,6 @@ from ftslurm.core.manifest import is_generation, parse_generation
 from ftslurm.core.rankindex import Encoding
 from ftslurm.errors import DataDamaged, FtslurmError, StorageError, TryAgain, UsageError
 
-_PROBE_BYTES = 64 << 20
-"""So much is packed before it can be given up as hopeless."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
@@ -109,8 +106,9 @@ def clean_packed(folder: Path, watermark: str) -> tuple[str, ...]:
 class _Probe:
     """Watches the packing: stops it on request, and as soon as it is plain that it cannot pay."""
 
-    def __init__(self, account: Account, stop: Pace) -> None:
-        self._account = account
+    def __init__(self, packing: Packing, stop: Pace) -> None:
+        self._account = packing.account
+        self._rules = packing.rules
         self._stop = stop
         self._began = time.monotonic()
         self._done = 0
@@ -121,7 +119,7 @@ class _Probe:
         self._stop(size_bytes)
         self._done += size_bytes
         begun = Packed(raw_bytes=self._done, stored_bytes=self._done, took_s=time.monotonic() - self._began)
-        if self._done >= _PROBE_BYTES and is_hopeless(self._account, begun.rate):
+        if is_hopeless(self._account, begun, self._rules):
             self.hopeless = begun
             rates = f"{begun.rate / 1e6:.0f} MB/s packed, {self._account.link_rate / 1e6:.0f} MB/s sent"
             raise TryAgain(f"packing is slower than the link ({rates})")
@@ -166,7 +164,7 @@ class _Job:
 
     def _try_to_pack(self, reason: str) -> tuple[Path, str, Packed | None]:
         """(what to drain, why, what was measured)."""
-        probe = _Probe(self.packing.account, self.stop)
+        probe = _Probe(self.packing, self.stop)
         try:
             return self._place, reason, self._pack(probe)
         except TryAgain as error:

@@ -29,12 +29,14 @@ class Rules:
     `margin`: by what factor the break-even must be above the link's rate (too low: it goes on and off with the noise;
     too high: gains are left lying). `samples`: how many parts make a measurement, and how far back it looks.
     `retry_after`: for how many generations a loss is remembered (too low: time is lost again and again; too high: a
-    link that has become slow is noticed late).
+    link that has become slow is noticed late). `probe_bytes`: so much of a part is packed before it can be given up
+    (too low: the start counts for the whole; too high: more time is lost).
     """
 
     margin: float = 1.2
     samples: int = 3
     retry_after: int = 20
+    probe_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         """Raise UsageError for rules that cannot be followed."""
@@ -129,9 +131,9 @@ def choose(account: Account, way: Encoding, rules: Rules) -> Choice:
     return Choice(pack=True, reason=f"{way} pays: {_told(link, trial.packed)}")
 
 
-def is_hopeless(account: Account, pack_rate: float) -> bool:
-    """Whether packing at this rate cannot pay, whatever the ratio: sending the bytes as they are is as quick."""
-    return account.link_rate >= pack_rate
+def is_hopeless(account: Account, begun: Packed, rules: Rules) -> bool:
+    """Whether a part need not be packed to its end: the link is as fast, so that it cannot pay whatever the ratio."""
+    return begun.raw_bytes >= rules.probe_bytes and account.link_rate >= begun.rate
 
 
 def drained(account: Account, way: Encoding, sent: Sent | None, packed: Packed | None, rules: Rules) -> Account:
