@@ -68,7 +68,7 @@ def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
             "resources": {
                 "nodes": nodes,
                 "ranks_per_node": _ranks_per_node(line, job, nodes),
-                "gpus_per_node": line.gpus_per_node or job.gpus_per_node or 0,
+                "gpus_per_node": _gpus_per_node(line, job, nodes),
                 "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
             },
             "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
@@ -89,3 +89,14 @@ def _ranks_per_node(line: SrunLine, job: JobEnv, nodes: int) -> int:
             hint="give --nodes and --ntasks-per-node, so that a smaller world is well defined too",
         )
     return total // nodes
+
+
+def _gpus_per_node(line: SrunLine, job: JobEnv, nodes: int) -> int:
+    """A total (`-G 8`) means as many on every node: of a smaller world the total would be another one."""
+    if line.gpus and not line.gpus_per_node:
+        if line.gpus % nodes:
+            raise UsageError(
+                f"{line.gpus} GPUs cannot be spread evenly over {nodes} nodes", hint="give --gpus-per-node instead"
+            )
+        return line.gpus // nodes
+    return line.gpus_per_node or job.gpus_per_node or 0

@@ -46,6 +46,7 @@ _LONG_OF_SHORT = {
     "N": "nodes",
     "n": "ntasks",
     "c": "cpus-per-task",
+    "G": "gpus",
     "J": "job-name",
     "K": "kill-on-bad-exit",
     "W": "wait",
@@ -58,7 +59,7 @@ _LONG_OF_SHORT = {
     "r": "relative",
     "F": "nodefile",
 }
-_COUNTS = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node"}
+_COUNTS = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "gpus"}
 _SET_BY_US = {
     "output": "ranks write to the run's folder: `ftslurm logs`",
     "error": "ranks write to the run's folder: `ftslurm logs`",
@@ -85,6 +86,7 @@ class SrunLine:
     ntasks_per_node: int | None = None
     cpus_per_task: int | None = None
     gpus_per_node: int | None = None
+    gpus: int | None = None
     job_name: str = ""
     mpi: str = ""
 
@@ -149,6 +151,7 @@ def parse(words: Sequence[str]) -> SrunLine:
         ntasks_per_node=counts.get("ntasks-per-node"),
         cpus_per_task=counts.get("cpus-per-task"),
         gpus_per_node=counts.get("gpus-per-node"),
+        gpus=counts.get("gpus"),
         job_name=named.get("job-name", ""),
         mpi=named.get("mpi", ""),
     )

@@ -80,3 +80,15 @@ def test_what_cannot_be_a_run_is_refused(call):
         call("-N2")
     with pytest.raises(UsageError, match="spread evenly"):
         call("-n7", "a")
+
+
+@pytest.mark.parametrize(("words", "gpus"), [(("-G", "8"), 2), (("--gpus-per-node", "3", "-G8"), 3), ((), 0)])
+def test_gpus_in_all_are_so_many_on_every_node(call, words, gpus):
+    """Srun's total would be wrong for a smaller world."""
+    assert load(call(*words, "train").config).resources.gpus_per_node == gpus
+
+
+def test_gpus_that_do_not_divide_are_refused(call):
+    """Rounding would leave a GPU without a rank, or a rank without a GPU."""
+    with pytest.raises(UsageError, match="6 GPUs cannot be spread evenly over 4 nodes"):
+        call("-G6", "train")

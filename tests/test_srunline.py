@@ -20,6 +20,8 @@ TRAIN = ("python", "train.py", "-n", "3")
         ("-N 4 -n 8 -c 2", {"nodes": 4, "ntasks": 8, "cpus_per_task": 2}),
         ("--nodes=2-4 --ntasks-per-node 8", {"nodes": 2, "ntasks_per_node": 8}),
         ("--gpus-per-node=a100:4", {"gpus_per_node": 4}),
+        ("-G 8", {"gpus": 8}),
+        ("--gpus=a100:8", {"gpus": 8}),
         ("--mpi=pmix -J gpt", {"mpi": "pmix", "job_name": "gpt"}),
         ("--mpi pmix --job-name=gpt", {"mpi": "pmix", "job_name": "gpt"}),
         ("--cpu-bind=none --exclusive -O", {"options": ("--cpu-bind=none", "--exclusive", "-O")}),
