@@ -28,7 +28,7 @@ class Window:
             size = len(kept) * CHUNK_BYTES
             there = (first - self._first) * CHUNK_BYTES
             if there:
-                self._buffer[:size] = bytes(self._buffer[there : there + size])
+                self._buffer[:size] = self._buffer[there : there + size]
         else:
             kept = range(first, first)
         self._file = None  # a failure must not leave chunks behind that were not verified
