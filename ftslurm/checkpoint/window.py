@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ftslurm.checkpoint.packing import BLOCK_BYTES, unpacked
+from ftslurm.checkpoint.scatter import GROUP_CHUNKS
 from ftslurm.checkpoint.shelf import Counters, ManyCopies
 from ftslurm.core.manifest import CHUNK_BYTES
 from ftslurm.core.rankindex import Encoding, Entry
@@ -32,10 +33,13 @@ class Window:
         else:
             kept = range(first, first)
         self._file = None  # a failure must not leave chunks behind that were not verified
+        missing: list[tuple[int, list[memoryview]]] = []
         for chunk in range(first + len(kept), last):
             low, high = file.chunk_bounds(chunk)
             at = (chunk - first) * CHUNK_BYTES
-            file.load(chunk, [self._buffer[at : at + high - low]], counters)
+            missing.append((chunk, [self._buffer[at : at + high - low]]))
+        for at in range(0, len(missing), GROUP_CHUNKS):
+            file.load(missing[at : at + GROUP_CHUNKS], counters)
         self._file, self._first, self._last = file, first, last
         return self._buffer[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
 

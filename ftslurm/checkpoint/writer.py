@@ -32,7 +32,7 @@ from ftslurm.errors import DataDamaged, StorageError, UsageError
 
 __all__ = ["Background", "Base", "Header", "WriteOptions", "write_rank"]
 
-_WRITE_BYTES = 8 << 20
+_WRITE_BYTES = 16 << 20
 _BUFFERED_BYTES = 1 << 20
 """Larger writes into the page cache cost three times the processor time (`ftslurm.checkpoint.digest`)."""
 
