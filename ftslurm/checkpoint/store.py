@@ -93,12 +93,14 @@ def read_commit(root: Path, generation: str) -> tuple[Commit, str]:
 
 
 def unseal(data: bytes, generation: str) -> tuple[Commit, str]:
-    """The commit in these bytes and its digest; raises DataDamaged unless the seal fits and the name is right."""
+    """The commit in these bytes and its digest; raises DataDamaged unless they are, byte for byte, what was sealed."""
     fields = fields_of(decode(data, "COMMIT.json"), ("commit", "digest"), "COMMIT.json")
     commit = Commit.from_json(fields["commit"])
-    digest = digest_bytes(commit.body_bytes())
+    sealed, digest = seal(commit)
     if fields["digest"] != digest:
         raise DataDamaged(f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {fields['digest']!r}")
+    if data != sealed:
+        raise DataDamaged(f"COMMIT.json of {generation} was changed: it is not spelled as it was sealed")
     if commit.generation != generation:
         raise DataDamaged(f"COMMIT.json of {generation} is that of {commit.generation}")
     return commit, digest

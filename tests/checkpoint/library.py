@@ -35,9 +35,9 @@ PATIENCE_S = 30.0
 Arrays = dict[str, np.ndarray]
 
 
-def arrays(step: int, rows: int) -> Arrays:
-    """The whole state of a step. `frozen` never changes; `spread` and `frozen` are cut unevenly over the ranks."""
-    make, always = np.random.default_rng(step), np.random.default_rng(0)
+def arrays(step: int, rows: int, seed: int = 0) -> Arrays:
+    """The whole state of a step. `frozen` depends on the seed alone; it and `spread` are cut unevenly over the ranks."""
+    make, always = np.random.default_rng(step), np.random.default_rng(seed)
     whole = {
         "bias": make.standard_normal(33),
         "frozen": always.integers(0, 1 << 40, (rows, 64)),
@@ -85,15 +85,20 @@ def nodes() -> list[str]:
 
 @dataclass
 class Library:
-    """A store below `root`. `rows` sets the size: 16 makes 20 KB, 4000 makes 5 MB."""
+    """A store below `root`. `rows` sets the size: 16 makes 20 KB, 2600 makes 3.3 MB."""
 
     root: Path
     rows: int = 16
+    seed: int = 0
     options: WriteOptions = field(default_factory=WriteOptions)
 
     @property
     def store(self) -> Path:
         return self.root / "checkpoints"
+
+    def arrays(self, step: int) -> Arrays:
+        """What was saved."""
+        return arrays(step, self.rows, self.seed)
 
     def prepare(self) -> Library:
         prepare_store(self.store, RUN, AT)
@@ -104,7 +109,7 @@ class Library:
 
     def write(self, paths: GenerationPaths, step: int, rank: int, base: str = "") -> RankIndex:
         """What a rank does in the background, in a thread of its own."""
-        staged = Stage().fill(sources(part_of(arrays(step, self.rows), rank), rank, len(RANKS)))
+        staged = Stage().fill(sources(part_of(self.arrays(step), rank), rank, len(RANKS)))
         header = Header(
             run_id=RUN,
             generation=paths.root.name,
@@ -153,8 +158,8 @@ class Library:
     def check(self, paths: GenerationPaths) -> None:
         """Read a generation as one new rank does. Raises DataDamaged; every other deviation is a failed assertion."""
         step = parse_generation(paths.root.name)[0]
-        loaded, values = load(paths, arrays(step, self.rows))
-        assert_equal(loaded, arrays(step, self.rows), paths.root.name)
+        loaded, values = load(paths, self.arrays(step))
+        assert_equal(loaded, self.arrays(step), paths.root.name)
         assert values == [objects(step, rank) for rank in RANKS]
 
     def newest(self, store: Path | None = None) -> tuple[str, list[str]]:
