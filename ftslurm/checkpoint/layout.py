@@ -63,6 +63,11 @@ def manifest_name(node: str) -> str:
     return f"{MANIFESTS}/{node}.json"
 
 
+def data_path(name: str) -> str:
+    """A file of the program, relative to the generation's folder: so its data folder may be no link either."""
+    return f"{DATA}/{name}"
+
+
 @dataclass(frozen=True, slots=True)
 class StorePaths:
     """The store on shared storage."""

@@ -31,6 +31,7 @@ from ftslurm.core.strictjson import (
     plain_name,
     plain_text,
     refuse,
+    shortened,
     whole,
 )
 from ftslurm.core.tiling import Box
@@ -127,8 +128,8 @@ class Entry:
         """Raises DataDamaged for anything that this module cannot have written."""
         fields = fields_of(record, _ENTRY_FIELDS, "entry")
         key = plain_text(fields["key"], "key of an entry", _MAX_KEY)
-        if fields["dtype"] not in DTYPES:
-            refuse(f"{key!r} is of the unknown type {str(fields['dtype'])[:80]!r}")
+        if fields["dtype"] not in [*DTYPES]:
+            refuse(f"{key!r} is of the unknown type {shortened(fields['dtype'])}")
         entry = cls(
             key=key,
             kind=_member(Kind, fields["kind"], f"kind of {key!r}"),
@@ -329,8 +330,8 @@ def _numbers(value: object, what: str) -> tuple[int, ...]:
 
 
 def _member(kind: type[_Member], value: object, what: str) -> _Member:
-    if value not in {each.value for each in kind}:
-        refuse(f"{what} is {str(value)[:80]!r}")
+    if value not in [each.value for each in kind]:
+        refuse(f"{what} is {shortened(value)}")
     return kind(value)
 
 

@@ -15,7 +15,7 @@ from ftslurm.checkpoint.layout import GenerationPaths
 from ftslurm.checkpoint.retention import keep_last
 from ftslurm.checkpoint.writer import WriteOptions
 from tests.checkpoint.crashdisk import Disk, Kept, record, run_and_die, states
-from tests.checkpoint.library import RANKS, Library, nodes
+from tests.checkpoint.libraryworld import RANKS, Library, nodes
 
 OLD, NEW = "000000010-0000", "000000020-0000"
 

@@ -18,7 +18,7 @@ from ftslurm.core.manifest import CHUNK_BYTES, Commit
 from ftslurm.core.rankindex import RankIndex
 from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged
-from tests.checkpoint.library import Library
+from tests.checkpoint.libraryworld import Library
 
 OLD, NEW, DIFF = "000000010-0000", "000000020-0000", "000000030-0000"
 ROWS = 2600
