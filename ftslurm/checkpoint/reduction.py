@@ -14,7 +14,7 @@ from ftslurm.checkpoint.digest import digest_bytes
 from ftslurm.checkpoint.stage import Placed, Staged
 from ftslurm.core.rankindex import Encoding, Entry, RankIndex, aligned
 from ftslurm.core.tiling import Box
-from ftslurm.errors import DataDamaged, UsageError
+from ftslurm.errors import DataDamaged, StorageError, UsageError
 
 _THREADS = 2
 
@@ -153,6 +153,8 @@ def unpacked(packed: memoryview, entry: Entry) -> memoryview:
     try:
         size = zstandard.get_frame_parameters(packed).content_size  # trusted, it would say how much to allocate
         raw = zstandard.ZstdDecompressor().decompress(packed) if size == entry.length else b""
+    except MemoryError as error:
+        raise StorageError(f"{entry.key!r} {entry.box} needs {entry.length} bytes of memory at once") from error
     except zstandard.ZstdError as error:
         raise DataDamaged(f"{entry.key!r} {entry.box} cannot be decompressed: {error}") from error
     if len(raw) != entry.length or digest_bytes(raw) != entry.digest:

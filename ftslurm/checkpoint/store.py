@@ -98,7 +98,9 @@ def unseal(data: bytes, generation: str) -> tuple[Commit, str]:
     commit = Commit.from_json(fields["commit"])
     sealed, digest = seal(commit)
     if fields["digest"] != digest:
-        raise DataDamaged(f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {shortened(fields['digest'])}")
+        raise DataDamaged(
+            f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {shortened(fields['digest'])}"
+        )
     if data != sealed:
         raise DataDamaged(f"COMMIT.json of {generation} was changed: it is not spelled as it was sealed")
     if commit.generation != generation:

@@ -170,8 +170,7 @@ def _runs(memory: memoryview, parts: Sequence[Stored]) -> list[memoryview]:
 def _cleaning(folder: Path, rank: int) -> Iterator[None]:
     """Begin without left-overs of a save that was killed; leave none of one that failed."""
     data, index = folder / data_name(rank), folder / index_name(rank)
-    if index.exists():
-        raise UsageError(f"{index} was saved before; a generation is never overwritten")
+    _refuse_again(index)
     try:
         data.unlink(missing_ok=True)  # its index was never written; the name may have a second link, so no truncation
         yield
@@ -182,6 +181,15 @@ def _cleaning(folder: Path, rank: int) -> Iterator[None]:
         if isinstance(error, OSError):
             raise StorageError(f"cannot save to {folder}: {error.strerror or error}") from error
         raise
+
+
+def _refuse_again(index: Path) -> None:
+    """Raise UsageError where this rank's part exists; nothing of that may be taken away."""
+    try:
+        if index.exists():
+            raise UsageError(f"{index} was saved before; a generation is never overwritten")
+    except OSError as error:
+        raise StorageError(f"cannot save to {index.parent}: {error.strerror or error}") from error
 
 
 def _write_data(path: Path, memory: Sequence[memoryview]) -> None:

@@ -54,11 +54,10 @@ def _no_constants(text: str) -> NoReturn:
 
 
 def _finite_float(text: str) -> float:
-    """1e400 is JSON, and infinity in Python."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return value
+    """1e400 is JSON, and infinity in Python; and no float of ours has as many digits as JSON allows."""
+    if len(text) > _MAX_SHOWN or not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is too large or too long a number")
+    return float(text)
 
 
 def _is_finite(value: float) -> bool:
