@@ -1,4 +1,4 @@
-"""Whether a generation of the library makes a whole, its bytes apart: what a program would refuse is said beforehand."""
+"""Whether a generation of the library makes a whole, its bytes apart: what a program would refuse is said before."""
 
 from __future__ import annotations
 

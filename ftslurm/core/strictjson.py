@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_SHOWN = 200
 MOST_VALUES = 8_000_000
-"""In one record. Ours have some twenty for each tensor; each takes up to 100 bytes of memory, whatever it took of file."""
+"""In one record. Ours have some twenty for each tensor; each takes up to 100 bytes of memory, and two in the file."""
 
 
 def encode(record: Mapping[str, Any]) -> bytes:

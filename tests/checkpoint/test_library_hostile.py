@@ -142,6 +142,7 @@ def put_index(library: Library, data: bytes) -> None:
 
 
 def index_of(library: Library) -> dict[str, Any]:
+    """That of rank 0."""
     return json.loads((library.paths(NEW).data / "00000.json").read_bytes())
 
 
@@ -313,11 +314,16 @@ def with_value(library: Library, kind: str, field: str, value: str) -> bytes:
     return json.dumps(record).replace(f'"{HERE}"', value).encode()
 
 
-def parse(kind: str, data: bytes) -> object:
-    """As a reader does."""
-    if kind == "commit":
-        return Commit.from_json(fields_of(decode(data, "COMMIT.json"), ("commit", "digest"), "COMMIT.json")["commit"])
-    return NodeManifest.from_bytes(data) if kind == "manifest" else RankIndex.from_bytes(data)
+def refusal(kind: str, data: bytes) -> str:
+    """Why a reader does not take this record; "" where it does."""
+    try:
+        if kind == "commit":
+            Commit.from_json(fields_of(decode(data, "COMMIT.json"), ("commit", "digest"), "COMMIT.json")["commit"])
+        else:
+            (NodeManifest if kind == "manifest" else RankIndex).from_bytes(data)
+    except DataDamaged as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -328,14 +334,10 @@ def test_no_value_in_any_place_is_more_than_refused(library: Library, kind: str)
     accepted = []
     for field, values in places:
         for value in values:
-            data = with_value(library, kind, field, value)
-            try:
-                parse(kind, data)
-            except DataDamaged as error:
-                assert len(str(error)) < LONGEST_LINE, (field, value[:20])
-                assert "\n" not in str(error)
-            else:
-                accepted.append((field, value[:20]))
+            told = refusal(kind, with_value(library, kind, field, value))
+            assert len(told) < LONGEST_LINE
+            assert "\n" not in told
+            accepted += [] if told else [(field, value[:20])]
     harmless = {"about/odd", "about/versions", "about/metrics", "versions", "objects"}  # an empty object
     texts = {"run_id", "host", "node", "parts/0/node", "about/parent", "entries/0/key", "files/0/name", "about/base"}
     empty = {(each, "{}") for each in harmless} | {("files", "[]"), ("entries", "[]")}
@@ -420,7 +422,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
     "white space": lambda size: b" " * size,
     "nothing": lambda _: b"",
     "a key twice": lambda _: b'{"format":1,"format":2}',
-    "zeros": lambda size: bytes(size),
+    "zeros": bytes,
 }
 
 
