@@ -12,10 +12,11 @@ import pytest
 from ftslurm.checkpoint.commit import commit_durable
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.layout import GenerationPaths
-from ftslurm.checkpoint.retention import keep_last
+from ftslurm.checkpoint.retention import apply
 from ftslurm.checkpoint.writer import WriteOptions
+from ftslurm.core.retention import Rules
 from tests.checkpoint.crashdisk import Disk, Kept, record, run_and_die, states
-from tests.checkpoint.libraryworld import RANKS, Library, nodes
+from tests.checkpoint.libraryworld import AT, RANKS, Library, nodes
 
 OLD, NEW = "000000010-0000", "000000020-0000"
 
@@ -137,7 +138,7 @@ def test_a_power_cut_while_the_old_one_is_deleted(library: Library) -> None:
     save(library)
     before = Disk.of(library.store)
     with record(library.store) as ops:
-        assert keep_last(library.store, 1) == (OLD,)
+        assert apply(library.store, Rules(last=1), now=AT) == (OLD,)
     for why, root in states(before, ops, library.root / "states"):
         assert library.newest(root) == (NEW, []), why
         shutil.rmtree(root / "gen" / NEW)
@@ -151,7 +152,7 @@ def test_a_power_cut_while_all_but_a_diff_and_its_base_is_deleted(library: Libra
     diff = library.save(30, base=NEW)
     before = Disk.of(library.store)
     with record(library.store) as ops:
-        assert keep_last(library.store, 1, protected={NEW}) == (OLD,)
+        assert apply(library.store, Rules(last=1), now=AT) == (OLD,)
     for why, root in states(before, ops, library.root / "states"):
         assert library.newest(root) == (diff, []), why
         library.check(GenerationPaths(root / "gen" / NEW))
