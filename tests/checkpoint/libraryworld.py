@@ -24,7 +24,7 @@ from ftslurm.checkpoint.stage import Stage
 from ftslurm.checkpoint.store import scan
 from ftslurm.checkpoint.writer import Header, WriteOptions, write_rank
 from ftslurm.core.about import About, SaveKind
-from ftslurm.core.manifest import Commit, FileEntry, NodeManifest, generation_name, parse_generation
+from ftslurm.core.manifest import CHUNK_BYTES, Commit, FileEntry, NodeManifest, generation_name, parse_generation
 from ftslurm.core.rankindex import RankIndex
 from ftslurm.errors import DataDamaged
 
@@ -195,3 +195,23 @@ def assert_equal(found: Arrays, wanted: Arrays, why: str) -> None:
     """Bit by bit, NaN and -0.0 included."""
     for key, array in wanted.items():
         assert found[key].tobytes() == array.tobytes(), f"{why}: {key} is not what was saved"
+
+
+def places(index: RankIndex) -> dict[str, set[int]]:
+    """Offsets in the data file, by class."""
+    entries = [entry for entry in index.entries if entry.stored]
+    ends = [entry.offset + entry.stored for entry in entries]
+    nexts = [*(entry.offset for entry in entries[1:]), index.size]
+    padded = [(end, start) for end, start in zip(ends, nexts, strict=True) if end < start]
+    borders = range(CHUNK_BYTES, index.size, CHUNK_BYTES)
+    spanning = [at for at in borders for entry in entries if entry.offset < at < entry.offset + entry.stored]
+    return {
+        "first byte of an entry": {entry.offset for entry in entries},
+        "last byte of an entry": {end - 1 for end in ends},
+        "first byte of padding": {end for end, _ in padded},
+        "last byte of padding": {start - 1 for _, start in padded},
+        "first byte of a chunk": {0, *borders},
+        "last byte of a chunk": {*(at - 1 for at in borders), index.size - 1},
+        "entry that spans chunks": {*spanning, *(at - 1 for at in spanning)},
+        "middle of an entry": {entry.offset + entry.stored // 2 for entry in entries},
+    }

@@ -146,8 +146,9 @@ def test_a_power_cut_while_the_old_one_is_deleted(library: Library) -> None:
         shutil.rmtree(root)
 
 
-def test_a_power_cut_while_all_but_a_diff_and_its_base_is_deleted(library: Library) -> None:
-    """What a kept generation refers to is protected, and whole at every moment."""
+def test_a_power_cut_while_all_but_a_diff_and_full_ones_is_deleted(library: Library) -> None:
+    """What a kept generation refers to stays, and is whole at every moment; so is a second full one."""
+    library.save(15)
     save(library)
     diff = library.save(30, base=NEW)
     before = Disk.of(library.store)

@@ -15,10 +15,9 @@ from ftslurm.checkpoint.digest import digest_bytes, digests_of
 from ftslurm.checkpoint.store import seal
 from ftslurm.checkpoint.writer import WriteOptions
 from ftslurm.core.manifest import CHUNK_BYTES, Commit
-from ftslurm.core.rankindex import RankIndex
 from ftslurm.core.strictjson import encode
 from ftslurm.errors import DataDamaged
-from tests.checkpoint.libraryworld import Library
+from tests.checkpoint.libraryworld import Library, places
 
 OLD, NEW, DIFF = "000000010-0000", "000000020-0000", "000000030-0000"
 ROWS = 2600
@@ -72,26 +71,6 @@ def why_not(library: Library, generation: str = NEW) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- flipped bits
-
-
-def places(index: RankIndex) -> dict[str, set[int]]:
-    """Offsets in the data file, by class."""
-    entries = [entry for entry in index.entries if entry.stored]
-    ends = [entry.offset + entry.stored for entry in entries]
-    nexts = [*(entry.offset for entry in entries[1:]), index.size]
-    padded = [(end, start) for end, start in zip(ends, nexts, strict=True) if end < start]
-    borders = range(CHUNK_BYTES, index.size, CHUNK_BYTES)
-    spanning = [at for at in borders for entry in entries if entry.offset < at < entry.offset + entry.stored]
-    return {
-        "first byte of an entry": {entry.offset for entry in entries},
-        "last byte of an entry": {end - 1 for end in ends},
-        "first byte of padding": {end for end, _ in padded},
-        "last byte of padding": {start - 1 for _, start in padded},
-        "first byte of a chunk": {0, *borders},
-        "last byte of a chunk": {*(at - 1 for at in borders), index.size - 1},
-        "entry that spans chunks": {*spanning, *(at - 1 for at in spanning)},
-        "middle of an entry": {entry.offset + entry.stored // 2 for entry in entries},
-    }
 
 
 CLASSES = (
