@@ -168,7 +168,7 @@ class OrderReader:
     def look(self) -> Order | None:
         """Return an order that was not there at the last look. What cannot be read is no order."""
         try:
-            about = os.stat(self._path)
+            about = self._path.stat()
             seen = (about.st_ino, about.st_mtime_ns)
             if seen == self._seen:
                 return None
@@ -205,7 +205,7 @@ class Request:
         record = decode(line, "request")
         fetch = isinstance(record, dict) and record.get("op") == Op.FETCH
         fields = fields_of(record, ("op", "generation", "name" if fetch else "reason"), "request")
-        if fields["op"] not in set(Op):
+        if fields["op"] not in tuple(Op):
             refuse(f"nothing is known of {fields['op']!r}")
         generation = fields["generation"]
         parse_generation(generation if isinstance(generation, str) else repr(generation))

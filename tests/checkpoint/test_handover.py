@@ -164,7 +164,7 @@ def test_environment():
 
 
 def test_end_time():
-    """ftslurm's word on the end of the job comes before Slurm's; neither is None."""
+    """Ftslurm's word on the end of the job comes before Slurm's; neither is None."""
     assert end_time({}) is None
     assert end_time({"SLURM_JOB_END_TIME": "1770000000"}) == 1_770_000_000
     assert end_time({"SLURM_JOB_END_TIME": "1770000000", "FTSLURM_END_TIME": "1760000000"}) == 1_760_000_000

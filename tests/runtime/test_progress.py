@@ -126,9 +126,7 @@ def test_only_some_losses_travel():
     """The newest, and one that is no number whenever it was."""
     state = RankState(0, 0.0)
     found = [
-        beats.Interval(
-            n, n, 0.1, 0.0, math.nan if n == 3 else 1.0, beats.BEAT | beats.HAS_LOSS, "step", "step"
-        )
+        beats.Interval(n, n, 0.1, 0.0, math.nan if n == 3 else 1.0, beats.BEAT | beats.HAS_LOSS, "step", "step")
         for n in range(1, 100)
     ]
     state.take(found, 1.0)
