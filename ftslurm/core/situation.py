@@ -43,6 +43,9 @@ def restamped(run: Run) -> Run:
     """
     saved = tuple(each if each.since_mono is None else replace(each, since_mono=run.now) for each in run.saved)
     attempt = run.attempt and replace(run.attempt, launched_mono=run.now, trained_since=run.now)
+    named = None if run.drain_named is None else run.now
+    asked = None if run.asked_mono is None else run.now
+    run = replace(run, drain_named=named, asked_mono=asked)
     return replace(run, saved=saved, attempt=attempt, survey=replace(run.survey, wait_s=None))
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from ftslurm.config import Config
 from ftslurm.core.actions import Action, EndRun, SetTimer
+from ftslurm.core.draining import unsafe
 from ftslurm.core.events import (
     ENDED,
     AgentUp,
@@ -36,7 +37,6 @@ from ftslurm.core.events import (
 )
 from ftslurm.core.records import from_record
 from ftslurm.core.run import advance
-from ftslurm.core.saving import unsafe
 from ftslurm.core.state import Run, SavedState
 from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer

@@ -37,6 +37,7 @@ class Node:
     told: set[int] = field(default_factory=set)
     ends: list[RankExited] = field(default_factory=list)
     scratch: dict[str, PartSaved] = field(default_factory=dict)
+    partner: set[tuple[str, str]] = field(default_factory=set)
     bad_since: float | None = None
     unkillable_until: float = 0.0
     hangs: int = 0

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
+from ftslurm.core.about import About, SaveKind
+from ftslurm.core.actions import Replicate
 from ftslurm.core.events import (
     AgentLost,
     AgentUp,
@@ -23,14 +25,17 @@ from ftslurm.core.events import (
     Part,
     PartDrained,
     PartPending,
+    PartReplicated,
     PartSaved,
     RankExited,
     RequeueAnswered,
     RestoreReady,
     RestoreRefused,
+    SaveRequested,
     SlurmReported,
     StopRequested,
     StorageStalled,
+    StoreDiffers,
     StoreScanned,
     TimerFired,
     Witness,
@@ -328,7 +333,9 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords):
             self.happen(PartPending(attempt=number, step=int(step), node=node, gone=gone))
 
     def do_part(self, words: Words) -> None:
-        """`part 20 [n1 ...] [ranks=0,1] [attempt=0]`: nodes hold complete files."""
+        """`part 20 [n1 ...] [ranks=0,1] [attempt=0] [base=10@0]`: nodes hold complete files."""
+        base = generation_of(words.named["base"]) if "base" in words.named else ""
+        about = About(kind=SaveKind.DIFF, base=base) if base else None
         attempt = self.run.attempt
         step, *nodes = words.plain
         ranks = tuple(_numbers(words.named["ranks"])) if "ranks" in words.named else ()
@@ -336,7 +343,29 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords):
             part = Part(node=node, manifest_digest=f"{int(step):032x}", files=1, size_bytes=1 << 20, ranks=ranks)
             number = words.whole("attempt", attempt.number if attempt else 0)
             world = attempt.world_size if attempt else 0
-            self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world))
+            self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world, about=about))
+
+    def do_copied(self, words: Words) -> None:
+        """`copied 20@0 [n1>n3 ...] [error=...]`: by default every copy that was asked for last."""
+        text, *pairs = words.plain
+        name = generation_of(text)
+        asked = [action for entry in self.entries for action in entry.actions if isinstance(action, Replicate)]
+        last = [ask for ask in asked if ask.generation == name][-1:]
+        wanted = [pair.split(">") for pair in pairs] or [
+            (each.owner, each.holder) for ask in last for each in ask.pairs
+        ]
+        for owner, holder in wanted:
+            error = words.named.get("error", "")
+            self.happen(PartReplicated(generation=name, owner=owner, holder=holder, error=error))
+
+    def do_wanted(self, words: Words) -> None:
+        """`wanted`: the operator wants a checkpoint now."""
+        self.happen(SaveRequested())
+
+    def do_differs(self, words: Words) -> None:
+        """`differs 20@0 [reason=...]`: shared storage was read again."""
+        reason = words.named.get("reason", "00003.bin: chunk 7: wrong bytes")
+        self.happen(StoreDiffers(generation=generation_of(words.plain[0]), reason=reason))
 
     def do_drained(self, words: Words) -> None:
         """`drained 20@0 [n1 ...] [error=...]`: by default every holder that has not drained yet."""

@@ -13,6 +13,7 @@ from functools import singledispatchmethod
 from ftslurm.core.actions import (
     Action,
     AskToSave,
+    CleanScratch,
     CommitDurable,
     Drain,
     FenceAttempt,
@@ -21,6 +22,7 @@ from ftslurm.core.actions import (
     ProbeNode,
     Quarantine,
     ReleaseRanks,
+    Replicate,
     Requeue,
     Restore,
     SetTimer,
@@ -40,6 +42,7 @@ from ftslurm.core.events import (
     Part,
     PartDrained,
     PartPending,
+    PartReplicated,
     PartSaved,
     Phase,
     RankExited,
@@ -52,7 +55,7 @@ from ftslurm.core.events import (
     Witness,
     WorldMustered,
 )
-from ftslurm.core.manifest import generation_name
+from ftslurm.core.manifest import generation_name, parse_generation
 from ftslurm.core.symptoms import AutopsyTaken, Stack
 from tests.core.stage import CUT, FROZEN, UP, Node, Stage
 
@@ -154,7 +157,7 @@ class World(Stage):
 
     @singledispatchmethod
     def perform(self, action: Action) -> None:
-        """Say, CommitLocal, CleanScratch and EndRun ask for nothing that comes back."""
+        """Say, CommitLocal and EndRun ask for nothing that comes back."""
 
     @perform.register
     def _set_timer(self, action: SetTimer) -> None:
@@ -281,24 +284,64 @@ class World(Stage):
         common = {"generation": action.generation, "node": name, "attempt": action.attempt}
         if not self.nodes[name].agent:
             return
-        if action.generation in self.damaged or action.generation not in self.store:
+        whole = all(
+            self._has(where.generation, part.node, holders)
+            for where in action.wanted
+            for part, holders in zip(where.parts, where.holders, strict=True)
+        )
+        if action.generation in self.damaged or not (action.generation in self.store or action.wanted):
             self.from_node(name, 1.0, RestoreRefused(**common, reason="chunk 3 differs", damaged=True))
+        elif action.generation not in self.store and not whole:
+            self.from_node(name, 1.0, RestoreRefused(**common, reason="n3 does not answer", damaged=False))
         elif self.now < self.storage_back:
             self.from_node(name, 1.0, RestoreRefused(**common, reason="Stale file handle", damaged=False))
         else:
             self.from_node(name, 1.0, RestoreReady(**common, path=f"/scratch/{action.generation}"))
 
+    def _has(self, generation: str, owner: str, holders: tuple[str, ...]) -> bool:
+        """Whether a part can be had: from shared storage, or from a node that answers."""
+        there = owner in self.parts_there.get(generation, ())
+        nodes = [self.nodes[name] for name in holders if self.nodes[name].state == UP and self.nodes[name].agent]
+        return there or any(
+            (owner, generation) in node.partner or (node.name == owner and generation in node.scratch) for node in nodes
+        )
+
     @perform.register
     def _drain(self, action: Drain) -> None:
-        for name in action.nodes:
+        for owner, name in (*((name, name) for name in action.nodes), *action.stand_ins):
             node = self.nodes[name]
             if not node.agent:
                 continue
-            assert action.generation in node.scratch, f"{name} is asked for a part that it never had"
+            assert action.generation in node.scratch or owner != name, f"{name} is asked for a part that it never had"
+            assert (owner, action.generation) in node.partner or owner == name, f"{name} never copied it"
             error = "No space left on device" if self.now < self.storage_back else ""
             if not error:
-                self.parts_there.setdefault(action.generation, set()).add(name)
-            self.from_node(name, 2.0, PartDrained(generation=action.generation, node=name, error=error))
+                self.parts_there.setdefault(action.generation, set()).add(owner)
+            self.from_node(name, 2.0, PartDrained(generation=action.generation, node=owner, error=error))
+
+    @perform.register
+    def _replicate(self, action: Replicate) -> None:
+        for pair in action.pairs:
+            holder = self.nodes[pair.holder]
+            found = self._has(action.generation, pair.owner, pair.sources)
+            if found and holder.agent and holder.state == UP:
+                holder.partner.add((pair.owner, action.generation))
+            error = "" if found else "nobody answers"
+            common = {"generation": action.generation, "owner": pair.owner, "holder": pair.holder}
+            self.from_node(pair.holder, 1.5, PartReplicated(**common, error=error))
+
+    @perform.register
+    def _clean(self, action: CleanScratch) -> None:
+        """Every agent keeps its two newest, those above the watermark, and what it is told to keep."""
+        limit = parse_generation(action.watermark)
+        for node in self.nodes.values():
+            names = sorted(node.scratch, key=parse_generation)
+            gone = {name for name in names[:-2] if parse_generation(name) <= limit and name not in action.keep}
+            node.scratch = {name: part for name, part in node.scratch.items() if name not in gone}
+            kept = set(sorted({name for _, name in node.partner}, key=parse_generation)[-2:]) | set(action.keep)
+            node.partner = {
+                (owner, name) for owner, name in node.partner if name in kept or parse_generation(name) > limit
+            }
 
     @perform.register
     def _commit(self, action: CommitDurable) -> None:
