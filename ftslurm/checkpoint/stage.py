@@ -1,8 +1,8 @@
 """The part of a save that training waits for: copying the state into kept memory.
 
-The memory is laid out exactly as the data file will be (`ftslurm.core.rankindex`) and begins at a page's border, so that
-it can be digested and written as it stands. It is allocated once: memory that is touched for the first time costs ten
-times the copy (measured). While a save is being written from it, nothing else may be filled in: `Background` allows
+The memory is laid out exactly as the data file will be (`ftslurm.core.rankindex`) and begins at a page's border, so
+that it can be digested and written as it stands. It is allocated once: memory that is touched for the first time costs
+ten times the copy (measured). While a save is being written from it, nothing else may be filled in: `Background` allows
 one save at a time.
 """
 
@@ -15,11 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ftslurm.core.rankindex import Kind, aligned
+from ftslurm.core.rankindex import DTYPES, Kind, aligned
 from ftslurm.core.tiling import Box
 from ftslurm.errors import UsageError
-
-_HUGE_PAGE = 2 << 20
 
 
 class Source(Protocol):
@@ -150,4 +148,19 @@ def _place(source: Source) -> tuple[str, Box]:
 
 
 def _placed(source: Source, offset: int) -> Placed:
-    raise NotImplementedError
+    piece = Placed(
+        key=source.key,
+        kind=source.kind,
+        dtype=source.dtype,
+        shape=tuple(source.shape),
+        box=Box(tuple(source.offsets), tuple(source.sizes)),
+        offset=offset,
+        length=source.nbytes,
+    )
+    itemsize = DTYPES.get(piece.dtype)
+    if itemsize is None:
+        raise UsageError(f"{piece.key!r} is of the type {piece.dtype!r}, which cannot be saved")
+    if not piece.box.within(piece.shape) or piece.length != piece.box.volume * itemsize:
+        told = f"{piece.length} bytes at {piece.box} of {piece.shape}"
+        raise UsageError(f"{piece.key!r} says that it has {told}, which cannot be")
+    return piece

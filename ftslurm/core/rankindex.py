@@ -191,8 +191,7 @@ class RankIndex:
         Raises:
             UsageError: an object of the state that JSON cannot say exactly.
         """
-        for key, value in self.objects.items():
-            _check_object(value, key)
+        check_objects(self.objects)
         try:
             return encode(self._record())
         except ValueError as error:
@@ -251,6 +250,12 @@ def data_name(rank: int) -> str:
 def index_name(rank: int) -> str:
     """The name of a rank's index."""
     return f"{rank:05d}.json"
+
+
+def check_objects(objects: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value that would not come back from JSON as it was."""
+    for key, value in objects.items():
+        _check_object(value, key)
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
