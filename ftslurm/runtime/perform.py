@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from ftslurm.core.actions import (
     ProbeNode,
     Quarantine,
     ReleaseRanks,
+    Replicate,
     Requeue,
     Restore,
     Say,
@@ -37,6 +39,7 @@ from ftslurm.core.actions import (
 from ftslurm.core.conditions import CallHook
 from ftslurm.core.events import AgentUp, LaunchEnded, Phase
 from ftslurm.core.records import to_record
+from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
@@ -95,7 +98,8 @@ class Performer:
             CommitLocal: self._commit_local,
             Drain: self._drain,
             CommitDurable: lambda action: self._later(self._stores.commit, action),
-            CleanScratch: lambda action: self._of.hub.broadcast({"t": "clean", "watermark": action.watermark}),
+            Replicate: self._replicate,
+            CleanScratch: self._clean,
             Quarantine: lambda action: self._later(self._stores.set_aside, action),
             Requeue: lambda action: self._later(self._requeue, action),
             EndRun: self._end,
@@ -269,7 +273,7 @@ class Performer:
         message = {
             "t": "go",
             "attempt": action.attempt,
-            "common": {**config.launch.env, **attempt_env.of_all(world, inherited)},
+            "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **self._for_library()},
             "unset": list(attempt_env.stale(world)),
             "argv": list(config.command),
             "resume_args": list(config.checkpoint.resume_args),
@@ -282,6 +286,17 @@ class Performer:
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
+
+    def _for_library(self) -> dict[str, str]:
+        """What decides when `ftslurm.training` saves."""
+        if not self._checkpoint.in_library:
+            return {}
+        run = self._of.run
+        wanted = {attempt_env.SAVE_POLICY: self._checkpoint.save.to_json()}
+        wanted[attempt_env.MTBF_S] = f"{mtbf_s(run):.0f}"
+        if run.end_time is not None:
+            wanted[attempt_env.END_TIME] = f"{run.end_time:.0f}"
+        return wanted
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs
@@ -310,11 +325,20 @@ class Performer:
     # --------------------------------------------------------------------------------------------- checkpoints
 
     def _restore(self, action: Restore) -> None:
-        self._each(action.nodes, {"t": "restore", "generation": action.generation, "attempt": action.attempt})
+        self._each(action.nodes, {"t": "restore", "action": to_record(action)})
 
     def _ask_to_save(self, action: AskToSave) -> None:
-        message = {"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on}
-        self._of.hub.broadcast(message)
+        order = {"number": action.number, "stop": action.stop, "why": action.why}
+        self._of.hub.broadcast({"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on, **order})
+
+    def _replicate(self, action: Replicate) -> None:
+        """Each holder is told of its own copies alone: there may be thousands."""
+        for holder in dict.fromkeys(pair.holder for pair in action.pairs):
+            mine = replace(action, pairs=tuple(pair for pair in action.pairs if pair.holder == holder))
+            self._each((holder,), {"t": "replicate", "action": to_record(mine)})
+
+    def _clean(self, action: CleanScratch) -> None:
+        self._of.hub.broadcast({"t": "clean", "watermark": action.watermark, "keep": list(action.keep)})
 
     def _take_autopsy(self, action: TakeAutopsy) -> None:
         stall = self._of.run.current.stall
@@ -324,12 +348,16 @@ class Performer:
             self._each(action.nodes, asked)
 
     def _commit_local(self, action: CommitLocal) -> None:
-        self._later(self._stores.note_local, action)
-        parts = [{"node": part.node, "digest": part.manifest_digest} for part in action.parts]
-        self._of.hub.broadcast({"t": "local", "generation": action.generation, "step": action.step, "parts": parts})
+        self._later(self._tell_local, action)
+
+    def _tell_local(self, action: CommitLocal) -> None:
+        record = self._stores.local_record(action)
+        self._of.hub.broadcast({"t": "local", "generation": action.generation, "record": record})
+        self._stores.note_local(action)
 
     def _drain(self, action: Drain) -> None:
-        self._each(action.nodes, {"t": "drain", "generation": action.generation})
+        for owner, worker in (*((node, node) for node in action.nodes), *action.stand_ins):
+            self._each((worker,), {"t": "drain", "generation": action.generation, "owner": owner})
 
     # ----------------------------------------------------------------------------------------------------- end
 

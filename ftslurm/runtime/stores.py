@@ -13,6 +13,7 @@ from ftslurm.core.events import Event, GenerationDurable, StoreScanned
 from ftslurm.errors import FtslurmError
 
 if TYPE_CHECKING:
+    from ftslurm.core.manifest import Commit
     from ftslurm.runtime.spec import CheckpointSpec
 
 log = logging.getLogger(__name__)
@@ -61,16 +62,8 @@ class Stores:
         """Write COMMIT.json, move the references, then remove what no rule keeps."""
         from ftslurm.checkpoint import retention, versions
         from ftslurm.checkpoint.commit import commit_durable
-        from ftslurm.core.manifest import Commit
 
-        commit = Commit(
-            run_id=self._run_id,
-            generation=action.generation,
-            world_size=action.world_size,
-            epoch=self._epoch,
-            parts=action.parts,
-            at=time.time(),
-        )
+        commit = self._commit_of(action)
         try:
             digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
         except (FtslurmError, OSError) as error:
@@ -79,30 +72,41 @@ class Stores:
         try:
             metric, mode = self._spec.best_by
             versions.refresh(self._root, metric, mode)
-            dropped = retention.apply(self._root, self._spec.keep, (action.generation,), now=time.time())
+            dropped = retention.apply(
+                self._root, self._spec.keep, (action.generation, *action.protected), now=time.time()
+            )
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
         self._emit(GenerationDurable(generation=action.generation, digest=digest, dropped=dropped))
 
+    def local_record(self, action: CommitLocal) -> str:
+        """The sealed record of a generation that is whole on the nodes."""
+        from ftslurm.checkpoint.store import seal
+
+        return seal(self._commit_of(action))[0].decode()
+
     def note_local(self, action: CommitLocal) -> None:
         """Let `ftslurm checkpoint ls` see that a generation is whole on the nodes."""
         from ftslurm.checkpoint.commit import write_local_record
+
+        try:
+            write_local_record(self._root, self._commit_of(action))
+        except FtslurmError as error:
+            log.info("the record of %s cannot be written: %s", action.generation, error)
+
+    def _commit_of(self, action: CommitDurable | CommitLocal) -> Commit:
         from ftslurm.core.manifest import Commit
 
-        world = action.world_size
-        commit = Commit(
+        return Commit(
             run_id=self._run_id,
             generation=action.generation,
-            world_size=world,
+            world_size=action.world_size,
             epoch=self._epoch,
             parts=action.parts,
             at=time.time(),
+            about=action.about,
         )
-        try:
-            write_local_record(self._root, commit)
-        except FtslurmError as error:
-            log.info("the record of %s cannot be written: %s", action.generation, error)
 
     def set_aside(self, action: Quarantine) -> None:
         """Move a damaged generation out of the way; nothing is deleted."""
