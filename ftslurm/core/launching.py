@@ -154,6 +154,27 @@ def on_restore_refused(run: Run, event: RestoreRefused, policy: Policy) -> tuple
     return run, (Say(text=text, slug="checkpoint_damaged"), set_aside, *more)
 
 
+def on_refused_later(run: Run, event: RestoreRefused, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A rank that runs already could not load its checkpoint: the next attempt takes an older one."""
+    del policy
+    attempt = run.attempt
+    saved = run.find_saved(event.generation)
+    good = saved is not None and saved.state in (SavedState.LOCAL, SavedState.DURABLE)
+    if (
+        attempt is None
+        or saved is None
+        or not good
+        or event.generation not in (attempt.generation, run.base_of(attempt))
+    ):
+        return run, ()
+    if event.attempt != attempt.number or not event.damaged:
+        return run, ()
+    text = f"checkpoint {event.generation} could not be loaded on {event.node} and is set aside: {event.reason}"
+    set_aside = Quarantine(generation=event.generation, reason=event.reason)
+    run = run.with_saved(replace(saved, state=SavedState.DAMAGED))
+    return run, (Say(text=text, slug="checkpoint_damaged"), set_aside)
+
+
 def on_restore_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A checkpoint could not be had in time: take the next older one."""
     attempt = run.attempt

@@ -337,6 +337,10 @@ def _stop(run: Run, event: StopRequested, policy: Policy) -> Step:
     return ending.on_stop(run, event, policy)
 
 
+def _refused(run: Run, event: RestoreRefused, policy: Policy) -> Step:
+    return launching.on_restore_refused(run, event, policy)
+
+
 TABLE: dict[type[Event], dict[Phase, Rule]] = {
     AllocationGranted: _only(on_allocation, frozenset(Phase)),
     AgentUp: _only(nodes.on_agent_up, ACTIVE),
@@ -357,7 +361,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     GenerationDurable: _only(on_durable, ACTIVE),
     StoreScanned: _only(on_scanned, ACTIVE),
     RestoreReady: _only(launching.on_restore_ready, LAUNCHING),
-    RestoreRefused: _only(launching.on_restore_refused, LAUNCHING),
+    RestoreRefused: _only(launching.on_refused_later, LIVE | {Phase.STOPPING}) | dict.fromkeys(LAUNCHING, _refused),
     SlurmReported: _only(nodes.on_slurm, ACTIVE),
     StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
     RequeueAnswered: _only(

@@ -237,6 +237,11 @@ class Run:
         """Return a checkpoint by its name."""
         return next((each for each in self.saved if each.generation == generation), None)
 
+    def base_of(self, attempt: Attempt) -> str:
+        """Return what the checkpoint of an attempt builds upon; empty for nothing, or where nobody knows."""
+        saved = self.find_saved(attempt.generation)
+        return saved.base if saved else ""
+
     @property
     def newest_step(self) -> int:
         """The step of the newest checkpoint that counts, -1 without one."""
