@@ -11,7 +11,7 @@ import pytest
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.handover import AgentClient, Op
 from ftslurm.checkpoint.layout import GenerationPaths
-from ftslurm.checkpoint.store import unseal
+from ftslurm.checkpoint.store import seal, unseal
 from ftslurm.core.about import About, SaveKind
 from ftslurm.core.actions import Pair
 from ftslurm.core.events import PartSaved, RestoreReady, RestoreRefused
@@ -43,6 +43,7 @@ def flip(path: Path, place: int = CHUNK_BYTES + 7) -> None:
 
 
 def data_of(folder: Path, rank: int) -> bytes:
+    """The data file of a rank."""
     return (folder / "d" / f"{rank:05d}.bin").read_bytes()
 
 
@@ -133,13 +134,11 @@ def test_a_wrong_source_is_never_copied(cluster: Cluster) -> None:
 
 
 def test_survivors_restore_from_the_nodes_alone(cluster: Cluster) -> None:
-    """A node is gone: indexes and manifests of all, links to own and partner's data, the rest on request; nothing
-    comes from shared storage, which is not even there.
-    """
+    """Indexes and manifests of all, links to own and partner's data, the rest on request; there is no shared storage."""
     where = cluster.copy(cluster.save(5))
     cluster.kill("n3")
     where = cluster.alive(where)
-    for number, name in enumerate(("n1", "n2", "n4")):
+    for name in ("n1", "n2", "n4"):
         keeper = cluster.nodes[name].keeper
         ready = keeper.restore((where,), G5, 1)
         assert isinstance(ready, RestoreReady), ready
@@ -152,7 +151,6 @@ def test_survivors_restore_from_the_nodes_alone(cluster: Cluster) -> None:
             path, source = keeper.fetch(G5, f"{rank:05d}.bin")
             assert path.read_bytes()[: SIZE + rank] == some_bytes(SIZE + rank, 5 + rank)
             assert source in {"own", "peer"}
-        assert number >= 0
     assert not cluster.store.exists()
 
 
@@ -213,8 +211,7 @@ def test_base_lies_beside_its_difference(cluster: Cluster) -> None:
 
 
 def sealed(where) -> str:
-    from ftslurm.checkpoint.store import seal
-
+    """The LOCAL record of a generation, as the supervisor sends it."""
     commit = Commit(
         run_id=RUN,
         generation=where.generation,
@@ -278,6 +275,7 @@ def test_two_ranks_ask_at_once_and_one_copy_is_made(cluster: Cluster, tmp_path: 
 
 
 def part_of(cluster: Cluster, node: str = "n1", **more) -> PeerPart:
+    """A node's own part, as another node asks for it."""
     control = ("127.0.0.1", cluster.nodes[node].control.port)
     return PeerPart(node=node, control=control, who=WHO, **{"generation": G5, "owner": node, **more})
 
