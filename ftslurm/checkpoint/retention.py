@@ -91,7 +91,7 @@ def foresee(root: Path, rules: Rules, protected: Collection[str], now: float) ->
 
 
 def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: float) -> tuple[str, ...]:
-    """Delete what `foresee` says; returns the names of the deleted.
+    """Delete what `foresee` says; returns the names of the deleted. What is tagged meanwhile stays.
 
     Raises:
         DataDamaged: as `foresee`; nothing was deleted.
@@ -99,14 +99,17 @@ def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: flo
     """
     doomed = foresee(root, rules, protected, now).go
     paths = StorePaths(root)
+    gone: list[str] = []
     try:
         for name in doomed:
-            _delete(paths, name)
+            if name not in {ref.generation for ref in refs.listed(root)}:
+                _delete(paths, name)
+                gone.append(name)
         for name in disk.entries_of(paths.trash):
             shutil.rmtree(paths.trash / name)
     except OSError as error:
         raise StorageError(f"cannot delete old checkpoints in {root}: {error.strerror}: {error.filename}") from error
-    return doomed
+    return tuple(gone)
 
 
 def clean_scratch(

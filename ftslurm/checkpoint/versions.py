@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from ftslurm.core.manifest import Commit
 
+_MAX_REASON = 2000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
@@ -73,7 +75,7 @@ def find(root: Path, name: str) -> Version:
         StorageError: it cannot be read.
     """
     try:
-        ref = refs.read(root, name)
+        ref = None if name == LATEST else refs.read(root, name)
     except (FileNotFoundError, NotADirectoryError):
         ref = None
     except OSError as error:
@@ -92,9 +94,14 @@ def find(root: Path, name: str) -> Version:
 
 
 def _generation_of(root: Path, name: str) -> str:
-    """The generation of a name that is no reference."""
+    """The generation of a name that is no reference; `latest` needs none: it is the newest on the live branch."""
     if is_generation(name):
         return name
+    if name == LATEST:
+        live = [each for each in versions(root) if each.live]
+        if not live:
+            raise UsageError(f"there is no durable checkpoint in {root}")
+        return live[-1].generation
     if name.isascii() and name.isdigit():
         of_step = [each for each in versions(root) if each.commit.step == int(name)]
         of_step.sort(key=lambda each: (each.live, each.commit.attempt))
@@ -121,6 +128,9 @@ def tag(root: Path, name: str, target: str, now: float, *, move: bool = False) -
             if earlier.generation != ref.generation and not move:
                 raise UsageError(f"{name} names {earlier.generation} already", hint="--move lets it name another one")
         refs.write(root, ref)
+        if not StorePaths(root).generation(ref.generation).commit.exists():
+            refs.remove(root, name)
+            raise UsageError(f"{ref.generation} was deleted in this moment, by the rules of its run")
     except OSError as error:
         raise StorageError(f"cannot write the tag {name}: {error.strerror}") from error
     return ref
@@ -170,18 +180,47 @@ def _best(live: Sequence[Version], metric: str, mode: Literal["min", "max"]) -> 
     return next((known[each.generation] for each in best(kept, Rules(best=1, metric=metric, mode=mode))), None)
 
 
-def roll_back(root: Path, target: Version, rollback: Rollback) -> None:
+def left_behind(root: Path, target: Version, attempt: int = 0) -> tuple[str, ...]:
+    """The durable generations that `roll_back` would abandon, oldest first; raises as it does."""
+    rollback = _rollback_to(root, target, attempt, 0.0, "")
+    try:
+        after = (*read_rollbacks(root), rollback)
+    except OSError as error:
+        raise StorageError(f"cannot read the rollbacks in {root}: {error.strerror}") from error
+    return tuple(each.generation for each in versions(root) if each.live and not is_live(each.generation, after))
+
+
+def roll_back(root: Path, target: Version, *, attempt: int, now: float, reason: str = "") -> Rollback:
     """Let the training go on from a generation; all others that are newer are abandoned, none is deleted.
 
-    Nothing of the run may be alive. The record decides; `latest` follows it, now or at the next commit.
+    Nothing of the run may be alive. `attempt` is its newest, where that is known; those in the store count anyway. The
+    record decides; `latest` follows it, now or at the next commit.
 
     Raises:
+        UsageError: the reason is not one line.
         DataDamaged: the record of earlier rollbacks is damaged.
         StorageError: not possible.
     """
-    ref = Ref(name=LATEST, generation=target.generation, digest=target.digest, at=rollback.at)
+    if not reason.isprintable() or len(reason) > _MAX_REASON:
+        raise UsageError(f"the reason must be one line of at most {_MAX_REASON} characters")
+    rollback = _rollback_to(root, target, attempt, now, reason)
+    ref = Ref(name=LATEST, generation=target.generation, digest=target.digest, at=now)
     try:
         add_rollback(root, rollback)
         refs.write(root, ref)
     except OSError as error:
         raise StorageError(f"cannot roll {root} back: {error.strerror}") from error
+    return rollback
+
+
+def _rollback_to(root: Path, target: Version, attempt: int, now: float, reason: str) -> Rollback:
+    """The record, with the highest attempt that anything in the store is of."""
+    paths = StorePaths(root)
+    try:
+        records = (name.removesuffix(".json") for name in disk.entries_of(paths.local_records))
+        names = [*disk.entries_of(paths.generations), *disk.entries_of(paths.quarantine), *records]
+    except OSError as error:
+        raise StorageError(f"cannot read {root}: {error.strerror}") from error
+    attempts = [parse_generation(name)[1] for name in names if is_generation(name)]
+    highest = max([attempt, *attempts])
+    return Rollback(to=target.generation, digest=target.digest, attempt=highest, at=now, reason=reason)

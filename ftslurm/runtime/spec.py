@@ -48,10 +48,10 @@ class CheckpointSpec:
 
     @property
     def best_by(self) -> tuple[str, Literal["min", "max"]]:
-        """The metric, and what good means, by which a generation is `best`; "" for none."""
+        """The metric, and what good means, by which a generation is `best`; the loss where nothing else is said."""
         if self.keep.metric:
             return self.keep.metric, self.keep.mode
-        return self.save.metric, self.save.metric_mode
+        return (self.save.metric, self.save.metric_mode) if self.save.metric else ("loss", "min")
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> CheckpointSpec:

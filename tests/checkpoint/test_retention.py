@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.checkpoint import versions
+from ftslurm.checkpoint import retention, versions
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
+from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.retention import apply, clean_scratch, foresee
 from ftslurm.checkpoint.store import read_latest, scan
-from ftslurm.core.branches import Rollback
 from ftslurm.core.manifest import generation_name
 from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
@@ -116,6 +116,20 @@ def test_tagged_generations_stay(world: World) -> None:
     assert keep_last(world.store, 1) == (names[1],)
 
 
+def test_what_is_tagged_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag that is set while others are being deleted is in time for those that still stand."""
+    names = save(world, 1, 2, 3, 4)
+    real = retention._delete
+
+    def delete(paths: StorePaths, name: str) -> None:
+        real(paths, name)
+        versions.tag(world.store, "late", "2", AT)
+
+    monkeypatch.setattr(retention, "_delete", delete)
+    assert keep_last(world.store, 1) == (names[0], names[2])
+    assert durable(world) == [names[1], names[3]]
+
+
 def test_a_damaged_tag_stops_all_deleting(world: World) -> None:
     """Nobody knows what it protects; `latest` and `best` can be made again and stop nothing."""
     names = save(world, 1, 2)
@@ -132,7 +146,7 @@ def test_an_abandoned_branch_is_left_alone_and_counts_for_nothing(world: World) 
     """After a rollback the last n are those of the new branch; the abandoned ones go only when that is asked for."""
     names = save(world, 10, 20, 30)
     target = versions.find(world.store, "10")
-    versions.roll_back(world.store, target, Rollback(to=names[0], digest=target.digest, attempt=0, at=AT))
+    versions.roll_back(world.store, target, attempt=0, now=AT)
     new = save(world, 11, 12, 13, attempt=1)
     assert keep_last(world.store, 2) == (names[0], new[0])
     assert durable(world) == new[1:]

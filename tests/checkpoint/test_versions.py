@@ -11,7 +11,6 @@ from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.inventory import Standing, inventory
 from ftslurm.checkpoint.store import read_latest, scan
 from ftslurm.core.about import About
-from ftslurm.core.branches import Rollback
 from ftslurm.errors import DataDamaged, StorageError, UsageError
 from tests.checkpoint.world import AT, RUN, World
 
@@ -34,11 +33,13 @@ def store(world: World) -> World:
     return world
 
 
-def back(world: World, name: str, highest: int = 0) -> None:
+def back(world: World, name: str) -> None:
     """Roll the store back."""
     target = versions.find(world.store, name)
-    record = Rollback(to=target.generation, digest=target.digest, attempt=highest, at=AT)
-    versions.roll_back(world.store, target, record)
+    left = versions.left_behind(world.store, target)
+    before = set(scan(world.store).abandoned)
+    versions.roll_back(world.store, target, attempt=0, now=AT)
+    assert set(scan(world.store).abandoned) - before == set(left)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tags
@@ -169,7 +170,7 @@ def test_the_new_branch_counts(store: World) -> None:
     versions.refresh(store.store, "loss", "min")
     assert versions.find(store.store, "best").generation == "000000010-0000"
     assert versions.find(store.store, "20").generation == new
-    back(store, "000000030-0000", highest=1)
+    back(store, "000000030-0000")
     assert scan(store.store).abandoned == (new,)
 
 
