@@ -79,6 +79,14 @@ def of_all(world: World, inherited: Mapping[str, str]) -> dict[str, str]:
     return common | {name: value for name, value in _trackers(world).items() if name not in inherited}
 
 
+def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, str]:
+    """Return what decides when `ftslurm.training` saves; nothing without a policy, in the files layout."""
+    if not policy:
+        return {}
+    known = {} if end_time is None else {END_TIME: f"{end_time:.0f}"}
+    return {SAVE_POLICY: policy, MTBF_S: f"{mtbf_s:.0f}", **known}
+
+
 def stale(world: World) -> tuple[str, ...]:
     """Return the names that must not reach the ranks of this attempt."""
     return () if world.restored else (CHECKPOINT, RESTORE_STEP)

@@ -44,6 +44,7 @@ from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
 from ftslurm.runtime.forecast import Forecaster, forecast_place
+from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
@@ -77,6 +78,8 @@ class Performer:
         self._checkpoint = checkpoint_of(context.config, context.paths)
         fresh = supervisor.authority.fresh
         self._stores = Stores(context.paths.run_id, self._checkpoint, supervisor.epoch, supervisor.emit, fresh)
+        self._history = History(context.paths.history, supervisor.epoch)
+        self._stores.history = self._history
         deadline_s = min(DEADLINE_S, 2 * context.config.heartbeat.suspect_after)
         ring = supervisor.rings.word_on
         self._witnesses = Witnesses(context.job.job_id, self._slurm, ring=ring, deadline_s=deadline_s)
@@ -159,6 +162,9 @@ class Performer:
     def _say(self, action: Say) -> None:
         log.info("%s", action.text, extra={"event.action": action.slug})
         self._of.voice.say(action.text)
+        if action.slug == "checkpoint_suspect":
+            name = action.facts["generation"]
+            self._later(lambda _: self._history.changed(name, "suspect", action.text), action)
 
     # ------------------------------------------------------------------------------------------------- agents
 
@@ -270,10 +276,12 @@ class Performer:
             restored=bool(action.checkpoint),
         )
         inherited = {**os.environ, **config.launch.env}
+        save = self._checkpoint.save.to_json() if self._checkpoint.in_library else ""
+        own = attempt_env.of_library(save, mtbf_s(of.run), of.run.end_time)
         message = {
             "t": "go",
             "attempt": action.attempt,
-            "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **self._for_library()},
+            "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **own},
             "unset": list(attempt_env.stale(world)),
             "argv": list(config.command),
             "resume_args": list(config.checkpoint.resume_args),
@@ -286,17 +294,6 @@ class Performer:
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
-
-    def _for_library(self) -> dict[str, str]:
-        """What decides when `ftslurm.training` saves."""
-        if not self._checkpoint.in_library:
-            return {}
-        run = self._of.run
-        wanted = {attempt_env.SAVE_POLICY: self._checkpoint.save.to_json()}
-        wanted[attempt_env.MTBF_S] = f"{mtbf_s(run):.0f}"
-        if run.end_time is not None:
-            wanted[attempt_env.END_TIME] = f"{run.end_time:.0f}"
-        return wanted
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs

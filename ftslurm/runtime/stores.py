@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.actions import CommitDurable, CommitLocal, Quarantine
-from ftslurm.core.events import Event, GenerationDurable, StoreScanned
+from ftslurm.core.events import Event, GenerationDurable, StoreDiffers, StoreScanned
 from ftslurm.errors import FtslurmError
 
 if TYPE_CHECKING:
     from ftslurm.core.manifest import Commit
+    from ftslurm.runtime.history import History
     from ftslurm.runtime.spec import CheckpointSpec
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 70.0
+MANY = 3
+"""From so many differences on, a base is read again as a whole: one wrong bit in it would take all of them."""
 
 
 class Stores:
@@ -34,6 +38,9 @@ class Stores:
         self._root = Path(spec.shared)
         self._epoch = epoch
         self._emit = emit
+        self._built_upon: Counter[str] = Counter()
+        self.history: History | None = None
+        """Where every checkpoint is written down, where that is wanted."""
 
     def scan(self, known: tuple[str, ...]) -> None:
         """Report which generations are committed; tried again until shared storage answers.
@@ -79,6 +86,30 @@ class Stores:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
         self._emit(GenerationDurable(generation=action.generation, digest=digest, dropped=dropped))
+        if self.history is not None:
+            self.history.whole(commit, "durable")
+        self._read_back(commit)
+
+    def _read_back(self, commit: Commit) -> None:
+        """Look again at what was committed: at some of it, and at all of a base that many build upon."""
+        from ftslurm.checkpoint import readback
+        from ftslurm.checkpoint.pacing import Pacer
+
+        base = commit.about.base if commit.about else ""
+        try:
+            self._tell_of(commit.generation, readback.sample(self._root, commit))
+            if base:
+                self._built_upon[base] += 1
+                if self._built_upon[base] == MANY:
+                    pace = Pacer(rate_limit=int(self._spec.rate_limit))
+                    self._tell_of(base, readback.scrub(self._root, base, pace))
+        except (FtslurmError, OSError) as error:
+            log.warning("checkpoint %s cannot be read again now: %s", commit.generation, error)
+
+    def _tell_of(self, generation: str, wrong: str) -> None:
+        if wrong:
+            log.error("checkpoint %s, read again, is not what was written: %s", generation, wrong)
+            self._emit(StoreDiffers(generation=generation, reason=wrong))
 
     def local_record(self, action: CommitLocal) -> str:
         """The sealed record of a generation that is whole on the nodes."""
@@ -90,8 +121,11 @@ class Stores:
         """Let `ftslurm checkpoint ls` see that a generation is whole on the nodes."""
         from ftslurm.checkpoint.commit import write_local_record
 
+        commit = self._commit_of(action)
+        if self.history is not None:
+            self.history.whole(commit, "local")
         try:
-            write_local_record(self._root, self._commit_of(action))
+            write_local_record(self._root, commit)
         except FtslurmError as error:
             log.info("the record of %s cannot be written: %s", action.generation, error)
 
@@ -112,4 +146,6 @@ class Stores:
         """Move a damaged generation out of the way; nothing is deleted."""
         from ftslurm.checkpoint.commit import quarantine
 
+        if self.history is not None:
+            self.history.changed(action.generation, "damaged", action.reason)
         quarantine(self._root, action.generation, action.reason, time.time())
