@@ -85,8 +85,8 @@ class StateSync:
         history = [f"{run.run_id}/history/{name}" for name in disk.entries_of(run.history) if name.endswith(".jsonl")]
         configs = [f"{run.run_id}/{path.name}" for path in (run.config, run.resolved) if path.is_file()]
         refs = [
-            f"{self._store.name}/refs/{path.relative_to(store.refs)}"
-            for path in sorted(store.refs.rglob("*"))
+            f"{self._store.name}/refs/{path.relative_to(store.references)}"
+            for path in sorted(store.references.rglob("*"))
             if path.is_file() and not path.is_symlink() and not path.name.endswith(".part")
         ]
         commits = [
