@@ -124,6 +124,16 @@ def test_scale(tmp_path: Path) -> None:
     assert "floor: bare echo" in page
 
 
+def test_fleet(tmp_path: Path) -> None:
+    """A node is lost and left out; up to the share of all nodes many are, and beyond it the job goes back to the queue."""
+    value, page = bench("fleet", "--out", tmp_path)
+    assert {one["phase"] for one in value["core"]} == {"relaunching"}
+    for each in value["mass_loss"]:
+        assert each["given_up"] == min(each["lost"], each["allowed"])
+        assert each["phase"] == ("draining" if each["lost"] > each["allowed"] else "relaunching")
+    assert "| 100 |" in page
+
+
 def test_diagnosis(tmp_path: Path) -> None:
     """Every incident of the corpus is in the matrix; worse evidence is scored beside the whole."""
     value, page = bench("diagnosis", "--out", tmp_path)

@@ -22,6 +22,7 @@ On scratch (`ScratchPaths`)::
     local/<generation>.json        the LOCAL records of generations that are whole on the nodes
     restore/<generation>/          verified files for the next attempt
     quarantine/<time>-<name>       single files that were not what was written; <...>.json beside each says why
+    packed/<node>/gen/             a node's parts as they were drained, where that is not as they were captured
     attempts/<attempt>.json        what lay in write/ when the attempt began
 """
 
@@ -160,6 +161,11 @@ class ScratchPaths:
     def quarantine(self) -> Path:
         """Damaged files."""
         return self.root / "quarantine"
+
+    @property
+    def packed(self) -> Path:
+        """Parts as they were drained."""
+        return self.root / "packed"
 
     @property
     def restores(self) -> Path:

@@ -1,4 +1,4 @@
-"""How fast one process saves, loads and drains a state of a gibibyte, beside what memory and disk allow and what others do.
+"""How fast one process saves, loads and drains a gibibyte, beside what memory and disk allow and what others do.
 
 The state is a GPT's weights in main memory. In each round every way has its turn once, in a folder of its own that is
 removed afterwards. Saves count until everything is fsynced. Loads are measured twice: with an empty page cache, and
@@ -63,6 +63,9 @@ BARS = [
     ("load", "read", "at most 1.3"),
     ("drain", "cp", "at most 1.2"),
 ]
+METHOD = """{tensors} fp32 tensors, {gib:.2f} GiB, one process, {rounds} rounds in turn; median seconds and range.
+`scripts/bench checkpoint` measures it again.
+"""
 Took = dict[str, list[float]]
 
 
@@ -214,8 +217,7 @@ def render(value: dict[str, Any]) -> str:
     parts = [
         "# Checkpoints: saving, loading, draining\n",
         machine.described(value["machine"]),
-        f"{value['tensors']} fp32 tensors, {size / 2**30:.2f} GiB, one process, {rounds} rounds in turn; median seconds"
-        " and range. `scripts/bench checkpoint` measures it again.\n",
+        METHOD.format(tensors=value["tensors"], gib=size / 2**30, rounds=rounds),
         "## Saving\n",
         machine.table(
             ["what", "s", "range", "against memcpy", "against the raw write"],
