@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftslurm.core.about import About
 from ftslurm.core.events import Part
 from ftslurm.core.strictjson import (
     decode,
@@ -48,7 +49,7 @@ _MAX_SIZE = 1 << 60
 _MAX_COUNT = 10**7
 _GENERATION = re.compile(r"([0-9]{9,15})-([0-9]{4,9})")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+DIGEST = re.compile(r"[0-9a-f]{32}")
 _CHUNKS = re.compile(r"(?:[0-9a-f]{32})*")
 
 
@@ -142,7 +143,7 @@ class NodeManifest:
         refuse_clashes(entry.name for entry in files)
         return cls(
             run_id=plain_name(fields["run_id"], "run_id"),
-            generation=_generation(fields["generation"]),
+            generation=generation_of(fields["generation"]),
             node=node_name(fields["node"]),
             world_size=whole(fields["world_size"], "world_size", _MAX_COUNT),
             files=files,
@@ -153,7 +154,8 @@ class NodeManifest:
 class Commit:
     """A whole generation. As COMMIT.json it makes the generation DURABLE; replicated to agents it is the LOCAL record.
 
-    `epoch` is that of the supervisor that decided it; `at` is wall-clock seconds since the epoch, for people.
+    `epoch` is that of the supervisor that decided it; `at` is wall-clock seconds since the epoch, for people. `about`
+    is what the program said of the save; nothing in files mode.
     """
 
     run_id: str
@@ -162,6 +164,7 @@ class Commit:
     epoch: int
     parts: tuple[Part, ...]
     at: float = 0.0
+    about: About | None = None
 
     @property
     def step(self) -> int:
@@ -179,7 +182,8 @@ class Commit:
         return sum(part.size_bytes for part in self.parts)
 
     def body(self) -> dict[str, Any]:
-        """Everything but the seal."""
+        """Everything but the seal. Without `about` it is as it was before there was such a thing."""
+        about = {} if self.about is None else {"about": self.about.to_json()}
         return {
             "format": COMMIT_FORMAT,
             "run_id": self.run_id,
@@ -188,6 +192,7 @@ class Commit:
             "epoch": self.epoch,
             "at": self.at,
             "parts": [_part_to_json(part) for part in sorted(self.parts, key=lambda part: part.node)],
+            **about,
         }
 
     def body_bytes(self) -> bytes:
@@ -197,7 +202,9 @@ class Commit:
     @classmethod
     def from_json(cls, record: object) -> Commit:
         """Read `body()` back. Raises DataDamaged for anything that this module cannot have written."""
-        fields = fields_of(record, ("format", "run_id", "generation", "world_size", "epoch", "at", "parts"), "commit")
+        told = isinstance(record, dict) and "about" in record
+        keys = ("format", "run_id", "generation", "world_size", "epoch", "at", "parts", *(["about"] if told else []))
+        fields = fields_of(record, keys, "commit")
         expect(fields["format"], COMMIT_FORMAT, "format of the commit")
         parts = tuple(_part_from_json(part) for part in list_of(fields["parts"], "parts"))
         nodes = [part.node for part in parts]
@@ -208,11 +215,12 @@ class Commit:
             refuse(f"at={at!r} is not a time")
         return cls(
             run_id=plain_name(fields["run_id"], "run_id"),
-            generation=_generation(fields["generation"]),
+            generation=generation_of(fields["generation"]),
             world_size=whole(fields["world_size"], "world_size", _MAX_COUNT),
             epoch=whole(fields["epoch"], "epoch", _MAX_STEP),
             parts=parts,
             at=float(at),
+            about=About.from_json(fields["about"]) if told else None,
         )
 
 
@@ -249,6 +257,12 @@ def is_generation(text: str) -> bool:
     except DataDamaged:
         return False
     return True
+
+
+def generation_of(value: object) -> str:
+    """`value` itself if it is the name of a generation. Raises DataDamaged otherwise."""
+    parse_generation(value if isinstance(value, str) else repr(value))
+    return str(value)
 
 
 def node_name(value: object) -> str:
@@ -351,13 +365,8 @@ def _part_from_json(record: object) -> Part:
     fields = fields_of(record, ("node", "manifest", "files", "size", "ranks"), "part")
     return Part(
         node=node_name(fields["node"]),
-        manifest_digest=matching(fields["manifest"], _DIGEST, "digest of a manifest"),
+        manifest_digest=matching(fields["manifest"], DIGEST, "digest of a manifest"),
         files=whole(fields["files"], "files", _MAX_COUNT),
         size_bytes=whole(fields["size"], "size", _MAX_SIZE),
         ranks=tuple(whole(rank, "rank", _MAX_COUNT) for rank in list_of(fields["ranks"], "ranks")),
     )
-
-
-def _generation(value: object) -> str:
-    parse_generation(value if isinstance(value, str) else repr(value))
-    return str(value)

@@ -97,7 +97,7 @@ def safe_name(value: object) -> str:
     parts = value.split("/")
     if any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts) or len(raw) > 1024:
         refuse(f"file name {value[:200]!r} is not a relative path inside its folder")
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or char in "\u2028\u2029" for char in value):
+    if not _is_one_line(value):
         refuse(f"file name {value!r} has control characters")
     return value
 
@@ -108,3 +108,18 @@ def plain_name(value: object, what: str) -> str:
     if "/" in name:
         refuse(f"{what}={name!r} is malformed")
     return name
+
+
+def plain_text(value: object, what: str, limit: int) -> str:
+    """`value` itself if it is a text of at most `limit` characters that prints as one line."""
+    if not isinstance(value, str) or len(value) > limit or not _is_one_line(value):
+        refuse(f"{what}={str(value)[:80]!a} is not one line of at most {limit} characters")
+    return value
+
+
+def _is_one_line(text: str) -> bool:
+    """No control characters, no halves of characters that UTF-8 cannot say."""
+    return not any(
+        ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or char in "\u2028\u2029" or 0xD800 <= ord(char) < 0xE000
+        for char in text
+    )
