@@ -10,16 +10,18 @@ when it is made. What JSON does not have is an object with one key that begins w
 from __future__ import annotations
 
 import base64
+import hashlib
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ftslurm.core.rankindex import DTYPES
 from ftslurm.core.strictjson import list_of, refuse
 from ftslurm.errors import DataDamaged, UsageError
 
-MAX_DEPTH = 64
+MAX_DEPTH = 24
 _PLAIN = (type(None), bool, int, str)
 _SPECIAL = {"nan", "inf", "-inf"}
 _LISTS: dict[str, Callable[[list[Any]], Any]] = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
@@ -47,7 +49,7 @@ class ArraySpec:
     def from_json(cls, record: object) -> ArraySpec:
         """Raises DataDamaged for anything that `to_json` cannot have written."""
         parts = list_of(record, "array")
-        if len(parts) != 4 or not all(isinstance(part, str) for part in parts[:3]):
+        if len(parts) != 4 or not all(isinstance(part, str) for part in parts[:3]) or parts[2] not in DTYPES:
             refuse(f"{record!r} does not describe an array")
         shape = tuple(list_of(parts[3], "shape"))
         if any(isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**40 for size in shape):
@@ -106,8 +108,8 @@ class Packer:
 
     def _array(self, value: Any, path: str) -> ArraySpec:  # noqa: ANN401
         kind, dtype = _kind_of(value), str(value.dtype).removeprefix("torch.")
-        if kind != "torch" and value.dtype.kind not in "biufc":
-            raise UsageError(f"{path} cannot be saved: it is an array of {dtype}")
+        if dtype not in DTYPES:
+            raise UsageError(f"{path} cannot be saved: its elements are {dtype}")
         if kind == "torch" and (hasattr(value, "placements") or value.layout is not sys.modules["torch"].strided):
             raise UsageError(f"{path} cannot be saved: it is a distributed or sparse tensor")
         shape = tuple(int(size) for size in value.shape)
@@ -143,6 +145,8 @@ def _unpack(record: Any, array: Callable[[ArraySpec], Any]) -> Any:  # noqa: ANN
 def _unpack_special(name: str, content: Any, array: Callable[[ArraySpec], Any]) -> Any:  # noqa: ANN401
     if name == "$array":
         return array(ArraySpec.from_json(content))
+    if name == "$tensor":
+        return {name: content}  # `checkpoint.torchstate` knows where it is
     if name == "$float" and content in _SPECIAL:
         return float(content)
     if name == "$bytes" and isinstance(content, str):
@@ -185,3 +189,8 @@ def _kind_of(value: object) -> str:
 def has_state(value: object) -> bool:
     """Return whether a value keeps its own state: it has state_dict and load_state_dict."""
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def number_of(key: str) -> int:
+    """Return a number that every rank computes alike from a name: it chooses who writes what several ranks have."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")

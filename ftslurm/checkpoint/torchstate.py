@@ -15,7 +15,8 @@ and is dropped again after a load.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +40,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from ftslurm.checkpoint.objects import Packer
+from ftslurm.checkpoint.objects import Packer, number_of
+from ftslurm.checkpoint.stage import anonymous_memory
 from ftslurm.core.rankindex import Kind
 from ftslurm.errors import DataDamaged, UsageError
 
-MODEL, OPTIMIZER = "model", "optimizer"
+MODEL, OPTIMIZER, EXTRA = "model", "optimizer", "extra"
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 _BOUNCE_BYTES = 256 << 20
 
@@ -88,17 +90,19 @@ def settle() -> None:
 class TorchState:
     """The state of models and optimizers on this rank."""
 
-    def __init__(self, model: nn.Module | Mapping[str, nn.Module], optimizer: Any, rank: int, size: int) -> None:  # noqa: ANN401
-        """`optimizer`: one, several in a list or by name, or None.
+    def __init__(self, model: Any, optimizer: Any, extra: Mapping[str, torch.Tensor], world: tuple[int, int]) -> None:  # noqa: ANN401
+        """`model` and `optimizer`: one, several by name, or None; `extra`: further tensors; `world`: rank and size.
 
         Raises:
             UsageError: a kind of model or optimizer that cannot be saved.
         """
-        self._model = model if isinstance(model, nn.Module) else nn.ModuleDict(dict(model))
-        several = optimizer.values() if isinstance(optimizer, Mapping) else optimizer
-        found = [] if several is None else list(several) if isinstance(several, Sequence | type({}.values())) else [several]
-        self._optimizers: list[torch.optim.Optimizer] = found
-        self._rank, self._size = rank, size
+        self._model = model if isinstance(model, nn.Module) else nn.ModuleDict(dict(model or {}))
+        self._extra = {f"{EXTRA}.{name}": tensor for name, tensor in extra.items()}
+        several = list(optimizer.values()) if isinstance(optimizer, Mapping) else optimizer
+        self._optimizers: list[torch.optim.Optimizer] = (
+            list(several) if isinstance(several, list | tuple) else [] if several is None else [several]
+        )
+        self._rank, self._size = world
         for module in self._model.modules():
             if type(module).__name__ == "FullyShardedDataParallel":
                 raise UsageError(
@@ -119,21 +123,22 @@ class TorchState:
         Raises:
             UsageError: something cannot be saved; the message says where.
         """
-        tensors, record = {}, {}
+        tensors, record = dict(self._extra), {}
         for key, value in self._model_state().items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{MODEL}.{key}"] = value
             else:
                 record.setdefault(MODEL, {})[key] = packer.pack(value, f"{MODEL}/{key}")
         if self._optimizers:
-            with _fresh_ones_untouched(self._optimizers):
+            with _fresh_ones_untouched(self._optimizers) as fresh:
                 state = self._optimizer_state()
+            _forget(state, self._optimizers, fresh)
             record[OPTIMIZER] = _split(state, OPTIMIZER, tensors, packer)
         return list(self._own(tensors)), record
 
     def _own(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[TensorSource]:
         """The boxes that are this rank's to write, after DCP's plan."""
-        planner = DefaultSavePlanner(flatten_state_dict=False, enable_plan_caching=False)
+        planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         planner.set_up_planner({key: _strided(key, value) for key, value in tensors.items()}, is_coordinator=True)
         parameters = {f"{MODEL}.{name}" for name in self._parameter_names()}
         for item in planner.create_local_plan().items:
@@ -141,11 +146,11 @@ class TorchState:
             value = tensors[key]
             if data is None or 0 in data.size or 0 in data.chunk.sizes:
                 continue
-            hashed = key in parameters or key.startswith(f"{OPTIMIZER}.")
+            hashed = key in parameters or not key.startswith(f"{MODEL}.")
             if isinstance(value, DTensor):
                 mine = _is_writer(key, value)
             else:
-                mine = self._rank == (_hash(key) % self._size if hashed else 0)
+                mine = self._rank == (number_of(key) % self._size if hashed else 0)
             if mine:
                 whole = tuple(data.chunk.sizes) == tuple(data.size)
                 yield TensorSource(
@@ -158,15 +163,19 @@ class TorchState:
 
     # ---------------------------------------------------------------------------------------------------- loading
 
-    def destinations(self) -> dict[str, torch.Tensor]:
+    def destinations(self, saved: Collection[str]) -> dict[str, torch.Tensor]:
         """Return all tensors by key; what is read into them is the state of model and optimizer (`finish` sees to it).
+
+        What an optimizer keeps of a parameter is left out where the checkpoint, which has the keys `saved`, has none.
 
         Raises:
             UsageError: an optimizer whose state cannot be created beforehand.
         """
-        tensors = {f"{MODEL}.{key}": value for key, value in self._tensors_of_model().items()}
+        tensors = self._extra | {f"{MODEL}.{key}": value for key, value in self._tensors_of_model().items()}
         if self._optimizers:
-            _split(self._optimizer_state(), OPTIMIZER, tensors, Packer())
+            state: dict[str, torch.Tensor] = {}
+            _split(self._optimizer_state(), OPTIMIZER, state, Packer())
+            tensors |= {key: value for key, value in state.items() if key in saved}
         return tensors
 
     def finish(self, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
@@ -178,6 +187,8 @@ class TorchState:
             whole = {key.removeprefix(f"{MODEL}."): value for key, value in tensors.items() if key.startswith(f"{MODEL}.")}
             set_model_state_dict(self._model, {**whole, **state})
         if self._optimizers:
+            if OPTIMIZER not in record:
+                raise UsageError("the checkpoint has no optimizer", hint="leave it out of attach, or use another folder")
             options = StateDictOptions(strict=False)
             joined = _join(record[OPTIMIZER], tensors)
             set_optimizer_state_dict(self._model, tuple(self._optimizers), joined, options=options)
@@ -232,7 +243,7 @@ def reads(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, SavedTensor])
     """
     wanted = {key: value for key, value in tensors.items() if 0 not in value.shape}
     _check_fit(wanted, saved)
-    planner = DefaultLoadPlanner(flatten_state_dict=False)
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     described = {key: _described(each) for key, each in saved.items() if key in wanted}
     planner.set_up_planner(wanted, Metadata(state_dict_metadata=described))
     found = []
@@ -260,11 +271,43 @@ def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
 
 
-def batches(wanted: Sequence[Read], limit: int = _BOUNCE_BYTES) -> Iterator[list[Read]]:
+def landings(wanted: Sequence[Read]) -> Iterator[tuple[list[Read], list[np.ndarray[Any, Any]]]]:
+    """Yield reads with the memory to read into; what was read for a GPU is copied there when the next is asked for."""
+    direct = [read for read in wanted if read.direct]
+    if direct:
+        yield direct, [as_array(read.target) for read in direct]
+    bounced = [read for read in wanted if not read.direct]
+    largest = max(map(_padded, bounced), default=0)
+    buffer = torch.empty(max(largest, min(_BOUNCE_BYTES, _total(bounced))), dtype=torch.uint8, pin_memory=bool(bounced))
+    for batch in _batches(bounced, len(buffer)):
+        starts = itertools.accumulate(map(_padded, batch), initial=0)
+        hosts = [_cut(buffer, start, read.target) for start, read in zip(starts, batch, strict=False)]
+        yield batch, [as_array(host) for host in hosts]
+        for read, host in zip(batch, hosts, strict=True):
+            read.target.copy_(host, non_blocking=True)
+        settle()
+
+
+def _cut(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
+    """Room for a tensor in the buffer."""
+    size = like.numel() * like.element_size()
+    return buffer[start : start + size].view(like.dtype).view(like.shape)
+
+
+def _total(wanted: Sequence[Read]) -> int:
+    return sum(map(_padded, wanted))
+
+
+def _padded(read: Read) -> int:
+    """Its bytes, up to the next border at which an element of any type may lie."""
+    return -(-read.nbytes // 16) * 16
+
+
+def _batches(wanted: Sequence[Read], limit: int) -> Iterator[list[Read]]:
     """Cut into lists of at most so many bytes, at least one each."""
     batch: list[Read] = []
     for read in wanted:
-        if batch and sum(each.nbytes for each in batch) + read.nbytes > limit:
+        if batch and _total(batch) + _padded(read) > limit:
             yield batch
             batch = []
         batch.append(read)
@@ -298,7 +341,7 @@ def _is_writer(key: str, value: DTensor) -> bool:
     coordinate = value.device_mesh.get_coordinate()
     if coordinate is None:
         return False
-    number = _hash(key)
+    number = number_of(key)
     for dimension, placement in enumerate(value.placements):
         if placement.is_partial():
             raise UsageError(f"{key} cannot be saved: its parts are not summed up yet (Partial)")
@@ -308,10 +351,6 @@ def _is_writer(key: str, value: DTensor) -> bool:
                 return False
             number //= length
     return True
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
 
 
 def _strided(key: str, value: torch.Tensor) -> torch.Tensor:
@@ -356,11 +395,35 @@ def _join(record: Any, tensors: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN
 
 
 @contextmanager
-def _fresh_ones_untouched(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
+def _fresh_ones_untouched(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[list[torch.optim.Optimizer]]:
     """Looking at the state of an optimizer that has none creates it: take it away again."""
     fresh = [each for each in optimizers if not each.state]
     try:
-        yield
+        yield fresh
     finally:
         for each in fresh:
             each.state.clear()
+
+
+def _forget(
+    state: dict[str, Any], optimizers: Sequence[torch.optim.Optimizer], fresh: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Leave out what was only created by looking; the groups are listed in the order of the optimizers."""
+    groups = iter(state["param_groups"])
+    for optimizer in optimizers:
+        for group in itertools.islice(groups, len(optimizer.param_groups)):
+            for name in group["params"] if optimizer in fresh else ():
+                state["state"].pop(name, None)
+
+
+def host_memory(size: int) -> memoryview:
+    """Memory to stage a save in; page-locked where there is a GPU, so that it can copy there by itself.
+
+    torch's own pinned memory comes in powers of two; this is registered as it is. Where the driver refuses (a limit on
+    locked memory), plain memory serves, more slowly.
+    """
+    memory = anonymous_memory(size)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        address = np.frombuffer(memory, dtype=np.uint8).ctypes.data
+        torch.cuda.cudart().cudaHostRegister(address, size, 0)
+    return memory
