@@ -1,21 +1,42 @@
-"""Reads a committed generation back, on any number of ranks; every chunk is verified before it is used."""
+"""Reads a committed generation back, on any number of ranks.
+
+Every chunk that is touched is read whole and compared with the manifest before `read` returns; bytes that do not match
+are never handed out. Where a tensor is contiguous on both sides the bytes land in their place at once, a chunk that
+spans several tensors in all of them (preadv(2)), and are digested there while the processor's cache still has them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, TypeAlias, TypeVar
+
+import numpy.typing as npt
 
 from ftslurm.checkpoint.layout import GenerationPaths
-from ftslurm.core.manifest import Commit
-from ftslurm.core.wholeness import Whole
+from ftslurm.checkpoint.reduction import unpacked
+from ftslurm.checkpoint.scatter import Chunk, Run, Slab, by_chunk, runs_of, slab_of, slab_of_run, without_overlaps
+from ftslurm.checkpoint.shelf import Access, Counters, Fetch, ManyCopies, OnDamage, Shelf
+from ftslurm.core.manifest import CHUNK_BYTES
+from ftslurm.core.rankindex import DTYPES, Encoding, Entry
+from ftslurm.core.tiling import Box
+from ftslurm.core.wholeness import Whole, merge
+from ftslurm.errors import DataDamaged, UsageError
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+__all__ = ["Counters", "Fetch", "Generation", "OnDamage", "Want"]
 
-Fetch = Callable[[str, str], Path]
-"""(generation, name of a data file) -> where it lies now. Raises StorageError or DataDamaged."""
+_T = TypeVar("_T")
+_Task: TypeAlias = Callable[[Counters], None]
+_THREADS = 2
+_OPEN_FILES = 64
+"""Data files that are open at a time: a process may have 1024, and a world more ranks."""
+_BATCH = 16
+"""Chunks that one thread takes at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +54,17 @@ class Want:
     rank: int | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Counters:
-    """What reading has cost: bytes read by source ("own", "copy", "fetched"), chunks verified."""
-
-    bytes_read: dict[str, int] = field(default_factory=dict)
-    chunks: int = 0
-
-
 class Generation:
     """A committed generation, opened for reading. A context manager: files are closed at its end."""
 
-    whole: Whole
-    commit: Commit
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._shelf = Shelf(access)
+        self._bases: dict[str, Shelf] = {}
+        self._mine = _Mine()
+        self.commit = self._shelf.commit
+        self.digest = self._shelf.digest
+        self.whole: Whole = merge([self._shelf.index(rank) for rank in range(self.commit.world_size)])
 
     @classmethod
     def open(
@@ -54,7 +73,7 @@ class Generation:
         *,
         others: Sequence[GenerationPaths] = (),
         fetch: Fetch | None = None,
-        on_damage: Callable[[Path, str], None] | None = None,
+        on_damage: OnDamage | None = None,
     ) -> Self:
         """Check COMMIT.json, the manifests, the rank indexes, and that they make a whole.
 
@@ -66,26 +85,207 @@ class Generation:
             DataDamaged: something is missing or not what was written, and no other copy is right.
             StorageError: something cannot be read.
         """
-        raise NotImplementedError
-
-    def read(self, wants: Sequence[Want]) -> Counters:
-        """Bring the bytes. When this returns, every chunk that was read was verified.
-
-        Raises:
-            DataDamaged: a wanted key or box does not exist, or does not fit; a chunk is wrong and no copy is right.
-            StorageError: something cannot be read.
-        """
-        raise NotImplementedError
+        return cls(Access(places=(root, *others), fetch=fetch, on_damage=on_damage or _untold))
 
     def objects(self, rank: int | None = None) -> Mapping[str, Any]:
         """The values that are no tensors: those of a rank, or the common ones (those of rank 0)."""
         return self.whole.objects(rank or 0)
 
+    def read(self, wants: Sequence[Want]) -> Counters:
+        """Bring the bytes. When this returns, every chunk that was read was verified; when it raises, forget them all.
+
+        Raises:
+            UsageError: a wanted key or box does not exist, or does not fit its place.
+            DataDamaged: a chunk is wrong and no copy is right.
+            StorageError: something cannot be read.
+        """
+        work = self._work(wants)
+        counters = Counters()
+        pool = ThreadPoolExecutor(_THREADS, "ftslurm-read")
+        try:
+            for group in _batches(work.items(), _OPEN_FILES):
+                tasks = [task for file, parts in group for task in self._tasks(file, parts)]
+                for counted in pool.map(_counted, tasks):
+                    counters.merge(counted)
+                for file, _ in group:
+                    file.close()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return counters
+
     def close(self) -> None:
         """Close the files."""
+        for shelf in (self._shelf, *self._bases.values()):
+            shelf.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # ------------------------------------------------------------------------------------------------- what to read
+
+    def _work(self, wants: Sequence[Want]) -> dict[ManyCopies, _Work]:
+        """What is wanted of each data file."""
+        work: dict[ManyCopies, _Work] = {}
+        for want in wants:
+            for rank, entry in self._pieces(want):
+                slab = slab_of(entry, Box(want.offsets, want.sizes), want.into)
+                if slab is not None:
+                    file, stored = self._stored(rank, entry)
+                    work.setdefault(file, _Work()).add(stored, slab)
+        return work
+
+    def _pieces(self, want: Want) -> Iterable[tuple[int, Entry]]:
+        """The entries that the wanted box may be made of."""
+        if want.rank is not None:
+            own = self.whole.own[want.rank] if 0 <= want.rank < self.whole.world_size else {}
+            pieces = tuple((want.rank, own[key]) for key in (want.key,) if key in own)
+        else:
+            tensor = self.whole.tensors.get(want.key)
+            pieces = tensor.pieces if tensor else ()
+        if not pieces:
+            of = "" if want.rank is None else f" of rank {want.rank}"
+            raise UsageError(f"{self.commit.generation} has no {want.key!r}{of}")
+        _check_fit(want, pieces[0][1])
+        return pieces
+
+    def _stored(self, rank: int, entry: Entry) -> tuple[ManyCopies, Entry]:
+        """The file in which an entry's bytes lie, and the entry as that file's index has it."""
+        if not entry.is_reference:
+            return self._shelf.data(rank), entry
+        if entry.base not in self._bases:
+            self._bases[entry.base] = Shelf(self._access.beside(entry.base))
+        base = self._bases[entry.base]
+        told = (self.commit.run_id, self.commit.world_size)
+        if (base.commit.run_id, base.commit.world_size) != told:
+            raise DataDamaged(f"{entry.base} is not of the run and world of {self.commit.generation}, its diff")
+        found = base.entry(rank, entry)
+        if found is None or found.is_reference or (found.offset, found.digest) != (entry.offset, entry.digest):
+            raise DataDamaged(f"{entry.base} does not hold the {entry.key!r} that {self.commit.generation} refers to")
+        return base.data(rank), found
+
+    # --------------------------------------------------------------------------------------------------- reading it
+
+    def _tasks(self, file: ManyCopies, work: _Work) -> Iterator[_Task]:
+        runs, again = without_overlaps(work.runs)
+        for batch in _batches(by_chunk(runs, file.entry.size), _BATCH):
+            yield partial(self._read_chunks, file, batch)
+        for slab in (*work.slabs, *map(slab_of_run, again)):
+            yield partial(self._read_slab, file, slab)
+        for entry, slabs in work.packed.values():
+            yield partial(self._unpack, file, entry, slabs)
+
+    def _read_chunks(self, file: ManyCopies, chunks: Sequence[Chunk], counters: Counters) -> None:
+        """Read whole chunks; what nobody wants of them goes into the thread's own buffer, to be digested."""
+        for chunk, parts in chunks:
+            views: list[memoryview] = []
+            at = 0
+            for part in parts:
+                size = part if isinstance(part, int) else len(part)
+                views.append(self._mine.scrap[at : at + size] if isinstance(part, int) else part)
+                at += size
+            file.load(chunk, views, counters)
+
+    def _read_slab(self, file: ManyCopies, slab: Slab, counters: Counters) -> None:
+        for part in slab.cut():
+            part.copy(self._mine.window.bring(file, part.start, part.end, counters))
+
+    def _unpack(self, file: ManyCopies, entry: Entry, slabs: Sequence[Slab], counters: Counters) -> None:
+        packed = self._mine.window.bring(file, entry.offset, entry.offset + entry.stored, counters)
+        raw = unpacked(packed, entry)
+        for slab in slabs:
+            slab.copy(raw[slab.start : slab.end])
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is wanted of one file: runs and slabs with their places in the file, and compressed entries as a whole."""
+
+    runs: list[Run] = field(default_factory=list)
+    slabs: list[Slab] = field(default_factory=list)
+    packed: dict[int, tuple[Entry, list[Slab]]] = field(default_factory=dict)
+
+    def add(self, entry: Entry, slab: Slab) -> None:
+        """Have a part of an entry read."""
+        if entry.encoding is not Encoding.RAW:
+            self.packed.setdefault(entry.offset, (entry, []))[1].append(slab)
+            return
+        placed = slab.moved(entry.offset)
+        runs = runs_of(placed)
+        if runs is None:
+            self.slabs.append(placed)
+        else:
+            self.runs.extend(runs)
+
+
+class _Window:
+    """A kept buffer through which a file is read in rising order; chunks on the border of two parts are read once."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray())
+        self._file: ManyCopies | None = None
+        self._first = self._last = 0
+
+    def bring(self, file: ManyCopies, start: int, end: int, counters: Counters) -> memoryview:
+        """The bytes of a file from `start` to `end`, verified; they stay until the next call."""
+        first, last = start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
+        self._make_room(last - first)
+        kept = range(max(first, self._first), min(last, self._last)) if file is self._file else range(0)
+        if kept and kept.start == first:
+            size = len(kept) * CHUNK_BYTES
+            there = (first - self._first) * CHUNK_BYTES
+            self._buffer[:size] = bytes(self._buffer[there : there + size])
+        else:
+            kept = range(first, first)
+        self._file = None  # a failure must not leave chunks behind that were not verified
+        for chunk in range(first + len(kept), last):
+            low, high = file.chunk_bounds(chunk)
+            at = (chunk - first) * CHUNK_BYTES
+            file.load(chunk, [self._buffer[at : at + high - low]], counters)
+        self._file, self._first, self._last = file, first, last
+        return self._buffer[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
+
+    def _make_room(self, chunks: int) -> None:
+        size = chunks * CHUNK_BYTES
+        if size > len(self._buffer):
+            larger = bytearray(size)
+            larger[: len(self._buffer)] = self._buffer
+            self._buffer = memoryview(larger)
+
+
+class _Mine(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.scrap = memoryview(bytearray(CHUNK_BYTES))
+        self.window = _Window()
+
+
+def _check_fit(want: Want, entry: Entry) -> None:
+    """Raise UsageError where the wanted box cannot be had, or its place is of another form."""
+    box = Box(want.offsets, want.sizes)
+    if not box.within(entry.shape):
+        raise UsageError(f"{want.key!r} has the shape {list(entry.shape)}; {box} does not lie in it")
+    into = want.into
+    if into.shape != want.sizes or into.itemsize != DTYPES[entry.dtype] or not into.flags.writeable:
+        place = f"{into.dtype} {list(into.shape)}"
+        raise UsageError(f"{want.key!r} {box} of {entry.dtype} does not fit its place: {place}")
+
+
+def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    left = iter(items)
+    while batch := list(itertools.islice(left, size)):
+        yield batch
+
+
+def _counted(task: _Task) -> Counters:
+    counters = Counters()
+    task(counters)
+    return counters
+
+
+def _untold(path: Path, reason: str) -> None:
+    """Nobody asked: the error, if there is one, says the same."""
+    del path, reason

@@ -1,8 +1,8 @@
 """The part of a save that training waits for: copying the state into kept memory.
 
 The memory is laid out exactly as the data file will be (`ftslurm.core.rankindex`) and begins at a page's border, so
-that it can be digested and written as it stands. It is allocated once: memory that is touched for the first time costs ten
-times the copy (measured). While a save is being written from it, nothing else may be filled in: `Background` allows
+that it can be digested and written as it stands. It is allocated once: memory that is touched for the first time costs
+ten times the copy (measured). While a save is being written from it, nothing else may be filled in: `Background` allows
 one save at a time.
 """
 
