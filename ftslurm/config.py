@@ -9,12 +9,15 @@ was read.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from ftslurm import checkpoint_section
+from ftslurm.checkpoint_section import Checkpoint, State
 from ftslurm.complaints import CROSS, explain, report, without
 from ftslurm.errors import ConfigError
 from ftslurm.fields import (
@@ -23,13 +26,10 @@ from ftslurm.fields import (
     Count,
     CountOrNone,
     Interface,
-    Line,
     Lines,
     Name,
     NodeRange,
     PortRange,
-    Rate,
-    SaveOn,
     Texts,
     TimeLimit,
     Word,
@@ -40,8 +40,6 @@ from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignmen
 from ftslurm.quantities import format_duration, format_slurm_time
 from ftslurm.sections import HealthRule, Hooks, Probes, Progress, Recovery, Section
 from ftslurm.yamldoc import MAX_CHARACTERS, Document, Problem, read
-
-PLACEHOLDERS = ("run_dir", "run_id", "name")
 
 Finding = tuple[tuple[str, ...], str]
 
@@ -120,84 +118,6 @@ class Heartbeat(Section):
         return {"interval": "200ms", "suspect_after": "1s", **given} if fast else given
 
 
-class Checkpoint(Section):
-    """Where checkpoints are written, and how they are recognised, kept and handed back."""
-
-    scratch: Line = Field("auto", description="Node-local folder: auto, none or a path; auto tries the usual ones")
-    shared: Line = Field(
-        "{run_dir}/checkpoints", description="Folder on shared storage; may hold {run_dir}, {run_id}, {name}"
-    )
-    keep_last: Count = Field(5, description="Newest checkpoints that are kept; 1 leaves nothing to fall back to")
-    drain: Literal["auto", "copy", "rsync"] = Field(
-        "auto", description="How checkpoints get from scratch to shared storage"
-    )
-    drain_to: Line | None = Field(None, description="A further copy: a path, or host:/path (by rsync)")
-    rate_limit: Rate = Field(
-        None, description="Most bytes a second that one node drains, as in 200M/s; left out: no limit"
-    )
-    layout: Literal["files"] = Field("files", description="Kind of checkpoint; files: what the program writes itself")
-    files: Lines = Field(
-        (), description="Patterns (glob) of the checkpoint files, one or a list, relative to their folder"
-    )
-    done_marker: Line | None = Field(None, description="File that says a checkpoint is complete, as in {name}.done")
-    settle: Annotated[float, *duration(0.1, 3600)] = Field(
-        2.0, description="Time without a change after which a file is complete; too low takes half-written files"
-    )
-    save_on: SaveOn = Field(
-        "signal:TERM", description="How the program is asked to save: signal:NAME, file:PATH or none"
-    )
-    resume_args: Texts = Field(
-        (), description="Appended to the command when there is a checkpoint; may hold {checkpoint}"
-    )
-    grace: Annotated[float, *duration(1, 86400)] = Field(
-        60.0, description="Time given to the last save before the time limit; too low loses the work since the last one"
-    )
-
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("files")
-    @classmethod
-    def _relative(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in value:
-            if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
-                raise ValueError("patterns are relative to the checkpoint folder and may not leave it")
-        return value
-
-    @field_validator("scratch")
-    @classmethod
-    def _place(cls, value: str) -> str:
-        if value not in ("auto", "none") and not value.startswith("/"):
-            raise ValueError("expected auto, none or an absolute path")
-        return value
-
-    @field_validator("shared")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        unknown = [name for name in re.findall(r"\{(.*?)\}", value) if name not in PLACEHOLDERS]
-        if unknown:
-            raise ValueError(f"unknown placeholder {{{unknown[0]}}}; there are {{run_dir}}, {{run_id}} and {{name}}")
-        if not value.startswith(("/", "{run_dir}")):
-            raise ValueError("expected an absolute path or one that starts with {run_dir}")
-        return value
-
-    @field_validator("drain_to")
-    @classmethod
-    def _destination(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(?:(?:[\w.-]+@)?[A-Za-z0-9][\w.-]*:)?/.*", value):
-            raise ValueError("expected an absolute path or host:/path")
-        return value
-
-    @field_validator("done_marker")
-    @classmethod
-    def _marker(cls, value: str | None) -> str | None:
-        if value is not None and "{name}" not in value:
-            raise ValueError("must hold {name}, the name of the checkpoint file, as in {name}.done")
-        return value
-
-
 class Config(Section):
     """A whole configuration."""
 
@@ -213,6 +133,7 @@ class Config(Section):
     progress: Progress = Progress()
     recovery: Recovery = Recovery()
     checkpoint: Checkpoint = Checkpoint()
+    state: State = State()
     probes: Probes = Probes()
     rules: Annotated[tuple[HealthRule, ...], BeforeValidator(list_to_tuple)] = Field(
         (), description="From which value of a metric on a node is how well, and what follows"
@@ -248,7 +169,6 @@ def cross_findings(config: Config) -> list[Finding]:
     """What is wrong between fields that are right one by one: (key, sentence naming the other key)."""
     resources, recovery, beat, saved = config.resources, config.recovery, config.heartbeat, config.checkpoint
     least, time_s, multiple = resources.nodes[0], resources.time, recovery.world_multiple_of
-    copy_to_host = saved.drain == "copy" and ":" in (saved.drain_to or "").split("/")[0]
     checks: list[tuple[bool, str, str]] = [
         (recovery.min_nodes > least, "recovery.min_nodes",
          f"{recovery.min_nodes} is more than resources.nodes ({least}): the run could never start"),
@@ -264,14 +184,12 @@ def cross_findings(config: Config) -> list[Finding]:
          f"must be at least four times heartbeat.interval ({format_duration(beat.interval)})"),
         (time_s is not None and saved.grace >= time_s, "checkpoint.grace",
          f"must be less than resources.time ({format_slurm_time(time_s or 0)})"),
-        (copy_to_host, "checkpoint.drain_to",
-         "host:/path needs rsync, but checkpoint.drain is copy"),
-        (bool(saved.resume_args) and not saved.files, "checkpoint.resume_args",
-         "there is never a checkpoint to resume from without checkpoint.files"),
         (resources.gpus_per_node > 0 and "gres" in resources.sbatch and "gpu" in str(resources.sbatch["gres"]),
          "resources.sbatch.gres", "asks for GPUs a second time, beside resources.gpus_per_node"),
     ]  # fmt: skip
-    return [(tuple(key.split(".")), sentence) for wrong, key, sentence in checks if wrong]
+    found = [(key, sentence) for wrong, key, sentence in checks if wrong]
+    found += checkpoint_section.findings(saved, resources.nodes[1])
+    return [(tuple(key.split(".")), sentence) for key, sentence in found]
 
 
 def load(path: Path) -> Config:
@@ -322,11 +240,22 @@ def json_schema() -> dict[str, Any]:
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
     for name, info in Config.model_fields.items():
         if isinstance(info.default, Section):
-            written = info.default.model_dump(mode="json", by_alias=True)
             schema["properties"][name].pop("default", None)
-            for key, prop in schema["$defs"][type(info.default).__name__]["properties"].items():
+    for kind in _sections(Config):
+        written = kind.model_construct().model_dump(mode="json", by_alias=True)
+        for key, prop in schema["$defs"][kind.__name__]["properties"].items():
+            if "default" in prop:
                 prop["default"] = written[key]
     return schema
+
+
+def _sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Every section inside a model, however deep."""
+    for info in model.model_fields.values():
+        for kind in (info.annotation, *get_args(info.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield kind
+                yield from _sections(kind)
 
 
 def _text_of(path: Path) -> str:
@@ -367,9 +296,11 @@ def _across(rest: dict[str, Any], document: Document, wrong: set[Any]) -> list[P
     except ValidationError as error:
         names = "|".join(re.escape(".".join(map(str, path))) for path in wrong)
         rests_on_wrong = re.compile(rf"(?<![\w.])(?:{names})(?!\w)")
+        # A section that has lost a wrong key is not judged as a whole.
+        without_part = {path[:depth] for path in wrong for depth in range(1, len(path) + 1)}
         return [
             problem
             for problem in explain(error, document, Config)
-            if problem.path not in wrong and not rests_on_wrong.search(problem.message)
+            if problem.path not in without_part and not rests_on_wrong.search(problem.message)
         ]
     return []

@@ -348,6 +348,25 @@ HangAfter: TypeAlias = Annotated[
 ]
 
 
+def _save_every(value: object) -> float | str | None:
+    if value is None or value == "auto":
+        return None if value is None else "auto"
+    seconds = _text_of_duration(value)
+    if not 0.1 <= seconds <= 30 * 86400:
+        raise ValueError("must be auto, or between 100ms and 30d")
+    return seconds
+
+
+SaveEvery: TypeAlias = Annotated[
+    float | Literal["auto"] | None,
+    BeforeValidator(_save_every),
+    PlainSerializer(
+        lambda value: format_duration(value) if isinstance(value, float) else value, return_type=str | None
+    ),
+    WithJsonSchema({"type": ["string", "null"], "pattern": f"^auto$|{DURATION_PATTERN}"}),
+]
+
+
 def _log_pattern(text: str) -> str:
     try:
         groups = re.compile(text).groupindex

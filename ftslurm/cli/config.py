@@ -112,9 +112,10 @@ def describe(config: Config) -> list[tuple[str, str]]:
 
 def _checkpoints(config: Config) -> str:
     saved = config.checkpoint
-    if not saved.files:
+    if not saved.is_watched:
         return "none watched (checkpoint.files is not set): every attempt starts from the beginning"
-    return f"{', '.join(saved.files)}, the last {saved.keep_last} in {saved.shared}"
+    what = "by ftslurm.training" if saved.in_library else ", ".join(saved.files)
+    return f"{what}, the last {saved.keep_last} in {saved.shared}"
 
 
 def _options(options: dict[str, Any]) -> str:

@@ -213,7 +213,7 @@ def _start(paths: RunPaths, config: Config, *, from_start: bool) -> tuple[tuple[
     from ftslurm.runtime.settings import checkpoint_of
 
     spec = checkpoint_of(config, paths)
-    if not spec.files:
+    if not spec.is_watched:
         if not from_start:
             raise UsageError(
                 "no checkpoints are watched in this run (checkpoint.files is not set), so it would begin anew",

@@ -30,7 +30,7 @@ def facts(config: Config, partitions: Mapping[str, Mapping[str, str]] | None) ->
         "config.ntasks": float(config.world_size),
         "config.names_nodes": "nodelist" in resources.sbatch,
         "config.fabric": config.heartbeat.fabric,
-        "config.watches_files": bool(config.checkpoint.files),
+        "config.watches_files": config.checkpoint.is_watched,
     }
     if partitions is None:
         return known
@@ -206,6 +206,6 @@ CONFIG_RULES = (
         what="no checkpoint files are watched",
         applies=lambda facts: not facts.flag("config.watches_files"),
         consequence="every restart begins from the start, or trusts what the program finds by itself",
-        setting="checkpoint.files: the patterns of its checkpoints",
+        setting="checkpoint.files: the patterns of its checkpoints; or checkpoint.layout: library",
     ),
 )

@@ -256,7 +256,7 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
             "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
         )
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
-    if not config.checkpoint.files:
+    if not config.checkpoint.is_watched:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
     return text
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ftslurm.checkpoint_section import Every
 from ftslurm.config import Config
 from ftslurm.core.detector import Settings
 from ftslurm.core.health import Consequence, Level, Rule
 from ftslurm.core.placement import Strategy
 from ftslurm.core.progress import Patience
 from ftslurm.core.recovery import Policy
+from ftslurm.core.retention import Rules
+from ftslurm.core.savepolicy import SavePolicy
 from ftslurm.paths import RunPaths
-from ftslurm.runtime.spec import CheckpointSpec, ProbeSpec, ProgressSpec
+from ftslurm.runtime.spec import CheckpointSpec, ProbeSpec, ProgressSpec, SyncSpec
 
 
 def policy_of(config: Config) -> Policy:
@@ -27,10 +32,10 @@ def policy_of(config: Config) -> Policy:
         continue_by="none" if recovery.continue_ == "none" else "requeue",
         max_attempts=recovery.max_attempts,
         no_progress_limit=recovery.no_progress_limit,
-        checkpoints=bool(saved.files),
-        wants_all_ranks=any("{rank}" in pattern for pattern in saved.files),
+        checkpoints=saved.is_watched,
+        wants_all_ranks=saved.in_library or any("{rank}" in pattern for pattern in saved.files),
         first_union_wait_s=max(6.0, 2 * config.heartbeat.suspect_after),
-        can_ask_to_save=bool(saved.files) and saved.save_on != "none",
+        can_ask_to_save=saved.in_library or (bool(saved.files) and saved.save_on != "none"),
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
         on_nan=config.progress.on_nan,
@@ -107,11 +112,51 @@ def checkpoint_of(config: Config, paths: RunPaths) -> CheckpointSpec:
         files=tuple(saved.files),
         scratch=saved.scratch,
         shared=shared,
-        keep_last=saved.keep_last,
         drain=saved.drain,
         drain_to=saved.drain_to or "",
         rate_limit=saved.rate_limit or 0.0,
         settle_s=saved.settle,
         done_marker=saved.done_marker or "",
         save_on=saved.save_on,
+        layout=saved.layout,
+        partner=saved.partner,
+        drain_width=saved.drain_width,
+        durable_every_s=saved.durable_every or 0.0,
+        delta=saved.delta,
+        keep=keep_of(config),
+        save=save_policy_of(config),
     )
+
+
+def keep_of(config: Config) -> Rules:
+    """Return which checkpoints stay."""
+    saved = config.checkpoint
+    rules = Rules(last=saved.keep_last, every_steps=saved.keep_every, max_age_s=saved.max_age or 0.0)
+    best = saved.keep_best
+    return rules if best is None else replace(rules, best=best.count, metric=best.metric, mode=best.mode)
+
+
+def save_policy_of(config: Config) -> SavePolicy:
+    """Return when a program of the library layout saves, and what its saves hold; nothing in the files layout."""
+    saved = config.checkpoint
+    if not saved.in_library:
+        return SavePolicy()
+    every = saved.every or Every(time="auto")
+    policy = SavePolicy(
+        every_steps=every.steps or 0,
+        every_s=every.time,
+        epoch_end=every.epoch,
+        min_steps=saved.min_steps,
+        min_interval_s=saved.min_interval,
+        full_every=saved.full_every,
+        compression=saved.compression,
+    )
+    if every.metric is None:
+        return policy
+    return replace(policy, metric=every.metric.name, metric_mode=every.metric.mode)
+
+
+def sync_of(config: Config) -> SyncSpec:
+    """Return where else the history of the training's state is kept."""
+    sync = config.state.sync
+    return SyncSpec() if sync is None else SyncSpec(to=sync.to, every_s=sync.every)

@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from ftslurm.core.health import Consequence, Level, Rule
+from ftslurm.core.retention import Rules
+from ftslurm.core.savepolicy import SavePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSpec:
-    """How agents watch and move checkpoints; `files` empty: none are watched."""
+    """How agents watch, copy and move checkpoints.
+
+    `files` and what belongs to them say how those of the files layout are recognised; `save` is for the library
+    layout. `durable_every_s` 0: as many become durable as the storage takes.
+    """
 
     files: tuple[str, ...]
     scratch: str
     shared: str
-    keep_last: int
     drain: str
     drain_to: str
     rate_limit: float
     settle_s: float
     done_marker: str
     save_on: str
+    layout: Literal["files", "library"] = "files"
+    partner: Literal["auto", "none", "always"] = "auto"
+    drain_width: int = 16
+    durable_every_s: float = 0.0
+    delta: Literal["none", "auto"] = "none"
+    keep: Rules = field(default_factory=Rules)
+    save: SavePolicy = field(default_factory=SavePolicy)
+
+    @property
+    def in_library(self) -> bool:
+        """Whether the program saves through `ftslurm.training`."""
+        return self.layout == "library"
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether there will be checkpoints at all."""
+        return self.in_library or bool(self.files)
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> CheckpointSpec:
+        """Return what `asdict` made a record of."""
+        files, keep, save = tuple(record["files"]), Rules(**record["keep"]), SavePolicy(**record["save"])
+        return cls(**{**record, "files": files, "keep": keep, "save": save})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncSpec:
+    """Where else the history of the training's state is kept; `to` empty: nowhere."""
+
+    to: str = ""
+    every_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +120,9 @@ class AgentSpec:
     def from_json(cls, text: str) -> AgentSpec:
         """Return what `to_json` was made from."""
         record = json.loads(text)
-        saved = record.pop("checkpoint")
-        saved["files"] = tuple(saved["files"])
+        saved = CheckpointSpec.of(record.pop("checkpoint"))
         record["ports"] = tuple(record["ports"])
         record["probes"] = ProbeSpec.of(record.pop("probes"))
         seen = record.pop("progress")
         record["progress"] = ProgressSpec(**{**seen, "files": tuple(seen["files"])})
-        return cls(checkpoint=CheckpointSpec(**saved), **record)
+        return cls(checkpoint=saved, **record)

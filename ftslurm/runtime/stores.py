@@ -77,7 +77,7 @@ class Stores:
             self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
             return
         try:
-            dropped = keep_last(self._root, self._spec.keep_last, protected=(action.generation,))
+            dropped = keep_last(self._root, self._spec.keep.last, protected=(action.generation,))
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
