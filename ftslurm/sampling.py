@@ -57,6 +57,11 @@ class GlobalSampler:
         return self.epoch * self._usable + self.consumed
 
     @property
+    def epoch_ended(self) -> bool:
+        """Whether nothing of this epoch is left."""
+        return self.consumed >= self._usable
+
+    @property
     def _usable(self) -> int:
         return self._length // self._batch * self._batch
 
@@ -66,7 +71,7 @@ class GlobalSampler:
 
     def __iter__(self) -> Iterator[int]:
         """The rest of the epoch; where nothing of it is left, the next one."""
-        if self.consumed >= self._usable:
+        if self.epoch_ended:
             self.epoch, self.consumed = self.epoch + 1, 0
         order, first = self._order(), self.consumed
         for start in range(first + self._rank * self._share, self._usable, self._batch):

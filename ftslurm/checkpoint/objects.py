@@ -10,7 +10,6 @@ when it is made. What JSON does not have is an object with one key that begins w
 from __future__ import annotations
 
 import base64
-import hashlib
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -75,7 +74,7 @@ class Packer:
             return value
         if type(value) is float:
             return value if value - value == 0 else {"$float": repr(value)}
-        if is_array(value):
+        if kind_of(value):
             return self._array(value, path).to_json()
         if type(value) is list:
             return self._items(value, path)
@@ -107,7 +106,7 @@ class Packer:
         return [self.pack(value, f"{path}/{index}") for index, value in enumerate(values)]
 
     def _array(self, value: Any, path: str) -> ArraySpec:  # noqa: ANN401
-        kind, dtype = _kind_of(value), str(value.dtype).removeprefix("torch.")
+        kind, dtype = kind_of(value), str(value.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise UsageError(f"{path} cannot be saved: its elements are {dtype}")
         if kind == "torch" and (hasattr(value, "placements") or value.layout is not sys.modules["torch"].strided):
@@ -170,12 +169,8 @@ def specs(record: Any) -> list[ArraySpec]:  # noqa: ANN401
     return found
 
 
-def is_array(value: object) -> bool:
-    """Return whether a value is an array or scalar of numpy or a tensor of torch; imports neither."""
-    return bool(_kind_of(value))
-
-
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return what of NumPy or torch a value is: numpy, scalar, torch; "" for nothing of theirs. Imports neither."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return "numpy"
@@ -189,8 +184,3 @@ def _kind_of(value: object) -> str:
 def has_state(value: object) -> bool:
     """Return whether a value keeps its own state: it has state_dict and load_state_dict."""
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
-
-
-def number_of(key: str) -> int:
-    """Return a number that every rank computes alike from a name: it chooses who writes what several ranks have."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")

@@ -40,7 +40,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from ftslurm.checkpoint.objects import Packer, number_of
+from ftslurm.checkpoint.arrays import writer_of
+from ftslurm.checkpoint.objects import Packer
 from ftslurm.checkpoint.stage import anonymous_memory
 from ftslurm.core.rankindex import Kind
 from ftslurm.errors import DataDamaged, UsageError
@@ -150,7 +151,7 @@ class TorchState:
             if isinstance(value, DTensor):
                 mine = _is_writer(key, value)
             else:
-                mine = self._rank == (number_of(key) % self._size if hashed else 0)
+                mine = self._rank == (writer_of(key, self._size) if hashed else 0)
             if mine:
                 whole = tuple(data.chunk.sizes) == tuple(data.size)
                 yield TensorSource(
@@ -184,11 +185,15 @@ class TorchState:
         ours = {_place(value) for value in (*self._model.parameters(), *self._model.buffers())}
         copies = {key: value for key, value in self._tensors_of_model().items() if _place(value) not in ours}
         if state or copies:
-            whole = {key.removeprefix(f"{MODEL}."): value for key, value in tensors.items() if key.startswith(f"{MODEL}.")}
+            whole = {
+                key.removeprefix(f"{MODEL}."): value for key, value in tensors.items() if key.startswith(f"{MODEL}.")
+            }
             set_model_state_dict(self._model, {**whole, **state})
         if self._optimizers:
             if OPTIMIZER not in record:
-                raise UsageError("the checkpoint has no optimizer", hint="leave it out of attach, or use another folder")
+                raise UsageError(
+                    "the checkpoint has no optimizer", hint="leave it out of attach, or use another folder"
+                )
             options = StateDictOptions(strict=False)
             joined = _join(record[OPTIMIZER], tensors)
             set_optimizer_state_dict(self._model, tuple(self._optimizers), joined, options=options)
@@ -341,15 +346,13 @@ def _is_writer(key: str, value: DTensor) -> bool:
     coordinate = value.device_mesh.get_coordinate()
     if coordinate is None:
         return False
-    number = number_of(key)
     for dimension, placement in enumerate(value.placements):
         if placement.is_partial():
             raise UsageError(f"{key} cannot be saved: its parts are not summed up yet (Partial)")
         if placement.is_replicate():
-            length = value.device_mesh.size(dimension)
-            if coordinate[dimension] != number % length:
+            writer = writer_of(f"{key} {dimension}", value.device_mesh.size(dimension))
+            if coordinate[dimension] != writer:
                 return False
-            number //= length
     return True
 
 

@@ -83,9 +83,7 @@ class Decider:
         now = time.monotonic()
         self._step_s += (now - self._stepped - self._step_s) * (_SMOOTH if self._call > 1 else 1.0)
         self._stepped = now
-        alike = savepolicy.due_by_step(
-            self._policy, told.step, self._last_step, epoch_ended=told.epoch_ended
-        )
+        alike = savepolicy.due_by_step(self._policy, told.step, self._last_step, epoch_ended=told.epoch_ended)
         if self._ranks.rank == 0 and self._call > self._pending:
             self._look(told, now, due=alike.save)
         word = self._ranks.announced(self._call)

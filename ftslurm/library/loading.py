@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftslurm.checkpoint.objects import has_state, is_array, specs, unpack
+from ftslurm.checkpoint.objects import has_state, specs, unpack
 from ftslurm.checkpoint.reader import Counters, Generation, Want
 from ftslurm.core.strictjson import refuse
 from ftslurm.errors import UsageError
 from ftslurm.library import randomness
-from ftslurm.library.arrays import Landing
-from ftslurm.library.state import COMMON, RANK, STATEFUL, Parts, PerRank, Position, Shard
+from ftslurm.library.landing import Landing
+from ftslurm.library.state import COMMON, RANK, STATEFUL, Parts, PerRank, Position
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.torchstate import TorchState
@@ -47,7 +47,9 @@ class Loading:
             part = getattr(self._parts, name)
             if part is not None:
                 if name not in common:
-                    raise UsageError(f"the checkpoint has no {name}", hint="leave it out of attach, or use another folder")
+                    raise UsageError(
+                        f"the checkpoint has no {name}", hint="leave it out of attach, or use another folder"
+                    )
                 part.load_state_dict(common[name])
         self._take_extra(common.get("extra", {}))
         return self._take_own(_position(common.get("position"))), counters
@@ -74,33 +76,25 @@ class Loading:
         }
         tensors = self._torch.destinations(saved.keys())
         for batch, into in torchstate.landings(torchstate.reads(tensors, saved)):
-            read = self._saved.read(
-                [Want(key=one.key, offsets=one.offsets, sizes=one.sizes, into=array) for one, array in zip(batch, into, strict=True)]
-            )
-            _add(counters, read)
+            pairs = zip(batch, into, strict=True)
+            wants = [Want(key=one.key, offsets=one.offsets, sizes=one.sizes, into=array) for one, array in pairs]
+            counters.merge(self._saved.read(wants))
         return tensors
 
     # ------------------------------------------------------------------------------------------------------- extra
 
     def _wants_of_extra(self) -> list[Want]:
-        """Boxes and whole arrays of NumPy, into the arrays that the program has now."""
-        import numpy as np
+        """NumPy arrays and boxes of them, into the arrays that the program has now."""
+        from ftslurm.checkpoint.arrays import wants
 
-        wants = []
-        for name, value in self._parts.extra.items():
-            key, known = f"extra.{name}", self._known(f"extra.{name}")
-            if isinstance(value, Shard):
-                array, offsets, shape = value.array, tuple(value.offsets), tuple(value.shape)
-            elif isinstance(value, np.ndarray) and value.size:
-                array, offsets, shape = value, (0,) * value.ndim, value.shape
-            else:
-                continue
-            if known != (str(array.dtype), shape):
-                there = "is not in the checkpoint" if known is None else f"is {known[0]}{list(known[1])} there"
-                raise UsageError(f"extra[{name!r}] {there}, {array.dtype}{list(shape)} here")
-            if array.size:
-                wants.append(Want(key=key, offsets=offsets, sizes=tuple(array.shape), into=array))
-        return wants
+        found = wants(self._parts.arrays, self._rank)
+        for want in found:
+            saved = self._known(want.key) if want.rank is None else self._known_own(want.key)
+            dtype = str(want.into.dtype)
+            if saved is None or saved[0] != dtype:
+                there = "is not in the checkpoint" if saved is None else f"is of {saved[0]} there, of {dtype} here"
+                raise UsageError(f"{want.key!r} {there}")
+        return [want for want in found if want.into.size and (want.rank is None or self._equal)]
 
     def _take_extra(self, saved: Mapping[str, Any]) -> None:
         """Values are replaced in the program's dict; objects take up their state."""
@@ -110,10 +104,11 @@ class Loading:
                 extra[name].load_state_dict(value)
             else:
                 extra[name] = value
-        known = {*saved, *self._parts.tensors}
-        for name, value in extra.items():
-            if name not in known and not isinstance(value, Shard | PerRank) and not is_array(value):
-                raise UsageError(f"extra[{name!r}] is not in the checkpoint", hint="leave it out, or use another folder")
+        for name, _ in self._parts.values():
+            if name not in saved:
+                raise UsageError(
+                    f"extra[{name!r}] is not in the checkpoint", hint="leave it out, or use another folder"
+                )
 
     def _take_own(self, position: Position) -> Position:
         """This rank's own values where there are as many ranks as before; else its random numbers begin anew."""
@@ -143,9 +138,3 @@ def _position(record: object) -> Position:
     if not isinstance(record, dict) or set(record) != set(Position.__slots__):
         refuse("the checkpoint's position is malformed")
     return Position(**record)
-
-
-def _add(counters: Counters, more: Counters) -> None:
-    counters.chunks += more.chunks
-    for source, size in more.bytes_read.items():
-        counters.bytes_read[source] = counters.bytes_read.get(source, 0) + size

@@ -22,7 +22,7 @@ from ftslurm.checkpoint.commit import commit_durable, prepare_store, quarantine
 from ftslurm.checkpoint.digest import digest_bytes, digests_of
 from ftslurm.checkpoint.handover import AgentClient, Handover, Op, local_record_path
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths, manifest_name
-from ftslurm.checkpoint.reader import Access, Generation
+from ftslurm.checkpoint.reader import Generation
 from ftslurm.checkpoint.retention import keep_last
 from ftslurm.checkpoint.store import read_commit, scan
 from ftslurm.core.manifest import (
@@ -115,7 +115,7 @@ class AgentPlace:
                 hint="the configuration needs `checkpoint: {layout: library}`",
             )
         try:
-            with Generation.open(root, Access(fetch=self._fetch if self._client else None)) as saved:
+            with Generation.open(root, fetch=self._fetch if self._client else None, on_damage=_note) as saved:
                 return saved.commit.generation, load(saved)
         except (DataDamaged, StorageError) as error:
             self._tell(Op.REFUSED, root.root.name, str(error))
@@ -194,7 +194,7 @@ class StorePlace:
 
     def _try(self, name: str, load: Callable[[Generation], T]) -> tuple[T | None, str]:
         try:
-            with Generation.open(self._paths.generation(name)) as saved:
+            with Generation.open(self._paths.generation(name), on_damage=_note) as saved:
                 return load(saved), ""
         except (DataDamaged, StorageError) as error:
             return None, f"{'damaged' if isinstance(error, DataDamaged) else 'unreadable'}: {error}"
@@ -230,6 +230,10 @@ class StorePlace:
             about=index.about,
         )
         commit_durable(self._paths.root, commit)
+
+
+def _note(path: Path, reason: str) -> None:
+    log.warning("%s: %s", path, reason)
 
 
 def _prepare(root: Path) -> str:

@@ -56,6 +56,6 @@ def derive(seed: int, step: int, rank: int) -> None:
     random.seed(number)
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
-        numpy.random.seed(number % 2**32)  # noqa: NPY002 - the generator that programs use without naming one
+        numpy.random.seed(number % 2**32)
     if torch is not None:
         torch.manual_seed(number)

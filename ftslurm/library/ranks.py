@@ -130,7 +130,9 @@ class TorchRanks:
             self._store.wait([key], timedelta(seconds=PATIENCE_S))
             return str(self._store.get(key).decode())
         except RuntimeError as error:
-            raise ServiceUnavailable(f"rank {self.rank} waited {PATIENCE_S:g} s for {name!r} of another rank") from error
+            raise ServiceUnavailable(
+                f"rank {self.rank} waited {PATIENCE_S:g} s for {name!r} of another rank"
+            ) from error
 
 
 class MpiRanks:

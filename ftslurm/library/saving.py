@@ -80,7 +80,7 @@ class Saving:
         """Whether a save is unfinished."""
         return self._background.is_busy
 
-    def prepare(self, room: Room, position: Position) -> None:
+    def prepare(self, room: Room | None, position: Position) -> None:
         """Before the first save: everything can be kept, it fits, and the memory is there.
 
         Raises:
@@ -89,7 +89,8 @@ class Saving:
         """
         if not self._prepared:
             needed = staged_bytes(self._state.collect(position).sources)
-            room.check(needed)
+            if room is not None:
+                room.check(needed)
             self._stage.prepare(needed)
             self._prepared = True
 
@@ -112,7 +113,7 @@ class Saving:
             return False
         began = time.monotonic()
         kind, _ = kind_of_save(self._policy, since_full=position.since_full, has_base=bool(base))
-        position.since_full = position.since_full + 1 if kind is not SaveKind.FULL else 0
+        position.since_full = position.since_full + 1 if kind.value != SaveKind.FULL.value else 0
         with phase("save"):
             collected = self._state.collect(position)
             staged = self._stage.fill(collected.sources)

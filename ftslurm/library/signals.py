@@ -17,7 +17,9 @@ class SignalWatch:
     def __init__(self) -> None:
         self.seen = ""
         self._before: dict[signal.Signals, Any] = {}
-        self._handler: Callable[[int, FrameType | None], None] = self._take  # one object: bound methods differ each time
+        self._handler: Callable[[int, FrameType | None], None] = (
+            self._take
+        )  # one object: bound methods differ each time
 
     def install(self) -> None:
         """Begin to watch; only the main thread can (signal(3) of Python)."""

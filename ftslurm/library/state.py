@@ -7,35 +7,22 @@ marked with `PerRank`. Own values are taken up at an equal number of ranks only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftslurm.checkpoint.objects import Packer, has_state, is_array, number_of, specs, unpack
+from ftslurm.checkpoint.objects import Packer, has_state, kind_of
 from ftslurm.core.rankindex import Kind
-from ftslurm.core.strictjson import refuse
 from ftslurm.errors import UsageError
 from ftslurm.library import randomness
 
 if TYPE_CHECKING:
-    from ftslurm.checkpoint.reader import Counters, Generation, Want
+    from ftslurm.checkpoint.reader import Counters, Generation
     from ftslurm.checkpoint.stage import Source
     from ftslurm.checkpoint.torchstate import TorchState
 
 COMMON, RANK = "common", "rank"
 STATEFUL = ("scheduler", "scaler", "sampler")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """This rank's box of a global NumPy array: it begins at `offsets` of an array of the shape `shape`.
-
-    The array is kept in place: a restore writes into it, on any number of ranks, whatever box each has then.
-    """
-
-    array: Any
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -64,7 +51,18 @@ class Parts:
     @property
     def tensors(self) -> dict[str, Any]:
         """The tensors of torch in `extra`."""
-        return {name: value for name, value in self.extra.items() if hasattr(value, "data_ptr") and is_array(value)}
+        return {name: value for name, value in self.extra.items() if kind_of(value) == "torch" and 0 not in value.shape}
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The NumPy arrays in `extra`, and the boxes of such, by the key under which they are saved."""
+        return {f"extra.{name}": value for name, value in self.extra.items() if _is_numpy(value)}
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """What of `extra` goes into the common JSON: what is neither an array nor a rank's own."""
+        for name, value in self.extra.items():
+            if name not in self.tensors and not _is_numpy(value) and not isinstance(value, PerRank):
+                yield name, value.state_dict() if has_state(value) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +82,12 @@ class Position:
     best: float | None = None
     since_full: int = 0
     derived_at: list[int] = field(default_factory=list)
+
+
+def _is_numpy(value: object) -> bool:
+    """An array, or what `checkpoint.arrays` makes of one; that is not imported here, because it needs NumPy."""
+    wrapped = type(value).__module__ == "ftslurm.checkpoint.arrays"
+    return wrapped or (kind_of(value) == "numpy" and 0 not in getattr(value, "shape", ()))
 
 
 class ProgramState:
@@ -116,7 +120,9 @@ class ProgramState:
         Raises:
             UsageError: something cannot be saved; the message says what and where.
         """
-        packer, sources = Packer(), []
+        from ftslurm.library.landing import sources_of
+
+        packer, sources = Packer(), list(self._arrays())
         common: dict[str, Any] = {}
         if self._torch is not None:
             pieces, common["torch"] = self._torch.sources(packer)
@@ -125,17 +131,16 @@ class ProgramState:
             value = getattr(self.parts, name)
             if value is not None:
                 common[name] = packer.pack(value.state_dict(), name)
-        common["extra"] = {name: packer.pack(value, f"extra/{name}") for name, value in self._plain_values()}
+        common["extra"] = {name: packer.pack(value, f"extra/{name}") for name, value in self.parts.values()}
         common["position"] = {name: getattr(position, name) for name in Position.__slots__}
-        sources += self._arrays_of_extra()
         mine = Packer()
         own = {"random": mine.pack(randomness.state(), "rank/random")}
         own["extra"] = {name: mine.pack(value, f"rank/extra/{name}") for name, value in self._own_values()}
         objects: dict[str, Any] = {RANK: own}
         if self._rank == 0:
             objects[COMMON] = common
-            sources += _sources(packer, Kind.REPLICATED)
-        return Collected(sources=sources + _sources(mine, Kind.RANK), objects=objects)
+            sources += sources_of(packer, Kind.REPLICATED)
+        return Collected(sources=sources + sources_of(mine, Kind.RANK), objects=objects)
 
     def settle(self) -> None:
         """Wait until what was copied from a GPU has arrived."""
@@ -144,31 +149,17 @@ class ProgramState:
 
             settle()
 
-    def _plain_values(self) -> Iterator[tuple[str, Any]]:
-        """What of `extra` goes into the common JSON."""
-        for name, value in self.parts.extra.items():
-            if isinstance(value, Shard | PerRank) or (is_array(value) and 0 not in value.shape):
-                continue
-            yield name, value.state_dict() if has_state(value) else value
-
     def _own_values(self) -> Iterator[tuple[str, Any]]:
         for name, value in self.parts.extra.items():
             if isinstance(value, PerRank):
                 yield name, value.value.state_dict() if has_state(value.value) else value.value
 
-    def _arrays_of_extra(self) -> Iterator[Source]:
-        """The NumPy arrays of `extra`: boxes, and whole ones where this rank is the one to write them."""
-        from ftslurm.library.arrays import shard_source, whole_source
+    def _arrays(self) -> Iterator[Source]:
+        """The NumPy arrays of `extra` that fall to this rank."""
+        if self.parts.arrays:
+            from ftslurm.checkpoint.arrays import sources
 
-        for name, value in self.parts.extra.items():
-            key = f"extra.{name}"
-            if isinstance(value, Shard):
-                source = shard_source(key, value.array, value.offsets, value.shape)
-                if source.nbytes:
-                    yield source
-            elif is_array(value) and name not in self.parts.tensors and 0 not in value.shape:
-                if number_of(key) % self._size == self._rank:
-                    yield whole_source(key, value, Kind.REPLICATED)
+            yield from (each for each in sources(self.parts.arrays, self._rank, self._size) if each.nbytes)
 
     # --------------------------------------------------------------------------------------------------- restoring
 
@@ -183,9 +174,3 @@ class ProgramState:
         from ftslurm.library.loading import Loading
 
         return Loading(self.parts, self._torch, saved, (self._rank, self._size)).run()
-
-
-def _sources(packer: Packer, kind: Kind) -> list[Source]:
-    from ftslurm.library.arrays import whole_source
-
-    return [whole_source(key, value, kind) for key, value in packer.arrays.items()]
