@@ -97,7 +97,7 @@ class GlobalSampler:
         if numbers["length"] != self._length:
             raise UsageError(
                 f"the checkpoint's sampler had {numbers['length']} samples, this one has {self._length}",
-                hint="with other data the position means nothing: leave the sampler out of attach, or use the same data",
+                hint="with other data the position means nothing: leave the sampler out, or use the same data",
             )
         self.seed, self.epoch, self.consumed = numbers["seed"], numbers["epoch"], numbers["consumed"]
 

@@ -10,8 +10,8 @@
         run.step(step, loss=loss)              # says how far it is, decides, saves: milliseconds of waiting
     run.close()                                # waits for the last save
 
-The same script runs as plain `python train.py`, under torchrun, mpirun and srun, and under ftslurm, which then keeps the
-checkpoints, copies them and restores them; it then says where they go and when. What is kept: model and optimizer (also
+The same script runs as plain `python train.py`, under torchrun, mpirun and srun, and under ftslurm, which then keeps
+the checkpoints, copies them and restores them, and says where they go and when. What is kept: model and optimizer (also
 DDP and FSDP2), scheduler, scaler, sampler, random numbers, and what is in `extra`: numbers, texts, lists, dicts, NumPy
 arrays, tensors, objects with state_dict and load_state_dict, a `Shard` of a global array, a `PerRank` value. Programs
 with mpi4py and NumPy give `extra=` and `comm=`, and need no torch. All ranks call the same methods in the same order.
@@ -82,10 +82,9 @@ def attach(  # noqa: PLR0913 - one keyword for each kind of state
     from ftslurm.library.run import Run, Setup
     from ftslurm.library.state import Parts
 
-    parts = Parts(
-        model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, sampler=sampler, extra=dict(extra or {})
-    )
-    return Run(parts, Setup(folder=Path(folder), every=every, keep_last=keep_last, seed=seed, comm=comm), os.environ)
+    parts = Parts(model, optimizer, scheduler, scaler, sampler, dict(extra or {}))
+    setup = Setup(folder=Path(folder), every=every, keep_last=keep_last, seed=seed, comm=comm)
+    return Run(parts, setup, os.environ)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

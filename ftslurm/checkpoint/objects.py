@@ -94,7 +94,7 @@ class Packer:
             return {"$deque": [value.maxlen, self._items(value, path)]}
         if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
             return {key: self.pack(each, f"{path}/{key}") for key, each in value.items()}
-        names = {dict: "$dict", OrderedDict: "$ordered", Counter: "$counter"}
+        names: dict[type, str] = {dict: "$dict", OrderedDict: "$ordered", Counter: "$counter"}
         if kind in names:
             return {names[kind]: [self._items(pair, f"{path}/{pair[0]!s}") for pair in value.items()]}
         raise UsageError(

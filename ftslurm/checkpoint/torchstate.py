@@ -6,8 +6,7 @@ none of its storage, none of its pickles and none of its collectives: each rank 
 ranks hold is written by one of them, chosen by a hash of its name. Buffers are taken from rank 0, because DDP gives
 rank 0's to all. Whatever is no tensor goes through `checkpoint.objects`.
 
-Loading reads straight into the memory of the tensors where that is the host's, and through a pinned buffer where it
-is a GPU's. Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh
+Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh
 optimizer, so a fresh one is put back after a save; the state of a parameter that never had a gradient is not saved,
 and is dropped again after a load.
 """
@@ -18,19 +17,11 @@ import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -42,50 +33,11 @@ from torch.distributed.tensor import DTensor
 
 from ftslurm.checkpoint.arrays import writer_of
 from ftslurm.checkpoint.objects import Packer
-from ftslurm.checkpoint.stage import anonymous_memory
+from ftslurm.checkpoint.torchplan import TensorSource
 from ftslurm.core.rankindex import Kind
 from ftslurm.errors import DataDamaged, UsageError
 
 MODEL, OPTIMIZER, EXTRA = "model", "optimizer", "extra"
-_SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
-_BOUNCE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSource:
-    """One box of a tensor that this rank writes."""
-
-    key: str
-    kind: Kind
-    shape: tuple[int, ...]
-    offsets: tuple[int, ...]
-    tensor: torch.Tensor
-
-    @property
-    def dtype(self) -> str:
-        """As torch calls it."""
-        return str(self.tensor.dtype).removeprefix("torch.")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Of the box."""
-        return tuple(self.tensor.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Of the box."""
-        return self.tensor.numel() * self.tensor.element_size()
-
-    def copy_to(self, target: memoryview) -> None:
-        """Copy it, from a GPU without waiting for the end: `settle` does."""
-        staged = torch.frombuffer(target, dtype=torch.uint8, count=self.nbytes).view(self.tensor.dtype)
-        staged.view(self.tensor.shape).copy_(self.tensor, non_blocking=True)
-
-
-def settle() -> None:
-    """Wait until all copies from the GPU are done."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.current_stream().synchronize()
 
 
 class TorchState:
@@ -124,7 +76,8 @@ class TorchState:
         Raises:
             UsageError: something cannot be saved; the message says where.
         """
-        tensors, record = dict(self._extra), {}
+        tensors: dict[str, torch.Tensor] = dict(self._extra)
+        record: dict[str, Any] = {}
         for key, value in self._model_state().items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{MODEL}.{key}"] = value
@@ -217,130 +170,6 @@ class TorchState:
             raise UsageError(f"the state of {names} cannot be saved: {error!r}") from error
 
 
-# --------------------------------------------------------------------------------------------------------- plans
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One box to be read: into `into` at once where that is possible, else `target` is copied to afterwards."""
-
-    key: str
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    target: torch.Tensor
-
-    @property
-    def direct(self) -> bool:
-        """Whether the bytes can be read into the tensor's own memory."""
-        return self.target.device.type == "cpu"
-
-    @property
-    def nbytes(self) -> int:
-        """Of the box."""
-        return self.target.numel() * self.target.element_size()
-
-
-def reads(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, SavedTensor]) -> list[Read]:
-    """Return what this rank must read to fill its tensors, after DCP's plan.
-
-    Raises:
-        UsageError: the program's tensors are not those of the checkpoint.
-    """
-    wanted = {key: value for key, value in tensors.items() if 0 not in value.shape}
-    _check_fit(wanted, saved)
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    described = {key: _described(each) for key, each in saved.items() if key in wanted}
-    planner.set_up_planner(wanted, Metadata(state_dict_metadata=described))
-    found = []
-    for item in planner.create_local_plan().items:
-        if 0 in item.lengths:
-            continue
-        at = item.storage_index.offset or torch.Size([0] * len(item.lengths))
-        offsets = tuple(first + more for first, more in zip(at, item.storage_offsets, strict=True))
-        target = planner.resolve_tensor(item).detach()
-        found.append(Read(item.dest_index.fqn, offsets, tuple(item.lengths), target))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class SavedTensor:
-    """What a checkpoint has of a tensor: `boxes` are (offsets, sizes), which tile it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    boxes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-
-
-def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return the memory of a tensor on the host as an array of the same item size."""
-    return tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
-
-
-def landings(wanted: Sequence[Read]) -> Iterator[tuple[list[Read], list[np.ndarray[Any, Any]]]]:
-    """Yield reads with the memory to read into; what was read for a GPU is copied there when the next is asked for."""
-    direct = [read for read in wanted if read.direct]
-    if direct:
-        yield direct, [as_array(read.target) for read in direct]
-    bounced = [read for read in wanted if not read.direct]
-    largest = max(map(_padded, bounced), default=0)
-    buffer = torch.empty(max(largest, min(_BOUNCE_BYTES, _total(bounced))), dtype=torch.uint8, pin_memory=bool(bounced))
-    for batch in _batches(bounced, len(buffer)):
-        starts = itertools.accumulate(map(_padded, batch), initial=0)
-        hosts = [_cut(buffer, start, read.target) for start, read in zip(starts, batch, strict=False)]
-        yield batch, [as_array(host) for host in hosts]
-        for read, host in zip(batch, hosts, strict=True):
-            read.target.copy_(host, non_blocking=True)
-        settle()
-
-
-def _cut(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
-    """Room for a tensor in the buffer."""
-    size = like.numel() * like.element_size()
-    return buffer[start : start + size].view(like.dtype).view(like.shape)
-
-
-def _total(wanted: Sequence[Read]) -> int:
-    return sum(map(_padded, wanted))
-
-
-def _padded(read: Read) -> int:
-    """Its bytes, up to the next border at which an element of any type may lie."""
-    return -(-read.nbytes // 16) * 16
-
-
-def _batches(wanted: Sequence[Read], limit: int) -> Iterator[list[Read]]:
-    """Cut into lists of at most so many bytes, at least one each."""
-    batch: list[Read] = []
-    for read in wanted:
-        if batch and _total(batch) + _padded(read) > limit:
-            yield batch
-            batch = []
-        batch.append(read)
-    if batch:
-        yield batch
-
-
-def _described(saved: SavedTensor) -> TensorStorageMetadata:
-    chunks = [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)) for offsets, sizes in saved.boxes]
-    properties = TensorProperties(dtype=getattr(torch, saved.dtype))
-    return TensorStorageMetadata(properties=properties, size=torch.Size(saved.shape), chunks=chunks)
-
-
-def _check_fit(wanted: Mapping[str, torch.Tensor], saved: Mapping[str, SavedTensor]) -> None:
-    """The program's tensors and the checkpoint's must be the same, or the user mixes two programs."""
-    wrong = []
-    for key, tensor in wanted.items():
-        ours = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-        if key not in saved:
-            wrong.append(f"{key} is not in the checkpoint")
-        elif ours != (saved[key].dtype, saved[key].shape):
-            wrong.append(f"{key} is {saved[key].dtype}{list(saved[key].shape)} there, {ours[0]}{list(ours[1])} here")
-    wrong += [f"{key} is not in the program" for key in saved if key not in wanted]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise UsageError(f"the checkpoint is of another program: {'; '.join(wrong[:5])}{more}")
-
-
 def _is_writer(key: str, value: DTensor) -> bool:
     """Of the ranks that hold the same box of a DTensor, one writes it: the one that a hash of the name chooses."""
     coordinate = value.device_mesh.get_coordinate()
@@ -417,16 +246,3 @@ def _forget(
         for group in itertools.islice(groups, len(optimizer.param_groups)):
             for name in group["params"] if optimizer in fresh else ():
                 state["state"].pop(name, None)
-
-
-def host_memory(size: int) -> memoryview:
-    """Memory to stage a save in; page-locked where there is a GPU, so that it can copy there by itself.
-
-    torch's own pinned memory comes in powers of two; this is registered as it is. Where the driver refuses (a limit on
-    locked memory), plain memory serves, more slowly.
-    """
-    memory = anonymous_memory(size)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        address = np.frombuffer(memory, dtype=np.uint8).ctypes.data
-        torch.cuda.cudart().cudaHostRegister(address, size, 0)
-    return memory

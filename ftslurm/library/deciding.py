@@ -1,8 +1,8 @@
 """When this program saves, and when it stops: the same answer on every rank.
 
-Steps and epochs are asked about on every rank alike. All else (clock, metric, orders, signals, the time limit, whether a
-full save can serve as a base) is seen by rank 0 alone, which announces it (`library.ranks`). The rules themselves are
-`core.savepolicy`.
+Steps and epochs are asked about on every rank alike. All else (clock, metric, orders, signals, the time limit, whether
+a full save can serve as a base) is seen by rank 0 alone, which announces it (`library.ranks`). The rules themselves
+are `core.savepolicy`.
 """
 
 from __future__ import annotations
@@ -102,8 +102,10 @@ class Decider:
         said: dict[str, Any] = {}
         if not self._stopping and (signal or (order is not None and order.stop)):
             self._stopping = said["stop"] = True
-            if signal or self._order is not None:
-                said["why"] = f"{signal} was received" if signal else savepolicy.ORDER_WORDS[self._order]
+            if signal:
+                said["why"] = f"{signal} was received"
+            elif self._order is not None:
+                said["why"] = savepolicy.ORDER_WORDS[self._order]
         elif not due:
             decision = savepolicy.decide(self._policy, self._moment(told, now))
             if decision.save and decision.needs_announcement:

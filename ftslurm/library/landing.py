@@ -29,7 +29,7 @@ def _source(key: str, value: Any, kind: Kind) -> Source:  # noqa: ANN401
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         return ArraySource(key=key, kind=kind, array=array, shape=array.shape, offsets=zeros)
-    from ftslurm.checkpoint.torchstate import TensorSource
+    from ftslurm.checkpoint.torchplan import TensorSource
 
     return TensorSource(key, kind, tuple(value.shape), zeros, value.detach())
 
@@ -72,7 +72,7 @@ def _new(spec: ArraySpec) -> tuple[Any, npt.NDArray[Any]]:
         return made, made
     import torch
 
-    from ftslurm.checkpoint.torchstate import as_array
+    from ftslurm.checkpoint.torchplan import as_array
 
     tensor = torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
     return tensor, as_array(tensor)

@@ -47,9 +47,7 @@ class Loading:
             part = getattr(self._parts, name)
             if part is not None:
                 if name not in common:
-                    raise UsageError(
-                        f"the checkpoint has no {name}", hint="leave it out of attach, or use another folder"
-                    )
+                    raise UsageError(f"the checkpoint has no {name}", hint="leave it out, or use another folder")
                 part.load_state_dict(common[name])
         self._take_extra(common.get("extra", {}))
         return self._take_own(_position(common.get("position"))), counters
@@ -64,18 +62,18 @@ class Loading:
 
     def _read_tensors(self, counters: Counters) -> Mapping[str, Any]:
         """Model and optimizer: straight into their memory on the host, through a buffer onto a GPU."""
-        from ftslurm.checkpoint import torchstate
+        from ftslurm.checkpoint import torchplan, torchstate
 
         assert self._torch is not None  # noqa: S101 - for the type checker: `run` has looked
         prefixes = tuple(f"{name}." for name in (torchstate.MODEL, torchstate.OPTIMIZER))
         extra = {f"extra.{name}" for name in self._parts.tensors}
         saved = {
-            key: torchstate.SavedTensor(each.dtype, each.shape, tuple((e.offsets, e.sizes) for _, e in each.pieces))
+            key: torchplan.SavedTensor(each.dtype, each.shape, tuple((e.offsets, e.sizes) for _, e in each.pieces))
             for key, each in self._saved.whole.tensors.items()
             if key.startswith(prefixes) or key in extra
         }
         tensors = self._torch.destinations(saved.keys())
-        for batch, into in torchstate.landings(torchstate.reads(tensors, saved)):
+        for batch, into in torchplan.landings(torchplan.reads(tensors, saved)):
             pairs = zip(batch, into, strict=True)
             wants = [Want(key=one.key, offsets=one.offsets, sizes=one.sizes, into=array) for one, array in pairs]
             counters.merge(self._saved.read(wants))

@@ -28,6 +28,7 @@ from ftslurm.sampling import check_shares
 CLOSE_S = 600.0
 """How long the end of the program waits for its last save."""
 PARTNER_GENERATIONS = 2
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,7 @@ class Run:
         *,
         loss: float | None = None,
         epoch: float | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
     ) -> bool:
         """Say that a step is done: beats, decides, saves. Returns whether a save was begun.
 
@@ -182,7 +183,7 @@ class Run:
         *,
         loss: float | None = None,
         epoch: float | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
     ) -> bool:
         """As `step`, but leave the save itself to the program, which calls `save` where this says so."""
         told, answer = self._decide(step, loss, epoch, metrics)
@@ -230,7 +231,7 @@ class Run:
         self.close()
 
     def _decide(
-        self, step: int, loss: float | None, epoch: float | None, metrics: Mapping[str, float] | None
+        self, step: int, loss: float | None, epoch: float | None, metrics: Metrics | None
     ) -> tuple[Told, Answer]:
         beat(step, loss=loss)
         self._saving.prepare(self._room, self._position)

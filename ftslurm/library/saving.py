@@ -129,14 +129,12 @@ class Saving:
 
     def _write(self, staged: Staged, header: Header) -> RankIndex:
         """Beside training."""
-        base = Base(self._full) if header.about.base and self._full_is(header.about.base) else None
+        full = self._full
+        base = Base(full) if full is not None and full.generation == header.about.base else None
         options = WriteOptions(compression=self._policy.compression)
         index = write_rank(self._place.folder(header.generation), staged, header, base=base, options=options)
         self._place.written(index)
         return index
-
-    def _full_is(self, generation: str) -> bool:
-        return self._full is not None and self._full.generation == generation
 
     def _finished(self, index: RankIndex | None, error: Exception | None) -> None:
         self.took_s = time.monotonic() - self._began
@@ -181,8 +179,11 @@ def _versions() -> Mapping[str, str]:
     """Of what made the state."""
     from ftslurm import __version__
 
-    found = {name: str(sys.modules[name].__version__) for name in ("numpy", "torch", "mpi4py") if name in sys.modules}
-    return {"python": platform.python_version(), "ftslurm": __version__, **found}
+    found = {"python": platform.python_version(), "ftslurm": __version__}
+    for name in ("numpy", "torch", "mpi4py"):
+        if name in sys.modules:
+            found[name] = str(sys.modules[name].__version__)
+    return found
 
 
 def _allocator(*, pinned: bool) -> Callable[[int], memoryview]:
@@ -191,6 +192,6 @@ def _allocator(*, pinned: bool) -> Callable[[int], memoryview]:
 
     if not pinned:
         return anonymous_memory
-    from ftslurm.checkpoint.torchstate import host_memory
+    from ftslurm.checkpoint.torchplan import host_memory
 
     return host_memory

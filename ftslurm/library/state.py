@@ -32,7 +32,7 @@ class PerRank:
     value: Any
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Parts:
     """What the program has given to `attach`."""
 
@@ -145,7 +145,7 @@ class ProgramState:
     def settle(self) -> None:
         """Wait until what was copied from a GPU has arrived."""
         if self._torch is not None:
-            from ftslurm.checkpoint.torchstate import settle
+            from ftslurm.checkpoint.torchplan import settle
 
             settle()
 
