@@ -13,6 +13,9 @@ The order of an epoch depends on seed and epoch alone; each step takes the next 
 rank an equal part of them. So a run sees the same samples in the same steps on any number of ranks, none twice and none
 left out. What a loader has read ahead does not count: a sample is done when its step is. The last samples of an epoch
 that make no whole global batch are left out.
+
+A DataLoader draws a number from torch's common generator whenever an iteration begins. Where the model draws from it
+too (dropout), give the loader a `generator=` of its own, or a resumed run draws other numbers than an undisturbed one.
 """
 
 from __future__ import annotations

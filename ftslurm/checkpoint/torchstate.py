@@ -129,7 +129,7 @@ class TorchState:
         if self._optimizers:
             state: dict[str, torch.Tensor] = {}
             _split(self._optimizer_state(), OPTIMIZER, state, Packer())
-            tensors |= {key: value for key, value in state.items() if key in saved}
+            tensors |= {key: value for key, value in state.items() if key in saved or 0 in value.shape}
         return tensors
 
     def finish(self, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:

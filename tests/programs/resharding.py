@@ -1,0 +1,103 @@
+"""Trains small models in several ways and saves them, or restores them on this number of ranks; prints their digests.
+
+    resharding.py save|load FOLDER
+
+The digest is torch's own: the whole state, gathered, as bytes in the order of the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ftslurm.training import attach
+
+STEPS = 3
+
+
+class Odd(nn.Module):
+    """Sizes that no number of ranks divides; a weight that gets no gradient; a buffer; one element."""
+
+    def __init__(self, *, scalar: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 13)
+        self.one, self.two = nn.Linear(13, 17), nn.Linear(17, 1)
+        self.norm = nn.BatchNorm1d(17, affine=not scalar)
+        self.frozen = nn.Parameter(torch.arange(7.0), requires_grad=False)
+        self.scale = nn.Parameter(torch.tensor(1.0)) if scalar else nn.Parameter(torch.ones(1))
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """Some number."""
+        return self.two(torch.relu(self.norm(self.one(self.table(index))))) * self.scale
+
+
+def fsdp(model: nn.Module, *, replicate: bool = False) -> nn.Module:
+    """Shard each layer; with `replicate` over half of the ranks only."""
+    size = dist.get_world_size()
+    shape, names = ((2, size // 2), ("r", "s")) if replicate and size % 2 == 0 else ((size,), ("s",))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    for layer in (model.one, model.two):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+KINDS = {
+    "ddp": lambda: DistributedDataParallel(Odd(scalar=True)),
+    "fsdp": lambda: fsdp(Odd(scalar=False)),
+    "hsdp": lambda: fsdp(Odd(scalar=False), replicate=True),
+    "half": lambda: fsdp(Odd(scalar=False).to(torch.bfloat16)),
+}
+
+
+def digest(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """Of the whole of both."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
+    if dist.get_rank() != 0:
+        return ""  # it was gathered for rank 0 alone
+    found = hashlib.sha256()
+    for name, value in sorted({**model_state, **optimizer_state.get("state", {})}.items()):
+        for key, tensor in sorted(value.items()) if isinstance(value, dict) else [("", value)]:
+            found.update(f"{name} {key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    groups = [
+        {key: each for key, each in group.items() if key != "params"} for group in optimizer_state["param_groups"]
+    ]
+    return f"{found.hexdigest()[:16]} {groups}"
+
+
+def main() -> None:
+    """Every kind in turn."""
+    mode, folder = sys.argv[1], Path(sys.argv[2])
+    dist.init_process_group("gloo")
+    for name, make in KINDS.items():
+        torch.manual_seed(5 if mode == "save" else 6)
+        model = make()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if mode == "save" else 1.0)
+        run = attach(model=model, optimizer=optimizer, folder=folder / name, every=STEPS)
+        found = run.restore()
+        for step in range(STEPS if mode == "save" else 0):
+            index = torch.randint(11, (6,), generator=torch.Generator().manual_seed(step))
+            model(index).float().pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step(step + 1)
+        run.close()
+        said = digest(model, optimizer)
+        if dist.get_rank() == 0:
+            print(f"{name}: {found} {said}", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
