@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def adopt(
-    words: Sequence[str], job: JobEnv, *, file: Path | None, label: str | None, run_root: Path | None
+    words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
     """Return the run of this call: a new one, or the one that this job had before it was requeued.
 
@@ -29,10 +29,10 @@ def adopt(
         CannotCreate: the run root cannot be written.
     """
     line = parse(words)
-    config = _of_file(file, line) if file is not None else _of_line(line, job, label)
-    paths = runs.same_call(
-        submission.run_root_of(config, run_root), job.requeue_id, job.restart_count, config.command, config.name
-    )
+    config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+    root = submission.run_root_of(config, run_root)
+    call = ("--run-name", run_name) if run_name else config.command
+    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
     if paths.config.exists():
         return paths
     try:
@@ -54,13 +54,13 @@ def _of_file(file: Path, line: SrunLine) -> Config:
     return config
 
 
-def _of_line(line: SrunLine, job: JobEnv, label: str | None) -> Config:
+def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
     from ftslurm.config import Config
 
     if not line.command:
         raise UsageError("there is no command to run", hint="ftslurm run [SRUN-OPTIONS] -- COMMAND")
     nodes = min(line.nodes or job.num_nodes, job.num_nodes)
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", label or line.job_name or job.job_name or line.command[0]).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_name or line.job_name or job.job_name or line.command[0]).strip("-.")
     return Config.model_validate(
         {
             "name": name or "run",
@@ -68,7 +68,7 @@ def _of_line(line: SrunLine, job: JobEnv, label: str | None) -> Config:
             "resources": {
                 "nodes": nodes,
                 "ranks_per_node": _ranks_per_node(line, job, nodes),
-                "gpus_per_node": line.gpus_per_node or job.gpus_per_node or 0,
+                "gpus_per_node": _gpus_per_node(line, job, nodes),
                 "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
             },
             "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
@@ -89,3 +89,14 @@ def _ranks_per_node(line: SrunLine, job: JobEnv, nodes: int) -> int:
             hint="give --nodes and --ntasks-per-node, so that a smaller world is well defined too",
         )
     return total // nodes
+
+
+def _gpus_per_node(line: SrunLine, job: JobEnv, nodes: int) -> int:
+    """A total (`-G 8`) means as many on every node: of a smaller world the total would be another one."""
+    if line.gpus and not line.gpus_per_node:
+        if line.gpus % nodes:
+            raise UsageError(
+                f"{line.gpus} GPUs cannot be spread evenly over {nodes} nodes", hint="give --gpus-per-node instead"
+            )
+        return line.gpus // nodes
+    return line.gpus_per_node or job.gpus_per_node or 0

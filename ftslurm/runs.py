@@ -107,16 +107,17 @@ def all_runs() -> list[RunPaths]:
     return [RunPaths(path.resolve()) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def same_call(run_root: Path, job_id: str, restart: int, command: Sequence[str], name: str) -> RunPaths:
+def same_call(run_root: Path, job_id: str, restart: int, call: Sequence[str], name: str) -> RunPaths:
     """Return the run of one `ftslurm run` call in a script: the same one again after a requeue of the job.
 
-    A run is the job, the digest of the command, and how many calls of that command this incarnation of the job has made
-    before; two calls in one script are two runs. Joining a run of another job never happens here.
+    A run is the job, the digest of the call (its command, or the name that it was given), and how many such calls this
+    incarnation of the job has made before; two calls in one script are two runs. Joining a run of another job never
+    happens here.
 
     Raises:
         CannotCreate: the run root cannot be written.
     """
-    digest = hashlib.blake2b("\0".join(command).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    digest = hashlib.blake2b("\0".join(call).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
     ordinal = _next_ordinal(run_root, f"{job_id}.{restart}.{digest}")
     link = by_job(run_root, f"{job_id}.{digest}.{ordinal}")
     if link.is_dir():

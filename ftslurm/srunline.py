@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ftslurm.errors import UsageError
 
-OWN_WITH_VALUE = frozenset({"--config", "--run-label", "--run-root", "--run-dir"})
+OWN_WITH_VALUE = frozenset({"--config", "--run-name", "--run-root", "--run-dir"})
 OWN_FLAGS = frozenset({"--resumed", "--help"})
 
 _SHORT_FLAGS = frozenset("EHhklOQsuvVXZ")
@@ -46,6 +46,7 @@ _LONG_OF_SHORT = {
     "N": "nodes",
     "n": "ntasks",
     "c": "cpus-per-task",
+    "G": "gpus",
     "J": "job-name",
     "K": "kill-on-bad-exit",
     "W": "wait",
@@ -53,8 +54,12 @@ _LONG_OF_SHORT = {
     "o": "output",
     "e": "error",
     "i": "input",
+    "w": "nodelist",
+    "x": "exclude",
+    "r": "relative",
+    "F": "nodefile",
 }
-_COUNTS = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node"}
+_COUNTS = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "gpus"}
 _SET_BY_US = {
     "output": "ranks write to the run's folder: `ftslurm logs`",
     "error": "ranks write to the run's folder: `ftslurm logs`",
@@ -64,6 +69,7 @@ _SET_BY_US = {
     "nodelist": "the plan chooses the nodes",
     "exclude": "the plan chooses the nodes",
     "relative": "the plan chooses the nodes",
+    "nodefile": "the plan chooses the nodes",
 }
 _IGNORED = frozenset({"kill-on-bad-exit", "wait", "no-kill", "overlap", "label", "unbuffered"})
 """srun's answers to a failing rank; here the supervisor answers."""
@@ -80,6 +86,7 @@ class SrunLine:
     ntasks_per_node: int | None = None
     cpus_per_task: int | None = None
     gpus_per_node: int | None = None
+    gpus: int | None = None
     job_name: str = ""
     mpi: str = ""
 
@@ -144,6 +151,7 @@ def parse(words: Sequence[str]) -> SrunLine:
         ntasks_per_node=counts.get("ntasks-per-node"),
         cpus_per_task=counts.get("cpus-per-task"),
         gpus_per_node=counts.get("gpus-per-node"),
+        gpus=counts.get("gpus"),
         job_name=named.get("job-name", ""),
         mpi=named.get("mpi", ""),
     )

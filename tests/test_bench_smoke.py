@@ -76,6 +76,15 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert "drain by verified copy" in page
 
 
+def test_durability(tmp_path: Path) -> None:
+    """With a common target most checkpoints become durable; without one almost none does."""
+    value, page = bench("durability", "--out", tmp_path)
+    common, alone = (each["durable"] for each in value["found"])
+    assert common > 30
+    assert alone < 5
+    assert "one target for all" in page
+
+
 @pytest.mark.lab
 @pytest.mark.timeout(600)
 def test_detection(lab_name: str, tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ class Slab:
     @property
     def end(self) -> int:
         """The place after the last element."""
+        steps: int = sum((size - 1) * stride for size, stride in zip(self.target.shape, self.strides, strict=True))
         itemsize: int = self.target.itemsize
-        steps = ((size - 1) * stride for size, stride in zip(self.target.shape, self.strides, strict=True))
-        return self.start + sum(steps) + itemsize
+        return self.start + steps + itemsize
 
     def copy(self, source: memoryview) -> None:
         """Take the elements out of the bytes from `start` to `end`."""

@@ -78,14 +78,15 @@ class ManyCopies:
         self._files = contextlib.ExitStack()
         self._opened: list[tuple[str, Path, int]] = []
         self._coming = self._ways()
-        self._reported: set[Path] = set()
-        self._problem: FtslurmError | None = None
+        self._unusable: list[FtslurmError] = []
+        self._told: set[Path] = set()
 
     def close(self) -> None:
         """Close every copy; the next `load` opens them again."""
         with self._lock:
             self._files.close()
             self._opened.clear()
+            self._unusable.clear()
             self._coming = self._ways()
 
     def chunk_bounds(self, chunk: int) -> tuple[int, int]:
@@ -100,22 +101,24 @@ class ManyCopies:
             DataDamaged: it is wrong in all of them, or there is none.
             StorageError: it cannot be read.
         """
-        at = 0
-        while (copy := self._copy(at)) is not None:
-            at += 1
+        problems: list[FtslurmError] = []
+        while (copy := self._copy(len(problems))) is not None:
             source, path, descriptor = copy
+            wanted = self.entry.chunk(chunk)
             try:
                 found = _digest_of(descriptor, views, chunk * CHUNK_BYTES)
             except OSError as error:
-                self._note(path, StorageError(f"cannot read {path}: {error.strerror}"))
-                continue
-            wanted = self.entry.chunk(chunk)
-            if found == wanted:
-                counters.add(source, sum(map(len, views)))
-                return
-            mismatch = Mismatch(name=self.entry.name, chunk=chunk, wanted=wanted, found=found, what="wrong bytes")
-            self._note(path, ChunkDamaged(mismatch, str(path.parent)))
-        raise self._problem or DataDamaged(f"{self._generation}: {self.entry.name} is missing")
+                problems.append(StorageError(f"cannot read {path}: {error.strerror}"))
+            else:
+                if found == wanted:
+                    counters.add(source, sum(map(len, views)))
+                    return
+                mismatch = Mismatch(name=path.name, chunk=chunk, wanted=wanted, found=found, what="wrong bytes")
+                problems.append(ChunkDamaged(mismatch, str(path.parent)))
+            self._tell(path, problems[-1])
+        problems += self._unusable
+        missing = DataDamaged(f"{self._generation}: {self.entry.name} is missing")
+        raise next((each for each in problems if isinstance(each, DataDamaged)), (problems or [missing])[0])
 
     def read_all(self, counters: Counters) -> bytes:
         """The whole of a small file."""
@@ -145,7 +148,7 @@ class ManyCopies:
             try:
                 path = self._access.fetch(self._generation, name)
             except (DataDamaged, StorageError) as error:
-                self._note(Path(name), error)
+                self._unusable.append(error)
                 return
             descriptor = self._open(path.parent, path.name)
             if descriptor is not None:
@@ -160,22 +163,25 @@ class ManyCopies:
         except FileNotFoundError:
             return None
         except DataDamaged as error:
-            self._note(path, error)
+            self._refuse(path, error)
             return None
         except OSError as error:
-            self._note(path, StorageError(f"cannot read {path}: {error.strerror}"))
+            self._refuse(path, StorageError(f"cannot read {path}: {error.strerror}"))
             return None
         if size != self.entry.size:
-            self._note(path, ChunkDamaged(wrong_size(self.entry, size), str(folder)))
+            self._refuse(path, ChunkDamaged(wrong_size(self.entry, size), str(folder)))
             return None
         return descriptor
 
-    def _note(self, path: Path, problem: FtslurmError) -> None:
-        """Keep the reason for the end, damage before weather, and tell of each file once."""
-        if not isinstance(self._problem, DataDamaged):
-            self._problem = problem
-        if path not in self._reported:
-            self._reported.add(path)
+    def _refuse(self, path: Path, problem: FtslurmError) -> None:
+        """A copy that cannot be used at all."""
+        self._unusable.append(problem)
+        self._tell(path, problem)
+
+    def _tell(self, path: Path, problem: FtslurmError) -> None:
+        """Tell of each file once."""
+        if path not in self._told:
+            self._told.add(path)
             self._access.on_damage(path, str(problem))
 
 

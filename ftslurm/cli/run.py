@@ -32,7 +32,7 @@ class SrunLike(click.Command):
 
 @click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file.")
-@click.option("--run-label", help="Name of the run; left out: the job's name.")
+@click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
 @click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
 @click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
@@ -40,7 +40,7 @@ def run(
     srun_line: tuple[str, ...],
     *,
     file: Path | None,
-    run_label: str | None,
+    run_name: str | None,
     run_root: Path | None,
     run_dir: Path | None,
     resumed: bool,
@@ -57,7 +57,7 @@ def run(
     if run_dir is None:
         from ftslurm.adoption import adopt
 
-        run_dir = adopt(srun_line, job, file=file, label=run_label, run_root=run_root).root
+        run_dir = adopt(srun_line, job, file=file, run_name=run_name, run_root=run_root).root
     from ftslurm import runs
     from ftslurm.paths import RunPaths
 

@@ -6,17 +6,19 @@ It travels from rank 0's index through the events into COMMIT.json, and from the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ftslurm.core.strictjson import fields_of, plain_text, refuse, whole
+from ftslurm.core.strictjson import fields_of, matching, plain_text, refuse, whole
 
 _MAX_TEXT = 2000
 _MAX_NAMED = 1000
 _MAX_COUNT = 1 << 60
 _ODD = ("nan", "inf", "-inf")
+_GENERATION = re.compile(r"(?:[0-9]{9,15}-[0-9]{4,9})?")
 _FIELDS = ("reason", "epoch", "samples", "metrics", "odd", "kind", "base", "parent", "versions")
 
 
@@ -59,12 +61,12 @@ class About:
         for name, value in _named(self.metrics, "metrics").items():
             _finite(value, f"metric {name!r}")
         for name, text in _named(self.odd, "odd metrics").items():
-            if text not in _ODD:
+            if not isinstance(text, str) or text not in _ODD:
                 refuse(f"metric {name!r} is {text!r}, which is none of {', '.join(_ODD)}")
         for name, text in _named(self.versions, "versions").items():
             plain_text(text, f"version of {name!r}", _MAX_TEXT)
         for what, generation in (("base", self.base), ("parent", self.parent)):
-            plain_text(generation, what, 64)
+            matching(generation, _GENERATION, what)
         if (self.kind is SaveKind.DIFF) != bool(self.base):
             refuse(f"a {self.kind} save with the base {self.base!r}")
 
@@ -86,7 +88,7 @@ class About:
     def from_json(cls, record: object) -> About:
         """Raises DataDamaged for anything that this module cannot have written."""
         fields = fields_of(record, _FIELDS, "record about the save")
-        if fields["kind"] not in {each.value for each in SaveKind}:
+        if not isinstance(fields["kind"], str) or fields["kind"] not in {each.value for each in SaveKind}:
             refuse(f"a save cannot be {fields['kind']!r}")
         return cls(**{**fields, "kind": SaveKind(fields["kind"])})
 

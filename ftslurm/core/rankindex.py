@@ -127,7 +127,7 @@ class Entry:
         """Raises DataDamaged for anything that this module cannot have written."""
         fields = fields_of(record, _ENTRY_FIELDS, "entry")
         key = plain_text(fields["key"], "key of an entry", _MAX_KEY)
-        if fields["dtype"] not in DTYPES:
+        if not isinstance(fields["dtype"], str) or fields["dtype"] not in DTYPES:
             refuse(f"{key!r} is of the unknown type {str(fields['dtype'])[:80]!r}")
         entry = cls(
             key=key,
@@ -329,7 +329,7 @@ def _numbers(value: object, what: str) -> tuple[int, ...]:
 
 
 def _member(kind: type[_Member], value: object, what: str) -> _Member:
-    if value not in {each.value for each in kind}:
+    if not isinstance(value, str) or value not in {each.value for each in kind}:
         refuse(f"{what} is {str(value)[:80]!r}")
     return kind(value)
 

@@ -40,7 +40,7 @@ class Box:
         return Box(tuple(a - b for a, b in zip(self.offsets, outer.offsets, strict=True)), self.sizes)
 
     def __str__(self) -> str:
-        pieces = (f"{start}:{start + size}" for start, size in zip(self.offsets, self.sizes, strict=True))
+        pieces = (f"{start}:{start + size}" for start, size in zip(self.offsets, self.sizes, strict=False))
         return f"[{', '.join(pieces)}]"
 
 

@@ -22,6 +22,13 @@ from ftslurm.slurm import env, nodeset
 
 PYTHON = (sys.executable, "-I")
 RANK_FILE = Path(__file__).with_name("rank.py")
+MARKS = (
+    attempt_env.RUN_ID,
+    attempt_env.ATTEMPT,
+    attempt_env.LOCAL_DIR,
+    attempt_env.LAUNCHER,
+    attempt_env.ORPHAN_AFTER,
+)
 _QUIET = ("--input=none", "--kill-on-bad-exit=0", "--wait=0")
 
 
@@ -153,8 +160,27 @@ def _srun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
     if asked.gpus_per_node:
         argv.append(f"--gpus-per-node={asked.gpus_per_node}")
     return StepCommand(
-        argv=(*argv, *asked.options, *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
+        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
     )
+
+
+def _marks_pass(options: Sequence[str]) -> list[str]:
+    """Add our variables to an --export that names some or none: by them the wrapper knows which rank it is."""
+    found: list[str] = []
+    for option in options:
+        if found[-1:] == ["--export"]:
+            found.append(_exported(option))
+        elif option.startswith("--export="):
+            found.append("--export=" + _exported(option.removeprefix("--export=")))
+        else:
+            found.append(option)
+    return found
+
+
+def _exported(value: str) -> str:
+    if "ALL" in value.split(","):
+        return value
+    return ",".join([*([] if value in ("NONE", "NIL") else [value]), *MARKS])
 
 
 def _mpirun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:

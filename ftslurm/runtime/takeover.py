@@ -126,6 +126,10 @@ class Takeover:
             except NotNow as error:
                 self._tell(str(error))
                 await asyncio.sleep(error.pause_s)
+            except Exception:
+                # Our bug. Without this watch the run would have no successor, and nobody would know.
+                log.exception("the watch for the supervisor's silence failed; it goes on")
+                await asyncio.sleep(PAUSE_S)
             finally:
                 self._dismiss()
 
@@ -234,12 +238,13 @@ class Takeover:
         Raises:
             NotNow: the supervisor answers, or somebody knows of another one.
         """
-        asked = [self._ask(address) for address in self._uplink.peers.values()]
+        addresses = tuple(self._uplink.peers.values())  # while they are asked, a new supervisor may tell others
+        asked = [self._ask(address) for address in addresses]
         lives, answers = await asyncio.gather(self._lives(), asyncio.gather(*asked))
         if lives:
             raise NotNow("the supervisor takes new connections")
         self._check_epochs(answers)
-        pairs = zip(self._uplink.peers.values(), answers, strict=True)
+        pairs = zip(addresses, answers, strict=True)
         return {answer.node: address for address, answer in pairs if answer is not None}
 
     def _check_epochs(self, answers: Iterable[Answer | None]) -> None:

@@ -115,7 +115,7 @@ def settle(session: Session) -> None:
 
 def target_of(session: Session, where: str) -> Target | None:
     """Whom to hurt next: a node that is not the supervisor's, or the supervisor's; None when too few are left."""
-    ranks, host = session.ranks(), supervisor_of(session.run.name)
+    ranks, host = session.ranks(), supervisor_of(session.run.name, session.injected)
     if where != "none" and len(set(ranks.values())) <= LEAST_NODES:
         return None
     places = [(rank, node) for rank, node in ranks.items() if (node == host.node) == (where == "host")]

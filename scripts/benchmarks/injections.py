@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,20 +36,20 @@ class Found:
     node: str
 
 
-def supervisor_of(run_id: str) -> Found:
-    """The newest supervisor of a run: one that was cut off with its node lives on beside its successor.
+def supervisor_of(run_id: str, lost: Collection[str] = ()) -> Found:
+    """The newest supervisor of a run that is not on a `lost` node: one that was cut off lives on beside its successor.
 
     Raises:
         DidNotCome: there is none.
     """
+    serving = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit() and _serves(folder, run_id)]
     found = [
-        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", "")))
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit() and _serves(folder, run_id)
+        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", ""))) for folder in serving
     ]
-    if not found:
+    there = [each for each in found if each[1].node not in lost]
+    if not there:
         raise DidNotCome(f"no supervisor of {run_id}")
-    return max(found, key=lambda each: each[0])[1]
+    return max(there, key=lambda each: each[0])[1]
 
 
 def _started(folder: Path) -> int:

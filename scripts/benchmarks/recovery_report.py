@@ -32,6 +32,10 @@ METHOD = """Four nodes, one rank each, a small DDP loop over gloo with 20 steps 
 The clock runs from the fault to the first step that is further than any step before it, done by a new process. All
 times in seconds. *load* is the load average of the machine, which has few cores, at the moment of the fault (range).
 `scripts/bench recovery` measures all of it again; the samples are in `recovery.json`.
+
+For every peer a collective operation fails after 30 s instead of torch's 30 minutes. *tuned* torchrun has a store of
+its own for every round of its rendezvous, a last call of 3 s, and gives a node up after 3 s of silence. No ratio can be
+more than the peer's time over the floor's.
 """
 LEGEND = """*detect*: until the supervisor knows of something that a healthy run does not do; *decide*: until it orders
 the old attempt to be killed; *stop*: until the old attempt is gone and the new one is ordered; *launch*: until all

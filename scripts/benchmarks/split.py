@@ -1,6 +1,6 @@
 """Where ftslurm's recovery time went, read from the run's journal alone.
 
-The marks, each the first entry after the fault that has it:
+The marks, each the first entry after the fault and the mark before that has it:
 
     detect   an event that cannot be of a healthy run: a rank's exit, a lost agent, a suspected node
     decide   the order to fence the attempt
@@ -29,25 +29,21 @@ def entries(run: Path) -> list[dict[str, Any]]:
 
 def split(journal: list[dict[str, Any]], fault: float, new_step: float) -> dict[str, float]:
     """Seconds of each phase; a phase whose mark is missing is left out, and so are those after it."""
-    later = [entry for entry in journal if entry["t"] >= fault]
     marks = [
-        _first(later, lambda entry: entry["event"]["type"] in ALARMS),
-        _first(later, lambda entry: _orders(entry, "FenceAttempt")),
-        _first(later, lambda entry: _orders(entry, "LaunchAttempt")),
-        _first(later, lambda entry: _orders(entry, "ReleaseRanks")),
-        new_step,
+        lambda entry: entry["event"]["type"] in ALARMS,
+        lambda entry: _orders(entry, "FenceAttempt"),
+        lambda entry: _orders(entry, "LaunchAttempt"),
+        lambda entry: _orders(entry, "ReleaseRanks"),
     ]
     seconds, before = {}, fault
-    for phase, mark in zip(PHASES, marks, strict=True):
+    for phase, test in zip(PHASES[:-1], marks, strict=True):
+        # From the mark before: a successor tells the ranks that it adopts once more to start.
+        mark = next((entry["t"] for entry in journal if entry["t"] >= before and test(entry)), None)
         if mark is None:
-            break
+            return seconds
         seconds[phase] = round(mark - before, 3)
         before = mark
-    return seconds
-
-
-def _first(journal: list[dict[str, Any]], test: Any) -> float | None:  # noqa: ANN401 - a predicate
-    return next((entry["t"] for entry in journal if test(entry)), None)
+    return {**seconds, PHASES[-1]: round(new_step - before, 3)}
 
 
 def _orders(entry: dict[str, Any], action: str) -> bool:

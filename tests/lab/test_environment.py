@@ -110,6 +110,7 @@ def test_environment_of_attempts(lab: Cluster) -> None:
     run.wait("four ranks", lambda: len(dumps(work / "dumps", 1)) == 4)
     second = dumps(work / "dumps", 1)
     check_attempt(lab, run, second, 1, ["n1", "n3"])
+    run.wait("the link to the newest logs", lambda: os.readlink(run.root / "logs" / "current") == "1")
     assert second[0]["environ"]["MASTER_PORT"] != first[0]["environ"]["MASTER_PORT"]
 
 

@@ -1,4 +1,7 @@
-"""Failures of ranks and nodes, and the training that comes out of them: right, on the right nodes, or ended for good."""
+"""Failures of ranks and nodes, and the training that comes out of them: right, on the right nodes, or ended for good.
+
+Where the result is compared with that of an undisturbed run, an ordinary user has submitted it.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +67,8 @@ def assert_identical(run: LabRun, folder: Path) -> None:
 
 
 def test_killed_rank_ends_with_the_same_weights(lab: Cluster, undisturbed: Undisturbed) -> None:
-    """A run whose rank is killed goes on where its checkpoint ends, on the same nodes, to bit-identical weights."""
-    run = ddp(lab, name="killed", nodes=3, steps=STEPS)
+    """A user's run whose rank is killed goes on where its checkpoint ends, on the same nodes, to bit-identical weights."""
+    run = ddp(lab, name="killed", nodes=3, steps=STEPS, user=lab.user)
     run.wait("a committed checkpoint", lambda: run.durable() and run.step_of(0) > 25)
     (victim,) = [proc for proc in run.processes("rank") if proc.rank == 1]
     victim.send(signal.SIGKILL)
@@ -80,8 +83,8 @@ def test_killed_rank_ends_with_the_same_weights(lab: Cluster, undisturbed: Undis
 
 
 def test_cut_node_is_left_out(lab: Cluster, undisturbed: Undisturbed) -> None:
-    """Without a node the training goes on as it would have gone on with it; what the node still ran is dead by then."""
-    run = ddp(lab, name="cut", nodes=4, steps=STEPS)
+    """Without a node a user's training goes on as it would have with it; what the node still ran is dead by then."""
+    run = ddp(lab, name="cut", nodes=4, steps=STEPS, user=lab.user)
     run.wait("a committed checkpoint", lambda: run.durable() and run.step_of(0) > 25)
     lab.cut("n3")
     run.wait_step(1, run.step_of(0))

@@ -47,6 +47,17 @@ def test_exclusions_are_united(fake, before, exclude, nodes, excluded, forgiven)
     assert ("fewer than" in answer.detail) == bool(forgiven)
 
 
+def test_changes_are_made_in_the_order_that_slurm_needs(fake):
+    """First the requeue, then tasks, nodes, exclusions (M28); what Slurm says afterwards is in the answer."""
+    answer, _ = ask(fake, ("n2",), nodes=2)
+    verbs = [call[1] for call in fake.calls if call[0] == "scontrol"]
+    changed = [call[3].partition("=")[0] for call in fake.calls if call[:2] == ["scontrol", "update"]]
+    assert changed == ["NumTasks", "NumNodes", "ExcNodeList"]
+    assert verbs.index("requeue") < verbs.index("update")
+    assert verbs[-1] == "show"
+    assert "excludes n2" in answer.detail
+
+
 def test_a_refusal_is_an_answer(fake):
     """Slurm's words come back; nothing is raised."""
     fake.fail("scontrol requeue", "refuse")

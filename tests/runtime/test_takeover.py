@@ -38,6 +38,8 @@ class Scene:
     slurm: Standing | None = RUNNING
     begun: list[successor.Legacy] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    when_asked: Callable[[Uplink], None] = lambda _: None
+    uplink: Uplink | None = None
     said: str = ""
     epoch: int = 0
 
@@ -55,6 +57,8 @@ async def _agents(scene: Scene) -> AsyncIterator[dict[str, tuple[str, int]]]:
 
         async def talk(channel: Channel, answer: Mapping[str, Any] = answer) -> None:
             while (await channel.recv())["t"] == "heard?":
+                assert scene.uplink is not None
+                scene.when_asked(scene.uplink)
                 channel.send(answer)
 
         server = await serve(("127.0.0.1", 0), WHO, epoch=1, on_channel=talk)
@@ -86,6 +90,7 @@ async def _watch(scene: Scene) -> None:
             epoch=1,
         )
         uplink.heard = time.monotonic() - scene.silent_s
+        scene.uplink = uplink
         place = Place(node=scene.node, job_id="7", requeue_id="7", restart=0, takeover_after_s=AFTER_S)
         legacy = successor.Legacy(node=scene.node, host="127.0.0.1", port=1, peers={})
         watch = Takeover(place, WHO, uplink, scene.paths, lambda: legacy)
@@ -205,6 +210,31 @@ def test_a_higher_epoch_is_followed(look: Callable[..., Scene]) -> None:
     scene = look(set_up)
     assert scene.begun == []
     assert scene.epoch == 2
+
+
+def test_peers_that_change_while_they_are_asked(look: Callable[..., Scene]) -> None:
+    """A new supervisor tells its addresses in the middle of a look: those that were asked count, and the watch goes on."""
+
+    def set_up(scene: Scene) -> None:
+        all_silent(scene)
+        scene.when_asked = lambda uplink: setattr(uplink, "peers", {**uplink.peers, "n9": ("127.0.0.1", 9)})
+
+    (legacy,) = look(set_up).begun
+    assert legacy.reached == ("n2", "n3", "n4")
+
+
+def test_a_bug_does_not_end_the_watch(look: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has thought of is logged, and the agent looks again."""
+    claim, calls = Takeover._claim, []
+
+    async def fails_first(self: Takeover) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        await claim(self)
+
+    monkeypatch.setattr(Takeover, "_claim", fails_first)
+    assert look(all_silent).begun
 
 
 def test_the_environment_is_the_job_s(monkeypatch: pytest.MonkeyPatch) -> None:
