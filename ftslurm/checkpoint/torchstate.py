@@ -149,7 +149,18 @@ class TorchState:
                 )
             options = StateDictOptions(strict=False)
             joined = _join(record[OPTIMIZER], tensors)
+            states = dict(joined["state"])
             set_optimizer_state_dict(self._model, tuple(self._optimizers), joined, options=options)
+            self._restore_frozen(states)
+
+    def _restore_frozen(self, states: Mapping[str, Any]) -> None:
+        """The helper leaves out what an optimizer keeps of weights that are not trained (Adagrad does)."""
+        names = {_place(value): key for key, value in self._tensors_of_model().items()}
+        for optimizer in self._optimizers:
+            for parameter in itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups):
+                kept = states.get(names.get(_place(parameter), ""))
+                if kept is not None and not parameter.requires_grad:
+                    optimizer.state[parameter] = kept
 
     def _parameter_names(self) -> set[str]:
         """As the state dict spells them."""
@@ -157,6 +168,8 @@ class TorchState:
         return {key for key, value in self._tensors_of_model().items() if _place(value) in places}
 
     def _model_state(self) -> dict[str, Any]:
+        if next(self._model.parameters(), None) is None and next(self._model.buffers(), None) is None:
+            return dict(self._model.state_dict())  # the helper takes no model without tensors
         return dict(get_model_state_dict(self._model))
 
     def _tensors_of_model(self) -> dict[str, torch.Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
+import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,7 +98,8 @@ class Run:
         self._advanced = self._saved = 0
         self._stop = False
         self.restored: Restored | None = None
-        atexit.register(self.close)
+        # atexit is too late: no thread can be started then, and a save in flight may have to.
+        threading._register_atexit(partial(_close, weakref.ref(self)))  # type: ignore[attr-defined] # noqa: SLF001
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -219,7 +222,6 @@ class Run:
 
     def close(self) -> None:
         """Wait for the save in flight; the end of the program does it too."""
-        atexit.unregister(self.close)
         if not self._saving.wait(CLOSE_S):
             say(f"rank {self.rank} ends although its last checkpoint is not written after {CLOSE_S:g} s")
         self._signals.remove()
@@ -298,6 +300,13 @@ def _seconds(text: str) -> Any:  # noqa: ANN401 - a number, or "auto"
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"every={text!r}: {error}") from error
+
+
+def _close(run: weakref.ref[Run]) -> None:
+    """The program ends."""
+    found = run()
+    if found is not None:
+        found.close()
 
 
 def _check_alike(ranks: Ranks, layout: str) -> None:

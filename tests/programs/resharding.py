@@ -1,13 +1,16 @@
-"""Trains small models in several ways and saves them, or restores them on this number of ranks; prints their digests.
+"""Trains small models in several ways and saves them, then restores them on several numbers of ranks.
 
-    resharding.py save|load FOLDER
+    resharding.py FOLDER SIZE SIZE...
 
-The digest is torch's own: the whole state, gathered, as bytes in the order of the names.
+The first so many ranks save; then the first so many of each further number load. Each time rank 0 prints a line for each
+kind of model: number of ranks, kind, what restore() said, and a digest, which is torch's own: the whole state,
+gathered, as bytes in the order of the names. Starting torch is slow, so the processes are the same all the time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +28,7 @@ STEPS = 3
 
 
 class Odd(nn.Module):
-    """Sizes that no number of ranks divides; a weight that gets no gradient; a buffer; one element."""
+    """Sizes that no number of ranks divides; a weight that gets no gradient; buffers; one element."""
 
     def __init__(self, *, scalar: bool) -> None:
         super().__init__()
@@ -65,27 +68,26 @@ def digest(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     if dist.get_rank() != 0:
         return ""  # it was gathered for rank 0 alone
     found = hashlib.sha256()
-    for name, value in sorted({**model_state, **optimizer_state.get("state", {})}.items()):
+    for name, value in sorted({**model_state, **optimizer_state["state"]}.items()):
         for key, tensor in sorted(value.items()) if isinstance(value, dict) else [("", value)]:
             found.update(f"{name} {key} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     groups = [
-        {key: each for key, each in group.items() if key != "params"} for group in optimizer_state["param_groups"]
+        sorted(each for each in group.items() if each[0] != "params") for group in optimizer_state["param_groups"]
     ]
-    return f"{found.hexdigest()[:16]} {groups}"
+    found.update(repr(groups).encode())
+    return found.hexdigest()[:16]
 
 
-def main() -> None:
+def stage(folder: Path, *, save: bool) -> None:
     """Every kind in turn."""
-    mode, folder = sys.argv[1], Path(sys.argv[2])
-    dist.init_process_group("gloo")
     for name, make in KINDS.items():
-        torch.manual_seed(5 if mode == "save" else 6)
+        torch.manual_seed(5 if save else 6)
         model = make()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if mode == "save" else 1.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if save else 1.0)
         run = attach(model=model, optimizer=optimizer, folder=folder / name, every=STEPS)
-        found = run.restore()
-        for step in range(STEPS if mode == "save" else 0):
+        restored = run.restore()
+        for step in range(STEPS if save else 0):
             index = torch.randint(11, (6,), generator=torch.Generator().manual_seed(step))
             model(index).float().pow(2).mean().backward()
             optimizer.step()
@@ -94,9 +96,19 @@ def main() -> None:
         run.close()
         said = digest(model, optimizer)
         if dist.get_rank() == 0:
-            print(f"{name}: {found} {said}", flush=True)
-    dist.barrier()
-    dist.destroy_process_group()
+            print(f"{dist.get_world_size()} {name} {restored} {said}", flush=True)
+
+
+def main() -> None:
+    """One stage after the other; a rank that has no part in one is at the next one already, and waits there."""
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    for number, size in enumerate(map(int, sys.argv[2:])):
+        if rank < size:
+            store = dist.FileStore(str(folder / f"store-{number}"), size)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+            stage(folder, save=number == 0)
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":
