@@ -25,8 +25,9 @@ def global_batches(state: dict | None, size: int, *, length: int, batch: int) ->
         sampler = placed(length, batch, rank, size, seed=3)
         if state is not None:
             sampler.load_state_dict(state)
-        assert len(sampler) == len(indices := list(sampler))
-        streams.append(indices)
+        left = len(sampler)
+        streams.append(list(sampler))
+        assert len(streams[-1]) == left
     share = batch // size
     steps = len(streams[0]) // share
     return [{i for stream in streams for i in stream[n * share : (n + 1) * share]} for n in range(steps)]

@@ -92,7 +92,7 @@ class Packer:
             return {f"${kind.__name__}": sorted(self._items(value, path), key=repr)}
         if kind is deque:
             return {"$deque": [value.maxlen, self._items(value, path)]}
-        if kind is dict and _is_plain(value):
+        if kind is dict and is_plain(value):
             return {key: self.pack(each, f"{path}/{key}") for key, each in value.items()}
         names: dict[type, str] = {dict: "$dict", OrderedDict: "$ordered", Counter: "$counter"}
         if kind in names:
@@ -118,7 +118,7 @@ class Packer:
         return ArraySpec(key, kind, dtype, shape)
 
 
-def _is_plain(value: dict[Any, Any]) -> bool:
+def is_plain(value: dict[Any, Any]) -> bool:
     """Whether JSON with sorted names keeps it, its order included."""
     names = list(value)
     return all(type(name) is str and not name.startswith("$") for name in names) and names == sorted(names)

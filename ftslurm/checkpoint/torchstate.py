@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from ftslurm.checkpoint.arrays import writer_of
-from ftslurm.checkpoint.objects import Packer
+from ftslurm.checkpoint.objects import Packer, is_plain
 from ftslurm.checkpoint.torchplan import TensorSource
 from ftslurm.core.rankindex import Kind
 from ftslurm.errors import DataDamaged, UsageError
@@ -219,7 +219,8 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor], packer: Pack
         tensors[path] = value
         return {"$tensor": [path, str(value.dtype).removeprefix("torch."), list(value.shape)]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _split(each, f"{path}.{key}", tensors, packer) for key, each in value.items()}
+        named = {key: _split(each, f"{path}.{key}", tensors, packer) for key, each in value.items()}
+        return named if is_plain(named) else {"$dict": [[key, each] for key, each in named.items()]}
     if isinstance(value, list):
         return [_split(each, f"{path}.{index}", tensors, packer) for index, each in enumerate(value)]
     return packer.pack(value, path)

@@ -1,8 +1,8 @@
 """A small GPT learns to write Python, and leaves its checkpoints to ftslurm: DDP, or FSDP2 with --fsdp.
 
-The model and the text are those of ../charlm. The lines that make it survive are marked with `# <-`. The global batch is
-BATCH sequences on any number of ranks; the sampler counts them, so that a run which was killed goes on with the next
-one, on any number of ranks.
+The model and the text are those of ../charlm. The lines that make it survive are marked with `# <-`. The global batch
+is BATCH sequences on any number of ranks; the sampler counts them, so that a run which was killed goes on with the next
+one.
 """
 
 import argparse
