@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftslurm.checkpoint.handover import Order, write_order
+from ftslurm.checkpoint.handover import TOLD, Fetched, Op, Order, write_order
 from ftslurm.checkpoint.store import read_commit
 from ftslurm.core.about import SaveKind
 from ftslurm.core.savepolicy import SavePolicy
@@ -19,6 +20,7 @@ from ftslurm.errors import DataDamaged, StorageError, UsageError
 from ftslurm.library import saving
 from ftslurm.library.run import policy_of
 from ftslurm.training import PerRank, Shard, attach
+from tests.checkpoint.fake_agent import FakeAgent
 
 
 @pytest.fixture
@@ -257,6 +259,46 @@ def test_under_an_agent(tmp_path, monkeypatch):
     monkeypatch.setenv("FTSLURM_CHECKPOINT", str(tmp_path))
     with pytest.raises(UsageError, match="is no generation that this library has saved"):
         attach(extra={"n": 0}).restore()
+
+
+def under_agent(monkeypatch, tmp_path, socket):
+    """The environment of a rank that has a checkpoint to restore; returns the checkpoint's folder."""
+    write = tmp_path / "scratch" / "write"
+    write.mkdir(parents=True)
+    (generation,) = (tmp_path / "c" / "gen").iterdir()
+    restored = tmp_path / "restore" / generation.name
+    shutil.move(generation, restored)
+    for name, value in {"RUN_ID": "toy-1", "ATTEMPT": "1", "CHECKPOINT_DIR": write, "CHECKPOINT": restored}.items():
+        monkeypatch.setenv(f"FTSLURM_{name}", str(value))
+    monkeypatch.setenv("FTSLURM_STORE_SOCKET", str(socket))
+    return restored
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_restored_with_an_agent(runs, tmp_path, monkeypatch, damaged, capfd):
+    """What is missing on the node is fetched by the agent; a generation that cannot be loaded is told to it."""
+    run = runs(extra={"a": np.arange(1000)})
+    run.save(3)
+    wait(run)
+    restored = under_agent(monkeypatch, tmp_path, tmp_path / "store.sock")
+    elsewhere = tmp_path / "partner.bin"
+    shutil.move(restored / "d" / "00000.bin", elsewhere)
+    if damaged:
+        elsewhere.write_bytes(bytes(elsewhere.stat().st_size))
+    answer = Fetched(elsewhere, "partner").to_bytes()
+    agent = FakeAgent(tmp_path / "store.sock", answer, *([TOLD] if damaged else []))
+    array = np.zeros(1000, dtype=np.int64)
+    other = attach(extra={"a": array})
+    if damaged:
+        with pytest.raises(SystemExit):
+            other.restore()
+    else:
+        assert other.restore() == 3
+        assert array[-1] == 999
+        assert "MB fetched" in capfd.readouterr().err
+    other.close()
+    agent.close()
+    assert [each.op for each in agent.asked] == [Op.FETCH, Op.REFUSED][: 1 + damaged]
 
 
 @pytest.mark.parametrize("every", [0, -1, True, "soon", {}, {"hours": 3}, [1]])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import (
@@ -55,7 +56,7 @@ class TensorSource:
     @property
     def nbytes(self) -> int:
         """Of the box."""
-        return self.tensor.numel() * self.tensor.element_size()
+        return int(self.tensor.numel() * self.tensor.element_size())
 
     def copy_to(self, target: memoryview) -> None:
         """Copy it, from a GPU without waiting for the end: `settle` does."""
@@ -95,12 +96,12 @@ class Read:
     @property
     def direct(self) -> bool:
         """Whether the bytes can be read into the tensor's own memory."""
-        return self.target.device.type == "cpu"
+        return str(self.target.device.type) == "cpu"
 
     @property
     def nbytes(self) -> int:
         """Of the box."""
-        return self.target.numel() * self.target.element_size()
+        return int(self.target.numel() * self.target.element_size())
 
 
 def reads(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, SavedTensor]) -> list[Read]:
@@ -134,12 +135,13 @@ class SavedTensor:
     boxes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 
-def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
     """Return the memory of a tensor on the host as an array of the same item size."""
-    return tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
+    array: npt.NDArray[Any] = tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
+    return array
 
 
-def landings(wanted: Sequence[Read]) -> Iterator[tuple[list[Read], list[np.ndarray[Any, Any]]]]:
+def landings(wanted: Sequence[Read]) -> Iterator[tuple[list[Read], list[npt.NDArray[Any]]]]:
     """Yield reads with the memory to read into; what was read for a GPU is copied there when the next is asked for."""
     direct = [read for read in wanted if read.direct]
     if direct:

@@ -10,9 +10,7 @@ time). Under mpi4py a broadcast of one number a step does the same.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol
@@ -189,12 +187,3 @@ def ranks_of(comm: object, environ: Mapping[str, str]) -> Ranks:
             hint="call torch.distributed.init_process_group before attach, or pass comm=MPI.COMM_WORLD",
         )
     return Alone()
-
-
-def wait_for(test: Any, what: str, patience_s: float, pause_s: float = 0.05) -> None:  # noqa: ANN401
-    """Return once `test()` holds. Raises ServiceUnavailable after `patience_s`."""
-    deadline = time.monotonic() + patience_s
-    while not test():
-        if time.monotonic() >= deadline:
-            raise ServiceUnavailable(f"{what}: not within {patience_s:g} s (process {os.getpid()})")
-        time.sleep(pause_s)

@@ -210,5 +210,5 @@ def test_unsupported_state() -> None:
 @pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")])
 def test_unsupported_tensors(tensor: torch.Tensor) -> None:
     """Tensors without plain memory are named."""
-    with pytest.raises(UsageError, match="extra.t cannot be saved"):
+    with pytest.raises(UsageError, match=r"extra\.t cannot be saved"):
         kept(TorchState(None, None, {"t": tensor}, (0, 1)))
