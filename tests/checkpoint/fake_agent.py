@@ -28,8 +28,8 @@ class FakeAgent:
             with link, link.makefile("rb") as file:
                 self.asked.append(Request.from_bytes(file.readline()))
                 for piece in answer.splitlines(keepends=True):
-                    link.sendall(piece[:5])
-                    link.sendall(piece[5:])
+                    link.sendall(piece[:1])
+                    link.sendall(piece[1:])
 
     def close(self) -> None:
         """Nothing is left."""
