@@ -20,7 +20,18 @@ import numpy.typing as npt
 
 from ftslurm.checkpoint.layout import GenerationPaths
 from ftslurm.checkpoint.reduction import unpacked
-from ftslurm.checkpoint.scatter import Chunk, Run, Slab, by_chunk, runs_of, slab_of, slab_of_run, without_overlaps
+from ftslurm.checkpoint.scatter import (
+    GROUP_CHUNKS,
+    Chunk,
+    Run,
+    Slab,
+    by_chunk,
+    in_groups,
+    runs_of,
+    slab_of,
+    slab_of_run,
+    without_overlaps,
+)
 from ftslurm.checkpoint.shelf import Access, Counters, Fetch, ManyCopies, OnDamage, Shelf
 from ftslurm.core.manifest import CHUNK_BYTES
 from ftslurm.core.rankindex import DTYPES, Encoding, Entry
@@ -179,14 +190,17 @@ class Generation:
 
     def _read_chunks(self, file: ManyCopies, chunks: Sequence[Chunk], counters: Counters) -> None:
         """Read whole chunks; what nobody wants of them goes into the thread's own buffer, to be digested."""
-        for chunk, parts in chunks:
-            views: list[memoryview] = []
+        for group in in_groups(chunks):
+            loaded: list[tuple[int, list[memoryview]]] = []
             at = 0
-            for part in parts:
-                size = part if isinstance(part, int) else len(part)
-                views.append(self._mine.scrap[at : at + size] if isinstance(part, int) else part)
-                at += size
-            file.load(chunk, views, counters)
+            for chunk, parts in group:
+                views: list[memoryview] = []
+                for part in parts:
+                    size = part if isinstance(part, int) else len(part)
+                    views.append(self._mine.scrap[at : at + size] if isinstance(part, int) else part)
+                    at += size
+                loaded.append((chunk, views))
+            file.load(loaded, counters)
 
     def _read_slab(self, file: ManyCopies, slab: Slab, counters: Counters) -> None:
         for part in slab.cut():
@@ -240,10 +254,13 @@ class _Window:
         else:
             kept = range(first, first)
         self._file = None  # a failure must not leave chunks behind that were not verified
+        missing: list[tuple[int, list[memoryview]]] = []
         for chunk in range(first + len(kept), last):
             low, high = file.chunk_bounds(chunk)
             at = (chunk - first) * CHUNK_BYTES
-            file.load(chunk, [self._buffer[at : at + high - low]], counters)
+            missing.append((chunk, [self._buffer[at : at + high - low]]))
+        for group in _batches(missing, GROUP_CHUNKS):
+            file.load(group, counters)
         self._file, self._first, self._last = file, first, last
         return self._buffer[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
 
@@ -259,7 +276,7 @@ class _Mine(threading.local):
     """What each thread has of its own."""
 
     def __init__(self) -> None:
-        self.scrap = memoryview(bytearray(CHUNK_BYTES))
+        self.scrap = memoryview(bytearray(GROUP_CHUNKS * CHUNK_BYTES))
         self.window = _Window()
 
 

@@ -94,22 +94,39 @@ class ManyCopies:
         start = chunk * CHUNK_BYTES
         return start, min(start + CHUNK_BYTES, self.entry.size)
 
-    def load(self, chunk: int, views: Sequence[memoryview], counters: Counters) -> None:
-        """Read a whole chunk into these pieces of memory, from the first copy in which it is right.
+    def load(self, chunks: Sequence[tuple[int, Sequence[memoryview]]], counters: Counters) -> None:
+        """Read whole chunks, which follow each other, into these pieces of memory.
+
+        All at once from the first copy; those that are wrong there one by one, from where they are right.
 
         Raises:
-            DataDamaged: it is wrong in all of them, or there is none.
+            DataDamaged: one is wrong in all copies, or there is none.
             StorageError: it cannot be read.
         """
+        first = self._copy(0)
+        source = ""
+        if first is not None:
+            source, _, descriptor = first
+            with contextlib.suppress(OSError):  # met again, one by one
+                _fill(descriptor, [view for _, views in chunks for view in views], chunks[0][0] * CHUNK_BYTES)
+        for chunk, views in chunks:
+            if source and _digest(views) == self.entry.chunk(chunk):
+                counters.add(source, sum(map(len, views)))
+            else:
+                self._load_one(chunk, views, counters)
+
+    def _load_one(self, chunk: int, views: Sequence[memoryview], counters: Counters) -> None:
+        """Read a chunk from the first copy in which it is right."""
         problems: list[FtslurmError] = []
+        wanted = self.entry.chunk(chunk)
         while (copy := self._copy(len(problems))) is not None:
             source, path, descriptor = copy
-            wanted = self.entry.chunk(chunk)
             try:
-                found = _digest_of(descriptor, views, chunk * CHUNK_BYTES)
+                _fill(descriptor, views, chunk * CHUNK_BYTES)
             except OSError as error:
                 problems.append(StorageError(f"cannot read {path}: {error.strerror}"))
             else:
+                found = _digest(views)
                 if found == wanted:
                     counters.add(source, sum(map(len, views)))
                     return
@@ -125,7 +142,7 @@ class ManyCopies:
         data = bytearray(self.entry.size)
         for chunk in range(self.entry.chunk_count):
             start, end = self.chunk_bounds(chunk)
-            self.load(chunk, [memoryview(data)[start:end]], counters)
+            self._load_one(chunk, [memoryview(data)[start:end]], counters)
         return bytes(data)
 
     def _copy(self, at: int) -> tuple[str, Path, int] | None:
@@ -185,24 +202,28 @@ class ManyCopies:
             self._access.on_damage(path, str(problem))
 
 
-def _digest_of(descriptor: int, views: Sequence[memoryview], offset: int) -> str:
-    """Fill the views from a place of the file on, and digest what they hold."""
+def _fill(descriptor: int, views: Sequence[memoryview], offset: int) -> None:
+    """Fill the views from a place of the file on; where it has shrunk, the digests will tell."""
     left = list(views)
     while left:
         count = os.preadv(descriptor, left, offset)
         if count == 0:
-            break  # it has shrunk; the digest will tell
+            return
         offset += count
         while left and count >= len(left[0]):
             count -= len(left.pop(0))
         if left:
             left[0] = left[0][count:]
+
+
+def _digest(views: Sequence[memoryview]) -> str:
+    """The digest of what the views hold, as one."""
     if len(views) == 1:
         return digest_bytes(views[0])
     hasher = xxhash.xxh3_128()
     for view in views:
         hasher.update(view)
-    return hasher.hexdigest()
+    return str(hasher.hexdigest())
 
 
 class Shelf:

@@ -32,7 +32,7 @@ from ftslurm.errors import DataDamaged, StorageError, UsageError
 
 __all__ = ["Background", "Base", "Header", "WriteOptions", "write_rank"]
 
-_WRITE_BYTES = 8 << 20
+_WRITE_BYTES = 16 << 20
 _BUFFERED_BYTES = 1 << 20
 """Larger writes into the page cache cost three times the processor time (`ftslurm.checkpoint.digest`)."""
 
@@ -73,7 +73,7 @@ def write_rank(
     check_objects(header.objects)
     if base is not None:
         base.check(header.run_id, header.world_size, header.rank)
-    with ThreadPoolExecutor(1, "ftslurm-digest") as hasher, _cleaning(folder, header.rank):
+    with _translating(folder), _cleaning(folder, header.rank), ThreadPoolExecutor(1, "ftslurm-digest") as hasher:
         disk.make_folder(folder)
         compressor = _compressor(options or WriteOptions())
         if base is None and compressor is None:
@@ -175,13 +175,19 @@ def _cleaning(folder: Path, rank: int) -> Iterator[None]:
     try:
         data.unlink(missing_ok=True)  # its index was never written; the name may have a second link, so no truncation
         yield
-    except BaseException as error:
+    except BaseException:
         for path in (index, data):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StorageError(f"cannot save to {folder}: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def _translating(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot save to {folder}: {error.strerror or error}") from error
 
 
 def _write_data(path: Path, memory: Sequence[memoryview]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ftslurm.core import xids
 from ftslurm.core.diagnosis import Cause
 from ftslurm.core.pricing import FAILURES_PER_NODE_DAY
 
@@ -55,6 +56,9 @@ _WEIGHTS: dict[str, tuple[Evidence, float]] = {
 """Causes that leave a mark. What the program did, what was asked for, and a healthy node that Slurm itself took out of
 the job leave none. Processes that cannot be killed mean storage as often as a bad node."""
 
+_OMEN = (Evidence.HARD, 0.25)
+"""Errors of a GPU that a run goes on with, but that come before failures: a quarter of a mark, and never a relapse."""
+
 
 class Standing(StrEnum):
     """What a ledger says of a node."""
@@ -67,7 +71,7 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A node was given up. `at` is in seconds since the epoch."""
+    """A node was given up, or (with a light weight) gave an omen. `at` is in seconds since the epoch."""
 
     node: str
     at: float
@@ -104,6 +108,11 @@ class Record:
 def mark_of(cause: str) -> tuple[Evidence, float] | None:
     """Return how a cause counts against its node; None: not at all."""
     return _WEIGHTS.get(cause)
+
+
+def mark_of_xid(code: int) -> tuple[Evidence, float] | None:
+    """Return how an error of a GPU's driver counts against its node while the node is not given up for it."""
+    return _OMEN if code in xids.LEMON else None
 
 
 def poisson_tail(count: int, mean: float) -> float:
@@ -211,7 +220,7 @@ def _standing(marks: Sequence[Mark], now: float, wanted: dict[float, int]) -> tu
     flagged, why = -math.inf, ""
     for index, each in enumerate(marks):
         found = _flagged(marks[: index + 1], wanted)
-        if not found and each.at - flagged <= 2 * DECAY_DAYS * DAY_S:
+        if not found and each.weight > _OMEN[1] and each.at - flagged <= 2 * DECAY_DAYS * DAY_S:
             found = "marked again while it was a lemon, or on probation"
         if found:
             flagged, why = each.at, found
@@ -221,7 +230,7 @@ def _standing(marks: Sequence[Mark], now: float, wanted: dict[float, int]) -> tu
     if age_days <= 2 * DECAY_DAYS:
         return Standing.PROBATION, f"was a lemon {age_days:.0f} days ago; one more mark excludes it"
     if now - marks[-1].at <= DECAY_DAYS * DAY_S:
-        return Standing.MARKED, f"last given up {(now - marks[-1].at) / DAY_S:.0f} days ago; no more than chance"
+        return Standing.MARKED, f"last marked {(now - marks[-1].at) / DAY_S:.0f} days ago; no more than chance"
     return Standing.CLEAN, "its marks have decayed"
 
 

@@ -139,7 +139,7 @@ def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
 
 def _may_requeue(run: Run, policy: Policy) -> bool:
     allowed = policy.continue_by == "requeue" and run.requeues < policy.max_requeues
-    return allowed and run.phase in LIVE | LAUNCHING
+    return allowed and run.phase in LIVE | LAUNCHING | {Phase.STOPPING}
 
 
 def _well(run: Run, node: str, verdict: NodeVerdict) -> Step:

@@ -71,7 +71,8 @@ def best_first(nodes: Sequence[str], strategy: Strategy, places: Places, near: S
 
 def arranged(nodes: Sequence[str], chosen: Collection[str], strategy: Strategy, places: Places) -> tuple[str, ...]:
     """Return the chosen ones of `nodes` in the order in which an attempt names them."""
-    kept = [node for node in nodes if node in chosen]
+    wanted = frozenset(chosen)
+    kept = [node for node in nodes if node in wanted]
     if strategy is Strategy.TOPOLOGY:
         first = {places.switches.get(node, ""): index for index, node in reversed(list(enumerate(kept)))}
         kept.sort(key=lambda node: first[places.switches.get(node, "")])

@@ -205,8 +205,15 @@ def _preference(kind: Kind, policy: Policy) -> int:
     return policy.prefer.index(kind) + 1 if kind in policy.prefer else len(policy.prefer) + 1
 
 
+def _parted(now: Situation) -> tuple[list[str], list[str], list[str]]:
+    """Return the attempt's nodes that are usable, those that are not, and usable ones that stand idle."""
+    nodes, live = frozenset(now.nodes), frozenset(now.live)
+    kept = [node for node in now.nodes if node in live]
+    return kept, [node for node in now.nodes if node not in live], [node for node in now.live if node not in nodes]
+
+
 def _relaunch(now: Situation, rates: Rates) -> _Option:
-    gone = [node for node in now.nodes if node not in now.live]
+    _, gone, _ = _parted(now)
     if gone:
         return _Option(Kind.RELAUNCH, refusal=f"{', '.join(gone)} cannot be used")
     price = pricing.of_going_on(len(now.nodes), rates)
@@ -215,8 +222,7 @@ def _relaunch(now: Situation, rates: Rates) -> _Option:
 
 def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
     """Fill the world up, to its size before or more, with nodes that stand idle."""
-    kept = [node for node in now.nodes if node in now.live]
-    idle = [node for node in now.live if node not in now.nodes]
+    kept, _, idle = _parted(now)
     if not idle:
         return _Option(Kind.SPARE, refusal="no idle node is held")
     nodes = _chosen(now, policy, kept, idle)
@@ -245,11 +251,10 @@ def _chosen(now: Situation, policy: Policy, kept: list[str], idle: list[str]) ->
 
 def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Option:
     """Go on smaller; idle nodes help, except where they could make the world whole (that is the other plan)."""
-    if all(node in now.live for node in now.nodes):
+    kept, gone, idle = _parted(now)
+    if not gone:
         return _Option(Kind.SHRINK, refusal="no node was lost")
-    kept = [node for node in now.nodes if node in now.live]
-    idle = [node for node in now.live if node not in now.nodes] if spare.refusal else []
-    nodes = _chosen(now, policy, kept, idle)
+    nodes = _chosen(now, policy, kept, idle if spare.refusal else [])
     if len(nodes) < max(policy.min_nodes, 1):
         text = f"{len(nodes)} usable nodes are fewer than min_nodes {policy.min_nodes}"
         return _Option(Kind.SHRINK, refusal=text)

@@ -126,7 +126,7 @@ def _plan_said(choice: Plan) -> Say:
 
 def _left_out(run: Run, policy: Policy) -> tuple[Say, ...]:
     """Nodes that could be used and are too ill."""
-    fit = fit_nodes(run, policy)
+    fit = frozenset(fit_nodes(run, policy))
     return tuple(
         Say(text=f"{node} is left out of the next attempt: {run.health[node][-1].reason}", slug="node_left_out")
         for node in run.usable

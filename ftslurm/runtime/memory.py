@@ -1,4 +1,4 @@
-"""What a supervisor leaves in the node ledger: nodes that were given up, and how long requeues took.
+"""What a supervisor leaves in the node ledger: nodes that were given up, omens of GPUs, and how long requeues took.
 
 A thread writes, because shared storage may hang; only the end of the process waits for it, and that briefly.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.events import Phase
-from ftslurm.core.lemons import Mark, mark_of
+from ftslurm.core.lemons import Evidence, Mark, mark_of, mark_of_xid
 from ftslurm.core.pricing import REQUEUE_DELAY_S
 from ftslurm.core.state import Run
 from ftslurm.errors import FtslurmError
@@ -50,20 +50,12 @@ class Memory:
         for node in run.condemned.keys() - before.condemned.keys():
             found = run.condemned[node]
             counts = mark_of(found.cause)
-            if counts is None:
-                continue
-            evidence, weight = counts
-            mark = Mark(
-                node=node,
-                at=now,
-                cause=found.cause,
-                evidence=evidence,
-                weight=weight,
-                run=self._run_id,
-                job=run.job_id,
-                reason=found.reason,
-            )
-            self._later(partial(self._writer.mark, mark))
+            if counts is not None:
+                self._mark(node, now, found.cause, counts, (run.job_id, found.reason))
+        for xid in run.xids if run.xids is not before.xids else ():
+            counts = mark_of_xid(xid.code) if xid not in before.xids else None
+            if counts is not None:
+                self._mark(xid.node, now, f"xid_{xid.code}", counts, (run.job_id, f"XID {xid.code} on GPU {xid.gpu}"))
         if before.phase is Phase.REQUEUED and run.phase is Phase.STARTING and before.requeued_at:
             wait_s = max(now - before.requeued_at - REQUEUE_DELAY_S, 0.0)
             wait = Wait(at=now, wait_s=round(wait_s, 1), partition=self._partition, nodes=len(run.nodes))
@@ -74,6 +66,14 @@ class Memory:
         if self._thread is not None:
             self._work.put(None)
             self._thread.join(timeout_s)
+
+    def _mark(self, node: str, at: float, cause: str, counts: tuple[Evidence, float], told: tuple[str, str]) -> None:
+        job, reason = told
+        evidence, weight = counts
+        mark = Mark(
+            node=node, at=at, cause=cause, evidence=evidence, weight=weight, run=self._run_id, job=job, reason=reason
+        )
+        self._later(partial(self._writer.mark, mark))
 
     def _later(self, work: Callable[[], None]) -> None:
         if self._thread is None:

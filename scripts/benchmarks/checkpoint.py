@@ -1,161 +1,281 @@
-"""How fast a checkpoint gets from scratch to shared storage with every byte verified, beside `cp` and `sync`.
+"""How fast one process saves, loads and drains a gibibyte, beside what memory and disk allow and what others do.
 
-One file of random bytes is taken in (hard link, digest, fsync, manifest), drained (read, compared with the manifest,
-written, fsynced), verified at its destination, and copied by cp and sync, in turn, several times over. The file lies in
-the page cache, for all of them alike; the destination is on the same disk. What memory alone allows stands beside it.
+The state is a GPT's weights in main memory. In each round every way has its turn once, in a folder of its own that is
+removed afterwards. Saves count until everything is fsynced. Loads are measured twice: with an empty page cache, and
+with the files in it. What ftslurm does is called through `ftslurm.training`, as a program calls it.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import checkpoint_peers as peers
 import machine
+import torch
+from checkpoint_peers import Floor, State, timed
+from torch import nn
 
-from ftslurm.checkpoint.capture import Author, Captured, capture
-from ftslurm.checkpoint.commit import commit_durable, prepare_store
-from ftslurm.checkpoint.digest import digest_bytes
 from ftslurm.checkpoint.drain import Target, Transport, drain_part
-from ftslurm.checkpoint.folderscan import Identity
-from ftslurm.checkpoint.store import verify
-from ftslurm.checkpoint.watch import FoundFile, StepFiles
-from ftslurm.core.events import Part
-from ftslurm.core.manifest import CHUNK_BYTES, Commit
+from ftslurm.checkpoint.layout import StorePaths
+from ftslurm.core.manifest import generation_name
+from ftslurm.training import attach
 
-RUN, NODE = "bench", "n1"
-ROWS = {
-    "memcpy": "copy in memory (one core)",
-    "digest": "digest in memory (one core)",
-    "capture": "capture: link, digest, fsync, manifest",
+NODE = "rank-00000"
+STEP = 1
+SAVES = {
+    "memcpy": "copy into kept memory: floor of any blocking time",
+    "blocking": "**ftslurm**: training stands still",
+    "async_blocking": "`dcp.async_save`: training stands still",
+    "raw": "write of the bytes, O_DIRECT, fsync: floor of any save",
+    "total": "**ftslurm**: saved, digested, committed",
+    "dcp": "`dcp.save`",
+    "async_total": "`dcp.async_save`, until it has saved",
+    "torch": "`torch.save`, fsync",
+    "safetensors": "safetensors, fsync",
+}
+LOADS = {
+    "read": "read of the bytes: floor",
+    "load": "**ftslurm**: every chunk verified",
+    "dcp_load": "`dcp.load`",
+    "torch_load": "`torch.load`",
+    "safetensors_load": "safetensors",
+}
+DRAINS = {
+    "cp": "`cp` and fsync, nothing verified: floor",
     "drain": "**drain by verified copy**",
     "rsync": "drain by rsync, verified",
-    "cp": "`cp` and `sync`, nothing verified",
-    "verify": "verify at the destination",
 }
-METHOD = """Source and destination are on one disk, and the source is in the page cache. `scripts/bench checkpoint`
-measures it again."""
+BARS = [
+    ("blocking", "memcpy", "at most 1.2"),
+    ("total", "raw", "at most 1.1"),
+    ("dcp", "total", "at least 2"),
+    ("load", "read", "at most 1.3"),
+    ("drain", "cp", "at most 1.2"),
+]
+METHOD = """{tensors} fp32 tensors, {gib:.2f} GiB, one process, {rounds} rounds in turn; median seconds and range.
+`scripts/bench checkpoint` measures it again.
+"""
+Took = dict[str, list[float]]
 
 
 class NotRight(RuntimeError):
     """What was measured did not do what it should."""
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
+class Ours:
+    """The state as a model whose program uses `ftslurm.training`."""
+
+    def __init__(self, state: State, folder: Path) -> None:
+        self.store = StorePaths(folder)
+        self.model = nn.ParameterDict({name.replace(".", "/"): nn.Parameter(each) for name, each in state.items()})
+        self.run = attach(model=self.model, folder=folder, every=10**9)
+        self.run.should_save(0)  # the memory is allocated before the first save, as in a training
+        self.generation = ""
+
+    def save(self) -> tuple[float, float]:
+        """(how long training stood still, until it was committed)."""
+
+        def whole() -> None:
+            blocked.append(timed(lambda: self.run.save(STEP)))
+            self.run.close()
+
+        blocked: list[float] = []
+        total = timed(whole)
+        self.generation = generation_name(STEP, 0)
+        if not self.store.generation(self.generation).commit.is_file():
+            raise NotRight("the save was not committed")
+        return blocked[0], total
+
+    def load(self) -> float:
+        """Restore into the model, every chunk verified."""
+        run = attach(model=self.model, folder=self.store.root, every=10**9)
+        took = timed(run.restore)
+        run.close()
+        return took
 
 
-def take_in(folder: Path, number: int) -> Captured:
-    """Capture the file as a generation of its own."""
-    source = folder / "scratch"
-    path = source / f"step_{number:08d}.pt"
-    found = FoundFile(name=path.name, rank=None, identity=Identity.of(path.stat()))
-    author = Author(run_id=RUN, attempt=0, node=NODE, world_size=1)
-    return capture(StepFiles(step=number, files=(found,)), source, folder / "local" / "gen", author)
+def warm(folder: Path) -> None:
+    """Read every file of a folder into the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(8 << 20):
+                    pass
 
 
-def drain(captured: Captured, store: Path, transport: Transport) -> None:
-    """Bring it to the store; NotRight when that did not work."""
-    report = drain_part(captured.folder, NODE, Target(destination=str(store), transport=transport))
-    if not report.ok:
-        raise NotRight(report.error)
+def cool(folder: Path) -> None:
+    """Drop every file of a folder from the page cache; posix_fadvise(2) needs them clean."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
 
-def check(captured: Captured, store: Path) -> float:
-    """Commit, and read every byte again; seconds of the reading."""
-    manifest = captured.manifest
-    part = Part(node=NODE, manifest_digest=captured.digest, files=1, size_bytes=manifest.size_bytes)
-    generation = manifest.generation
-    commit_durable(store, Commit(run_id=RUN, generation=generation, world_size=1, epoch=1, parts=(part,)))
-    verdict = verify(store, generation)
-    if not verdict.ok:
-        raise NotRight(str(verdict.problems[0]))
-    return verdict.took_s
+@contextmanager
+def own_folder(base: Path) -> Iterator[Path]:
+    """A folder on the disk that is measured; what others have written is on the disk before."""
+    with tempfile.TemporaryDirectory(dir=base, prefix="ftslurm-bench-") as name:
+        os.sync()
+        yield Path(name)
+
+
+def loads(took: Took, name: str, folder: Path, load: Callable[[], float]) -> None:
+    """Measure a load with a cold and with a warm cache."""
+    cool(folder)
+    took[f"{name}:cold"].append(load())
+    warm(folder)
+    took[f"{name}:warm"].append(load())
+
+
+def floors(took: Took, state: State, floor: Floor, base: Path) -> None:
+    """What memory and disk allow."""
+    with own_folder(base) as folder:
+        took["memcpy"].append(floor.memcpy(state))
+        took["raw"].append(floor.write(folder / "raw"))
+        loads(took, "read", folder, lambda: floor.read(folder / "raw"))
+
+
+def ours(took: Took, state: State, base: Path) -> None:
+    """Save, load, drain."""
+    with own_folder(base) as folder:
+        mine = Ours(state, folder / "store")
+        blocking, total = mine.save()
+        took["blocking"].append(blocking)
+        took["total"].append(total)
+        loads(took, "load", folder / "store", mine.load)
+        drains(took, mine, folder)
+
+
+def drains(took: Took, mine: Ours, folder: Path) -> None:
+    """Bring what was saved to another place, from the page cache."""
+    source = mine.store.generation(mine.generation)
+    for name, transport in (("drain", Transport.COPY), ("rsync", Transport.RSYNC)):
+        target = folder / name
+        warm(source.root)
+        os.sync()
+        report = drain_part(source.root, NODE, Target(destination=str(target), transport=transport))
+        if not report.ok:
+            raise NotRight(report.error)
+        took[name].append(report.took_s)
+    warm(source.root)
+    os.sync()
+    took["cp"].append(timed(lambda: copy(source.data, folder / "cp")))
 
 
 def copy(source: Path, target: Path) -> None:
-    """The plain way, and as safe as plain gets: cp, then fsync of the file and of its folder."""
-    subprocess.run(["cp", str(source), str(target)], check=True, timeout=600)
-    subprocess.run(["sync", str(target), str(target.parent)], check=True, timeout=600)
+    """The plain way, and as safe as plain gets: cp, then fsync of the files and of their folder."""
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True, timeout=600)
+    subprocess.run(["sync", *map(str, target.iterdir()), str(target)], check=True, timeout=600)
 
 
-def one_round(folder: Path, data: bytes, number: int) -> dict[str, float]:
-    """Seconds of each row."""
-    path = folder / "scratch" / f"step_{number:08d}.pt"
-    path.write_bytes(data)
-    os.sync()
-    took: dict[str, float] = {"memcpy": timed(lambda: bytearray(data))}
-    view = memoryview(data)
-    took["digest"] = timed(
-        lambda: [digest_bytes(view[at : at + CHUNK_BYTES]) for at in range(0, len(view), CHUNK_BYTES)]
-    )
-    captured: list[Captured] = []
-    took["capture"] = timed(lambda: captured.append(take_in(folder, number)))
-    took["drain"] = timed(lambda: drain(captured[0], folder / "store", Transport.COPY))
-    took["rsync"] = timed(lambda: drain(captured[0], folder / "rsync", Transport.RSYNC))
-    took["cp"] = timed(lambda: copy(path, folder / "plain" / path.name))
-    took["verify"] = check(captured[0], folder / "store")
-    return took
+def others(took: Took, state: State, base: Path) -> None:
+    """What others do with the same state."""
+    saves = {"torch": peers.torch_save, "safetensors": peers.safetensors_save, "dcp": peers.dcp_save}
+    back = {"torch": peers.torch_load, "safetensors": peers.safetensors_load, "dcp": peers.dcp_load}
+    for name, save in saves.items():
+        with own_folder(base) as folder:
+            took[name].append(save(state, folder))
+            loads(took, f"{name}_load", folder, lambda name=name, folder=folder: back[name](state, folder))
+    with own_folder(base) as folder:
+        blocking, total = peers.dcp_async(state, folder)
+        took["async_blocking"].append(blocking)
+        took["async_total"].append(total)
 
 
-def measure(base: Path, size_bytes: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each row in every round; each round's files are removed before the next."""
-    data = os.urandom(size_bytes)
-    took: dict[str, list[float]] = {row: [] for row in ROWS}
-    for number in range(1, rounds + 1):
-        with tempfile.TemporaryDirectory(dir=base, prefix="ftslurm-bench-") as name:
-            folder = Path(name)
-            for sub in ("scratch", "local/gen", "store", "rsync", "plain"):
-                (folder / sub).mkdir(parents=True)
-            for store in ("store", "rsync"):
-                prepare_store(folder / store, RUN, time.time())
-            for row, seconds in one_round(folder, data, number).items():
-                took[row].append(round(seconds, 4))
-    return took
+def measure(base: Path, mib: int, rounds: int) -> tuple[int, Took]:
+    """Bytes of the state, and the seconds of each row in every round."""
+    state = peers.state_of(mib)
+    floor = Floor(state)
+    took: Took = defaultdict(list)
+    for number in range(rounds):
+        floors(took, state, floor, base)
+        ours(took, state, base)
+        others(took, state, base)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return peers.size_of(state), {name: [round(each, 4) for each in seconds] for name, seconds in took.items()}
 
 
 def render(value: dict[str, Any]) -> str:
     """The page."""
-    size, took = value["size_bytes"], value["seconds"]
-    plain = median(took["cp"])
-    rows = []
-    for row, name in ROWS.items():
-        rates = sorted(size / 1e9 / seconds for seconds in took[row])
-        spread = f"{rates[0]:.2f} to {rates[-1]:.2f}"
-        rows.append([name, f"{median(rates):.2f}", spread, f"{median(took[row]) / plain:.2f}"])
+    took, size = value["seconds"], value["size_bytes"]
+    rounds = len(took["raw"])
     parts = [
-        "# Checkpoints: from scratch to shared storage\n",
+        "# Checkpoints: saving, loading, draining\n",
         machine.described(value["machine"]),
-        f"One file of {size / 2**20:g} MiB, {len(took['cp'])} rounds. {METHOD}\n",
-        machine.table(["what", "GB/s, median", "range", "time against `cp` and `sync`"], rows),
+        METHOD.format(tensors=value["tensors"], gib=size / 2**30, rounds=rounds),
+        "## Saving\n",
+        machine.table(
+            ["what", "s", "range", "against memcpy", "against the raw write"],
+            [_row(took, name, text, ("memcpy", "raw")) for name, text in SAVES.items()],
+        ),
+        "## Loading\n",
+        machine.table(
+            ["what", "warm s", "range", "against the floor", "cold s", "range", "against the floor"],
+            [
+                [
+                    *_row(took, f"{name}:warm", text, ("read:warm",)),
+                    *_row(took, f"{name}:cold", text, ("read:cold",))[1:],
+                ]
+                for name, text in LOADS.items()
+            ],
+        ),
+        "## Draining to another folder of the same disk, from the page cache\n",
+        machine.table(
+            ["what", "s", "range", "against `cp`"],
+            [_row(took, name, text, ("cp",)) for name, text in DRAINS.items()],
+        ),
+        "## Ratios that were to be reached\n",
+        machine.table(["ratio", "wanted", "median of the rounds' ratios"], [_bar(took, *bar) for bar in BARS]),
     ]
     return "\n".join(parts)
+
+
+def _row(took: Took, name: str, text: str, against: tuple[str, ...]) -> list[str]:
+    seconds = took[name]
+    ratios = [f"{median(seconds) / median(took[other]):.2f}" for other in against]
+    return [text, f"{median(seconds):.3f}", f"{min(seconds):.2f} to {max(seconds):.2f}", *ratios]
+
+
+def _bar(took: Took, name: str, against: str, wanted: str) -> list[str]:
+    """A ratio taken round by round: the machine's speed drifts, but not within a round."""
+    ours_, theirs = (took.get(each) or took[f"{each}:warm"] for each in (name, against))
+    ratio = median(mine / other for mine, other in zip(ours_, theirs, strict=True))
+    return [f"{name} / {against}", wanted, f"{ratio:.2f}"]
 
 
 def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, default=1024, help="size of the checkpoint in MiB (default 1024)")
+    parser.add_argument("--mb", type=int, default=1056, help="size of the state in MiB (default 1056)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="16 MiB, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="48 MiB, 2 rounds")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="folder on the disk that is measured")  # noqa: S108 - a folder is made in it
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     args = parser.parse_args()
-    size_bytes, rounds = (16 << 20, 2) if args.quick else (args.mb << 20, args.rounds)
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    torch.set_grad_enabled(mode=False)
+    mib, rounds = (48, 2) if args.quick else (args.mb, args.rounds)
+    size, took = measure(args.dir, mib, rounds)
     value = {
         "machine": machine.describe(""),
-        "size_bytes": size_bytes,
-        "seconds": measure(args.dir, size_bytes, rounds),
+        "size_bytes": size,
+        "tensors": len(peers.state_of(48)) * max(mib // 48, 1),
+        "seconds": took,
     }
     machine.write_json(args.out / "checkpoint.json", value)
     (args.out / "checkpoint.md").write_text(render(value), encoding="utf-8")

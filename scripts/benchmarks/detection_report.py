@@ -28,9 +28,10 @@ unless the profile says otherwise; hang_after is 3 s. *verdict*: from the fault 
 fence the old attempt, or to the first entry of a killed supervisor's successor. *new step*: from
 the fault to the first step further than any before, by a new process; `import torch` is not in it.
 Seconds. A further node that is lost within five minutes of another needs the word of every witness,
-and so takes longer. With n samples the highest percentile that they support is (n - 1)/n; p99 of 30
-is their largest. `scripts/bench detection` measures all of it again; the samples are in
-`detection.json`.
+and so takes longer; a further one that is frozen, and so answers ping, leads to a requeue, which is
+not measured here (`--alone`: a new job for every injection). With n samples the highest percentile
+that they support is (n - 1)/n; p99 of 30 is their largest. `scripts/bench detection` measures all of
+it again; the samples are in `detection.json`.
 """
 
 Sample = dict[str, Any]

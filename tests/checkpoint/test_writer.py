@@ -110,7 +110,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert index.chunks == chunks_of(file.fileno(), index.size)
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "rename", "mkdir", "open"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "rename", "mkdir", "open", "exists"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
 def test_a_failed_save_leaves_nothing_and_the_next_one_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_nothing_and_the_next_one_works(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        target = Path if call in {"rename", "mkdir"} else os
+        target = Path if call in {"rename", "mkdir", "exists"} else os
         patch.setattr(target, call, fail)
         with pytest.raises(StorageError, match=os.strerror(code)):
             write_rank(folder, staged(STATE, stage), header())

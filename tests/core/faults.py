@@ -16,6 +16,7 @@ from ftslurm.core.events import (
     StopRequested,
 )
 from ftslurm.core.symptoms import RanksStalled
+from tests.core.ills import ILLS
 from tests.core.stage import CUT, DEAD, FROZEN, UP, Node
 from tests.core.world import World
 
@@ -95,26 +96,14 @@ def _kill_agent(world: World, node: Node, for_s: float) -> None:
         world.from_supervisor(0.1, AgentLost(node=node.name, reason="reset"))
 
 
-def _end_ranks(world: World, node: Node, code: int, tail: str) -> None:
-    attempt = world.run.attempt
-    if attempt is None or node.state != UP or attempt.number not in node.ranks:
-        return
-    placement = attempt.placement or world.planned(attempt.nodes)
-    world.end_ranks(node, attempt.number, placement, code, tail)
-    for name in attempt.nodes:
-        other = world.nodes[name]
-        if other is not node and other.state == UP and attempt.number in other.ranks:
-            world.end_ranks(other, attempt.number, placement, 1, "RuntimeError: Connection closed by peer")
-
-
 def _kill_ranks(world: World, node: Node, for_s: float) -> None:
     del for_s
-    _end_ranks(world, node, 137, "")
+    world.lose_ranks(node, 137, "")
 
 
 def _program_error(world: World, node: Node, for_s: float) -> None:
     del for_s
-    _end_ranks(world, node, 1, '  File "train.py", line 7\nValueError: nan')
+    world.lose_ranks(node, 1, '  File "train.py", line 7\nValueError: nan')
 
 
 def _hang(world: World, node: Node, for_s: float) -> None:
@@ -221,4 +210,5 @@ KINDS: dict[str, Callable[[World, Node, float], None]] = {
     "time_limit": _time_limit,
     "cancel": _cancel,
     "stray_word": _stray_word,
+    **ILLS,
 }

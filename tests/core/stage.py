@@ -1,6 +1,6 @@
 """The stage of `tests.core.world`: a clock that is moved, nodes that speak, and the supervisor's loop.
 
-Time is simulated. What comes from a node is lost with its agent and waits while it is cut off; what comes from the
+Time is simulated, and the wall clock is as far off it as it is told. What comes from a node is lost with its agent and waits while it is cut off; what comes from the
 supervisor's own threads is lost when it is restarted.
 """
 
@@ -40,6 +40,7 @@ class Node:
     bad_since: float | None = None
     unkillable_until: float = 0.0
     hangs: int = 0
+    ill: bool = False
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Stage:
     entries: list[Entry] = field(default_factory=list)
     dies_at_next_action: bool = False
     epoch: int = 0
+    wall_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.laws = Laws(self.policy)
@@ -95,14 +97,14 @@ class Stage:
         """One turn of the supervisor's loop."""
         if self.run.phase in ENDED:
             return
-        event = replace(event, at=self.now, mono=self.now)
+        event = replace(event, at=self.now + self.wall_s, mono=self.now)
         run, actions = advance(self.run, event, self.policy)
         self.entries.append(Entry(len(self.entries), run.epoch, event.at, run.phase, event, actions))
         given_up = set(run.condemned) - set(self.run.condemned)
         self.run = run
         self.laws.check(event, run, actions)
         for node in (self.nodes[name] for name in given_up):
-            excused = self.now < node.unkillable_until + 5.0 or node.hangs > 1
+            excused = self.now < node.unkillable_until + 5.0 or node.hangs > 1 or node.ill
             assert node.bad_since is not None or excused, f"{node} is sound"
         dies = self.dies_at_next_action and bool(actions) and run.phase not in ENDED | {Phase.REQUEUED}
         done = actions[: self.random.randrange(len(actions))] if dies else actions

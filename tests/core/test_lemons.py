@@ -17,6 +17,7 @@ from ftslurm.core.lemons import (
     Standing,
     judge,
     mark_of,
+    mark_of_xid,
     marks_of_a_lemon,
     poisson_tail,
     rate_of,
@@ -110,13 +111,25 @@ def test_many_nodes_at_once_have_a_common_cause():
     assert set(standings(rack[0], nodes=4).values()) == {Standing.LEMON}
 
 
+def test_omens_add_up_and_bring_nobody_back():
+    """Eight remapped rows in a week are a lemon among 400 nodes, seven are chance; after probation they are no relapse."""
+    omens = [replace(mark, weight=0.25, cause="xid_63") for mark in marks("n1", *(0.5 + day / 2 for day in range(8)))]
+    assert standings(omens) == {"n1": Standing.LEMON}
+    assert standings(omens[1:]) == {"n1": Standing.MARKED}
+    lemon = marks("n1", 30, 32)
+    assert standings(lemon, omens[:1]) == {"n1": Standing.PROBATION}
+    assert standings(lemon, marks("n1", 1)) == {"n1": Standing.LEMON}
+    assert mark_of_xid(63) == (Evidence.HARD, 0.25)
+    assert mark_of_xid(31) is None
+
+
 def test_worst_come_first_with_their_reasons():
     """The order is that of the exclusion; reasons have numbers."""
     found = judge([*marks("n1", 40), *marks("n2", 2), *marks("n3", 1, 2, 3), *marks("n4", 9, 10)], (), NOW, 400)
     assert [each.node for each in found] == ["n3", "n4", "n2", "n1"]
     assert found[0].reason == "3 faults within 7 days, where 2 are more than chance; counts for 27 more days"
     assert (found[0].marks, found[0].last.at) == (3, NOW - DAY_S)
-    assert found[2].reason == "last given up 2 days ago; no more than chance"
+    assert found[2].reason == "last marked 2 days ago; no more than chance"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ftslurm.core.events import Phase
 from ftslurm.core.recovery import Policy
 from ftslurm.journal import parse_line, replay
 from tests.core.faults import KINDS, Fault
+from tests.core.ills import ILLS
 from tests.core.world import World
 
 FAULTS = st.builds(
@@ -30,6 +31,7 @@ POLICIES = st.builds(
     can_ask_to_save=st.booleans(),
     max_attempts=st.sampled_from([4, 20]),
     max_requeues=st.sampled_from([1, 10]),
+    on_nan=st.sampled_from(["say", "rollback"]),
 )
 
 
@@ -79,3 +81,49 @@ def test_run_finishes_after_a_double_fault(second, second_s):
     world.live()
     assert world.run.phase is Phase.FINISHED, world.story()
     assert world.run.usable != world.names
+
+
+PAIRS = ("kill_ranks", "cut", "supervisor", "damage")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 3.5, 6.0, 9.0, 14.0])
+@pytest.mark.parametrize("second", PAIRS)
+@pytest.mark.parametrize("first", PAIRS)
+def test_run_finishes_after_every_ordered_pair(first, second, after_s):
+    """Two faults in either order, the second one during the recovery from the first, or after it."""
+    policy = Policy(checkpoints=True, can_ask_to_save=True)
+    faults = [Fault(36.0, first, which=1, for_s=400.0), Fault(36.0 + after_s, second, which=2, for_s=400.0)]
+    world = world_with(policy, faults)
+    world.live()
+    assert world.run.phase is Phase.FINISHED, world.story()
+    cut = {world.names[index] for index, kind in ((1, first), (2, second)) if kind == "cut"}
+    assert set(world.run.condemned) <= cut
+
+
+@pytest.mark.parametrize("kind", ["cut", "freeze", "kill_ranks", "hang", "supervisor", "unkillable"])
+@pytest.mark.parametrize("by_s", [-7200.0, 7200.0])
+def test_a_clock_that_jumps_changes_no_decision(kind, by_s):
+    """The wall clock of the host jumps by hours, before and after a fault: every event leads to the same actions."""
+
+    def decided(*jumps):
+        world = world_with(Policy(checkpoints=True, can_ask_to_save=True), [Fault(25.0, kind, which=1, for_s=20.0)])
+        for at_s, wall_s in zip((24.9, 26.5), jumps, strict=True):
+            world.later(at_s, lambda wall_s=wall_s: setattr(world, "wall_s", wall_s))
+        world.live()
+        return [(entry.phase, entry.actions) for entry in world.entries]
+
+    assert decided(by_s, -by_s) == decided(0.0, 0.0)
+
+
+SICK = {"gpu_lost", "compute_wrong", "xid_of_the_gpu"}
+
+
+@pytest.mark.parametrize("kind", sorted(ILLS))
+def test_an_illness_costs_the_node_that_has_it_or_nobody(kind):
+    """Only a GPU that is lost or computes wrongly is a reason to give its node up; all the rest blames nobody."""
+    world = world_with(Policy(checkpoints=True, can_ask_to_save=True), [Fault(25.0, kind, which=1, for_s=20.0)])
+    world.live()
+    assert set(world.run.condemned) == ({"n2"} if kind in SICK else set())
+    assert world.run.phase is Phase.FINISHED
+    launches = 2 if kind in {*SICK, "out_of_memory", "gpu_memory"} else 1
+    assert world.run.next_attempt == launches, world.story()

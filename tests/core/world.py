@@ -367,3 +367,15 @@ class World(Stage):
             if name == node.name:
                 node.ends.append(RankExited(attempt=attempt, rank=rank, node=name, code=code, tail=tail))
                 self.from_node(name, 0.2, node.ends[-1])
+
+    def lose_ranks(self, node: Node, code: int, tail: str) -> None:
+        """The ranks of the attempt on a node end, and the others lose their connection to them."""
+        attempt = self.run.attempt
+        if attempt is None or node.state != UP or attempt.number not in node.ranks:
+            return
+        placement = attempt.placement or self.planned(attempt.nodes)
+        self.end_ranks(node, attempt.number, placement, code, tail)
+        for name in attempt.nodes:
+            other = self.nodes[name]
+            if other is not node and other.state == UP and attempt.number in other.ranks:
+                self.end_ranks(other, attempt.number, placement, 1, "RuntimeError: Connection closed by peer")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.lab.training import LabRun, await_that, let_pass, patient, workplace
 
 pytestmark = [pytest.mark.lab, pytest.mark.mpi]
 
+MPICH = Path(sys.prefix, "mpich", "lib", "libmpi.so.12")
 SRUN = """#!/bin/bash
 # srun of a site without MPI.
 if [ "$*" = --mpi=list ]; then printf 'MPI plugin types are...\\n\\tnone\\n'; exit; fi
@@ -71,6 +74,25 @@ def test_ring_testifies_and_is_started_again(lab: Cluster) -> None:
     lab.heal("n3")
     assert ups(run) == [["n1", "n2", "n3", "n4"], ["n1", "n2", "n3", "n4"], ["n1", "n2", "n4"]]
     assert run.launches() == [("n1", "n2", "n3", "n4"), ("n1", "n2", "n4")]
+    run.enough()
+    assert run.wait_end() == ("finished", 0)
+    await_that("nothing is left", lambda: not run.processes(), 30)
+
+
+@pytest.mark.skipif(not MPICH.exists(), reason="no MPICH: scripts/setup installs its wheel into .venv/mpich")
+def test_ring_over_mpich(lab: Cluster) -> None:
+    """With MPICH in the place of Open MPI the ring comes up under another kind of srun's, and testifies against a cut node."""
+    mpich = [f"--export=ALL,MPI4PY_LIBMPI={MPICH}"]
+    run = patient(lab, name="mpich", nodes=3, heartbeat={"profile": "fast"}, options=mpich)
+    run.wait("the ring is up", lambda: ups(run))
+    assert "MPICH Version: 5" in run.said()
+    assert "srun --mpi=pmi2" in run.said()
+    lab.cut("n3")
+    run.wait("a verdict", lambda: run.actions("FenceAttempt"))
+    words = [word for event in run.events("NodeProbed") for word in event["findings"] if word["witness"] == "ring"]
+    assert "unreachable" in {word["outcome"] for word in words}
+    run.wait("a ring of those that are left", lambda: ups(run)[-1] == ["n1", "n2"])
+    lab.heal("n3")
     run.enough()
     assert run.wait_end() == ("finished", 0)
     await_that("nothing is left", lambda: not run.processes(), 30)

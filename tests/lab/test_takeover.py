@@ -63,11 +63,23 @@ def takeovers(run: LabRun) -> list[str]:
     return [event["host"] for event in run.events("AllocationGranted") if event.get("takeover")]
 
 
+def ends(run: LabRun) -> None:
+    """Wait until the run is complete; its allocation ends soon after, and not before."""
+
+    def end() -> bool:
+        state, ended = run.job_says()[0], run.end()
+        assert ended or state == "RUNNING"
+        return ended is not None
+
+    await_that("end of the run", end, 120, run.story)
+    assert run.end() == ("finished", 0)
+    await_that("the allocation ends", lambda: run.job_says()[0] != "RUNNING", 10, run.story)
+
+
 def finish(run: LabRun) -> None:
     """Let the patient program end; the run must be complete, and so must its job."""
     run.enough()
-    await_that("end of the run", run.end, 120, run.story)
-    assert run.end() == ("finished", 0)
+    ends(run)
     for node in run.lab.nodes:
         run.lab.heal(node)
     completes(run)
@@ -107,8 +119,7 @@ def lose_batch_host(run: LabRun, lose: Callable[[str], object], undisturbed: flo
     print(f"batch host lost -> first new step: {time.monotonic() - begun:.1f} s")
     assert run.launches()[1] == ("n2", "n3", "n4")
     assert restored_step(run, 1) >= 20
-    await_that("end of the run", run.end, 120, run.story)
-    assert run.end() == ("finished", 0)
+    ends(run)
     assert loss_of(state_of(run.root / "checkpoints", STEPS), STEPS) == pytest.approx(undisturbed, rel=1e-5)
 
 

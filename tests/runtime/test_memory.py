@@ -13,6 +13,7 @@ from ftslurm.core.lemons import Evidence
 from ftslurm.core.pricing import REQUEUE_DELAY_S
 from ftslurm.core.state import Run
 from ftslurm.core.survey import NodesSurveyed, QueueEstimated
+from ftslurm.core.xids import Xid
 from ftslurm.runtime.forecast import Forecaster, Place
 from ftslurm.runtime.memory import Memory
 from ftslurm.slurm.client import SlurmClient
@@ -39,6 +40,19 @@ def test_nodes_that_failed_are_remembered(tmp_path):
     (mark,) = ledger.read(tmp_path).marks
     assert (mark.node, mark.cause, mark.evidence, mark.weight) == ("n2", "node_unreachable", Evidence.SOFT, 1.0)
     assert (mark.run, mark.job, mark.reason) == ("run-1", "7", "n2 is node_unreachable")
+
+
+def test_omens_of_a_gpu_are_remembered(tmp_path):
+    """A remapped row of memory stops nobody and leaves a light mark, once; a program's own error leaves none."""
+    memory = Memory(tmp_path, "run-1", "main")
+    seen = (Xid(node="n1", gpu="0000:3b:00", code=31, at=1.0), Xid(node="n2", gpu="0000:86:00", code=63, at=2.0))
+    memory.note(Run(), Run(xids=seen[:1]))
+    memory.note(Run(xids=seen[:1]), Run(job_id="7", xids=seen))
+    memory.note(Run(xids=seen), Run(job_id="7", xids=(seen[1],)))
+    memory.close(PATIENCE_S)
+    (mark,) = ledger.read(tmp_path).marks
+    assert (mark.node, mark.cause, mark.evidence, mark.weight) == ("n2", "xid_63", Evidence.HARD, 0.25)
+    assert mark.reason == "XID 63 on GPU 0000:86:00"
 
 
 def test_the_wait_of_a_requeue_is_remembered(tmp_path):
