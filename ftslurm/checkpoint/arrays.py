@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ftslurm.checkpoint.reader import Want
+from ftslurm.checkpoint.reader import Generation, Want
 from ftslurm.core.rankindex import DTYPES, Kind
+from ftslurm.core.wholeness import Tensor
 from ftslurm.errors import UsageError
 
 
@@ -140,3 +142,12 @@ def _little(array: npt.NDArray[Any], key: str) -> npt.NDArray[Any]:
     if array.dtype != array.dtype.newbyteorder("<"):
         raise UsageError(f"{key!r} is big-endian; what was saved is little-endian")
     return array
+
+
+def raw_bytes(generation: Generation, tensor: Tensor) -> memoryview:
+    """All bytes of a common tensor, in C order and little endian; raises as `Generation.read`."""
+    itemsize = DTYPES[tensor.dtype]
+    raw = np.empty(math.prod(tensor.shape) * itemsize, np.uint8)
+    into = raw.view(f"V{itemsize}").reshape(tensor.shape)
+    generation.read([Want(key=tensor.key, offsets=(0,) * into.ndim, sizes=tensor.shape, into=into)])
+    return raw.data

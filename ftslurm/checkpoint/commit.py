@@ -2,7 +2,7 @@
 
 COMMIT.json is written once, last, by the supervisor, after every manifest that it names was found with the digest that
 the node reported and every file with its size. A crash at any moment leaves the generation committed or not, never
-half. References (refs/) are conveniences for people: losing them loses nothing.
+half.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from ftslurm.checkpoint import disk
+from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.store import check_sizes, read_commit, read_files, read_latest, seal, unseal
 from ftslurm.core.manifest import COMMIT_LIMIT_BYTES, Commit, FileEntry, is_generation, parse_generation
@@ -78,7 +78,7 @@ def commit_durable(
     except OSError as error:
         raise StorageError(f"cannot commit {commit.generation}: {error.strerror} ({error.filename})") from error
     with contextlib.suppress(OSError):
-        _write_latest(root, commit.generation, earlier or digest)
+        _write_latest(root, commit, earlier or digest)
     return earlier or digest
 
 
@@ -111,14 +111,12 @@ def _all_there(root: Path, commit: Commit, patience_s: float, stop: Event | None
         time.sleep(_RETRY_S)
 
 
-def _write_latest(root: Path, generation: str, digest: str) -> None:
+def _write_latest(root: Path, commit: Commit, digest: str) -> None:
     """Name the newest durable generation, unless a newer one is named already."""
-    path = StorePaths(root).latest
     earlier = read_latest(root)
-    if earlier and parse_generation(earlier) > parse_generation(generation):
+    if earlier and parse_generation(earlier) > parse_generation(commit.generation):
         return
-    disk.make_folder(path.parent)
-    disk.write_small(path, encode({"generation": generation, "digest": digest}))
+    refs.write(root, refs.Ref(name=refs.LATEST, generation=commit.generation, digest=digest, at=commit.at))
 
 
 def write_local_record(root: Path, commit: Commit) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.commit import local_records
 from ftslurm.checkpoint.layout import StorePaths
-from ftslurm.checkpoint.store import scan
+from ftslurm.checkpoint.rollback import read_rollbacks
+from ftslurm.checkpoint.store import read_stored, scan
 from ftslurm.core.manifest import is_generation, parse_generation
-from ftslurm.errors import StorageError
+from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ftslurm.checkpoint.store import Refusal
@@ -32,6 +34,7 @@ class Standing(StrEnum):
     UNREADABLE = "UNREADABLE"
     DAMAGED = "DAMAGED"
     QUARANTINED = "QUARANTINED"
+    ABANDONED = "ABANDONED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +67,17 @@ def inventory(root: Path) -> tuple[Row, ...]:
     Raises:
         StorageError: the store cannot be read.
     """
-    found = scan(root)
-    rows = {each.generation: _row(each.commit, Standing.DURABLE, len(each.files)) for each in found.generations}
-    for refusal in found.refused:
-        rows[refusal.generation] = _refused(refusal)
     try:
-        for record in local_records(root):
+        records = tuple(local_records(root))
+        found = scan(root, [record.generation for record in records])
+        rows = {each.generation: _row(each.commit, Standing.DURABLE, len(each.files)) for each in found.generations}
+        rows |= {refusal.generation: _refused(refusal) for refusal in found.refused}
+        rows |= {row.generation: row for row in _abandoned(root, found.abandoned)}
+        newest = max((parse_generation(each.generation) for each in found.generations), default=(-1, -1))
+        for record in records:
             known = rows.get(record.generation)
-            newest = max((parse_generation(each.generation) for each in found.generations), default=(-1, -1))
+            if record.generation in found.abandoned:
+                continue
             if known is None and parse_generation(record.generation) < newest:
                 continue  # superseded, and cleaned away
             if known is None or known.standing is Standing.UNFINISHED:
@@ -92,6 +98,21 @@ def _row(commit: Commit, standing: Standing, files: int) -> Row:
         world_size=commit.world_size,
         at=commit.at,
     )
+
+
+def _abandoned(root: Path, names: tuple[str, ...]) -> Iterator[Row]:
+    """What a rollback has left behind, as far as it is durable."""
+    rollbacks = read_rollbacks(root)
+    for name in names:
+        try:
+            stored = read_stored(root, name)
+        except DataDamaged as error:
+            yield Row(generation=name, standing=Standing.DAMAGED, reason=str(error))
+        except FileNotFoundError:
+            continue
+        else:
+            reason = f"rolled back to {rollbacks[-1].to}"
+            yield replace(_row(stored.commit, Standing.ABANDONED, len(stored.files)), reason=reason)
 
 
 def _refused(refusal: Refusal) -> Row:

@@ -3,7 +3,8 @@
 On shared storage (`StorePaths`; in a run's folder it is `checkpoints/`)::
 
     RUN.json                       format, run id, when it was created
-    refs/latest                    the newest durable generation; can be lost and written again
+    ROLLBACKS.json                 which generations lie on abandoned branches; only after a rollback
+    refs/<name>                    latest, best and tags: a generation and the digest of its COMMIT
     refs/local/<generation>.json   generations that are whole, but only on the nodes; for people, can be lost
     gen/<step:09d>-<attempt:04d>/
       d/<name>                     the program's files, by the names the program gave them
@@ -75,14 +76,19 @@ class StorePaths:
         return self.root / "RUN.json"
 
     @property
-    def latest(self) -> Path:
-        """The newest durable generation's name."""
-        return self.root / "refs" / "latest"
+    def rollbacks(self) -> Path:
+        """What was abandoned."""
+        return self.root / "ROLLBACKS.json"
+
+    @property
+    def references(self) -> Path:
+        """Names of generations."""
+        return self.root / "refs"
 
     @property
     def local_records(self) -> Path:
         """What is LOCAL, for people to see."""
-        return self.root / "refs" / "local"
+        return self.references / "local"
 
     @property
     def generations(self) -> Path:

@@ -1,9 +1,10 @@
 """What may be deleted, and in which order, so that a crash in between never leaves a half checkpoint that looks whole.
 
 On shared storage: COMMIT.json first (from then on the generation does not exist), then the folder goes to `trash/`,
-then its content. Only durable generations count, by number, never by text. The newest durable generation is never
-touched, nor what the caller protects: generations on their way, or being restored. Damaged ones are not deleted here:
-they are set aside (`commit.quarantine`).
+then its content. Only durable generations count (`ftslurm.core.retention` says which stay), by number, never by text.
+What has a reference is never touched, nor what the caller protects: generations on their way, or being restored.
+Damaged ones are not deleted here: they are set aside (`commit.quarantine`). One process at a time deletes: the
+supervisor of a run that is alive, or a person's command where none is.
 
 On scratch the supervisor's watermark decides: a generation at or below it is durable or superseded by one that is.
 """
@@ -13,54 +14,95 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ftslurm.checkpoint import disk
+from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.digest import mismatches
 from ftslurm.checkpoint.layout import MANIFESTS, GenerationPaths, ScratchPaths, StorePaths
+from ftslurm.checkpoint.rollback import read_rollbacks
 from ftslurm.checkpoint.store import read_commit
-from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, NodeManifest, is_generation, parse_generation
+from ftslurm.core.branches import is_live
+from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, Commit, NodeManifest, is_generation, parse_generation
+from ftslurm.core.retention import Kept, Rules, stay
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ftslurm.core.manifest import FileEntry
 
 
 class State(StrEnum):
-    """What a generation is on shared storage."""
+    """What a generation without a usable commit is."""
 
-    DURABLE = "durable"
     UNFINISHED = "unfinished"
     DAMAGED = "damaged"
 
 
-def keep_last(root: Path, count: int, protected: Collection[str] = ()) -> tuple[str, ...]:
-    """Delete all but the newest `count` durable generations (at least one stays); returns the names of the deleted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """What stays, by generation, with the reason; and what goes, oldest first. `freed_bytes` are those that go."""
 
-    What was never committed and is older than the newest durable generation is swept up with them, unless protected.
+    stay: Mapping[str, str]
+    go: tuple[str, ...]
+    freed_bytes: int = 0
+
+
+def foresee(root: Path, rules: Rules, protected: Collection[str], now: float) -> Pruning:
+    """Say what `apply` would delete. `now` is wall-clock seconds.
+
+    What was never committed and is older than the newest durable generation goes with the durable ones that no rule
+    keeps, unless protected.
 
     Raises:
-        StorageError: the store cannot be read or changed.
+        DataDamaged: a tag, or the record of rollbacks, is damaged: nobody knows what it protects.
+        StorageError: the store cannot be read.
     """
     paths = StorePaths(root)
     try:
         names = _generations(paths.generations)
+        rollbacks = read_rollbacks(root)
         states = {name: _state(root, name) for name in names}
-        durable = [name for name in names if states[name] is State.DURABLE]
-        kept = set(durable[-max(count, 1) :]) | set(protected)
-        old = names[: names.index(durable[-1])] if durable else []
-        doomed = [name for name in old if name not in kept and states[name] is not State.DAMAGED]
+    except OSError as error:
+        raise StorageError(f"cannot read the checkpoints in {root}: {error.strerror}: {error.filename}") from error
+    live = {name for name in names if is_live(name, rollbacks)}
+    durable = [_kept(commit, live=name in live) for name, commit in states.items() if isinstance(commit, Commit)]
+    guarded = dict.fromkeys(protected, "in use")
+    for ref in refs.listed(root):
+        guarded.setdefault(ref.generation, f"tagged {ref.name}")
+    reasons = stay(durable, rules, guarded, now)
+    newest = max((each.order for each in durable if each.live), default=(-1, -1))
+    unfinished = [name for name in names if states[name] is State.UNFINISHED and name not in guarded]
+    going = [each.generation for each in durable if each.generation not in reasons]
+    going += [name for name in unfinished if name in live and parse_generation(name) < newest]
+    going += [name for name in unfinished if name not in live and not rules.abandoned]
+    freed = sum(commit.size_bytes for name in going if isinstance(commit := states[name], Commit))
+    return Pruning(stay=reasons, go=tuple(sorted(going, key=parse_generation)), freed_bytes=freed)
+
+
+def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: float) -> tuple[str, ...]:
+    """Delete what `foresee` says; returns the names of the deleted. What is tagged meanwhile stays.
+
+    Raises:
+        DataDamaged: as `foresee`; nothing was deleted.
+        StorageError: the store cannot be read or changed.
+    """
+    doomed = foresee(root, rules, protected, now).go
+    paths = StorePaths(root)
+    gone: list[str] = []
+    try:
         for name in doomed:
-            _delete(paths, name)
+            if name not in {ref.generation for ref in refs.listed(root)}:
+                _delete(paths, name)
+                gone.append(name)
         for name in disk.entries_of(paths.trash):
             shutil.rmtree(paths.trash / name)
     except OSError as error:
         raise StorageError(f"cannot delete old checkpoints in {root}: {error.strerror}: {error.filename}") from error
-    return tuple(doomed)
+    return tuple(gone)
 
 
 def clean_scratch(scratch: ScratchPaths, watermark: str, keep: int = 2) -> tuple[str, ...]:
@@ -89,15 +131,22 @@ def _generations(folder: Path) -> list[str]:
     return sorted(filter(is_generation, disk.entries_of(folder)), key=parse_generation)
 
 
-def _state(root: Path, name: str) -> State:
-    """What its COMMIT.json says. One that cannot be read now raises OSError: nothing is decided then."""
+def _state(root: Path, name: str) -> Commit | State:
+    """Its commit, or why there is none. One that cannot be read now raises OSError: nothing is decided then."""
     try:
-        read_commit(root, name)
+        return read_commit(root, name)[0]
     except FileNotFoundError:
         return State.UNFINISHED
     except DataDamaged:
         return State.DAMAGED
-    return State.DURABLE
+
+
+def _kept(commit: Commit, *, live: bool) -> Kept:
+    """A durable generation as the rules look at it."""
+    about = commit.about
+    if about is None:
+        return Kept(generation=commit.generation, at=commit.at, live=live)
+    return Kept(generation=commit.generation, at=commit.at, metrics=about.metrics, base=about.base, live=live)
 
 
 def _delete(paths: StorePaths, name: str) -> None:

@@ -11,9 +11,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ftslurm.checkpoint import disk
+from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.digest import Mismatch, Pace, digest_bytes, mismatches, quiet, wrong_size
 from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, manifest_name
+from ftslurm.checkpoint.rollback import read_rollbacks
+from ftslurm.core.branches import abandoned
 from ftslurm.core.manifest import (
     COMMIT_LIMIT_BYTES,
     MANIFEST_LIMIT_BYTES,
@@ -58,10 +60,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What lies in the store, oldest first."""
+    """What lies in the store, oldest first. `abandoned` are the names that a rollback has left behind."""
 
     generations: tuple[Stored, ...]
     refused: tuple[Refusal, ...]
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +147,10 @@ def read_stored(root: Path, generation: str) -> Stored:
 
 def read_latest(root: Path) -> str:
     """The generation that refs/latest names; "" where it names none. A hint: only its COMMIT.json proves it."""
-    path = StorePaths(root).latest
     try:
-        record = decode(disk.read_small(path.parent, path.name, 4096), "refs/latest")
+        return refs.read(root, refs.LATEST).generation
     except (OSError, DataDamaged):
         return ""
-    name = record.get("generation") if isinstance(record, dict) else None
-    return name if isinstance(name, str) and is_generation(name) else ""
 
 
 def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
@@ -165,29 +165,46 @@ def scan(root: Path, known: Collection[str] = ()) -> Scan:
     """All generations on shared storage: those that are committed and pass the cheap checks, and why not the others.
 
     An NFS client's listing may be old: `known` generations, and the one that refs/latest names, are looked for by name.
+    Those on abandoned branches are named, not read.
 
     Raises:
+        DataDamaged: the record of rollbacks is damaged.
         StorageError: the store itself cannot be read.
     """
     paths = StorePaths(root)
     try:
         listed = set(filter(is_generation, disk.entries_of(paths.generations)))
+        rollbacks = read_rollbacks(root)
     except OSError as error:
         raise StorageError(f"cannot read {paths.generations}: {error.strerror}") from error
+    names = sorted({*listed, *known, *filter(None, [read_latest(root)])}, key=parse_generation)
+    left = abandoned(names, rollbacks)
     stored: list[Stored] = []
     refused: list[Refusal] = []
-    for name in sorted({*listed, *known, *filter(None, [read_latest(root)])}, key=parse_generation):
-        try:
-            stored.append(read_stored(root, name))
-        except DataDamaged as error:
-            refused.append(Refusal(generation=name, reason=str(error), damaged=True))
-        except FileNotFoundError:
-            if name in listed:
-                reason = "no COMMIT.json: it was never finished"
-                refused.append(Refusal(generation=name, reason=reason, is_unfinished=True))
-        except OSError as error:
-            refused.append(Refusal(generation=name, reason=f"cannot be read: {error.strerror}"))
-    return Scan(generations=tuple(stored), refused=tuple(refused))
+    for name in (name for name in names if name not in left):
+        found = _looked_at(root, name, is_listed=name in listed)
+        if isinstance(found, Stored):
+            stored.append(found)
+        elif found is not None:
+            refused.append(found)
+    return Scan(
+        generations=tuple(stored),
+        refused=tuple(refused),
+        abandoned=tuple(name for name in names if name in left),
+    )
+
+
+def _looked_at(root: Path, name: str, *, is_listed: bool) -> Stored | Refusal | None:
+    """A generation, or why it does not count; None where there is nothing of this name."""
+    try:
+        return read_stored(root, name)
+    except DataDamaged as error:
+        return Refusal(generation=name, reason=str(error), damaged=True)
+    except FileNotFoundError:
+        reason = "no COMMIT.json: it was never finished"
+        return Refusal(generation=name, reason=reason, is_unfinished=True) if is_listed else None
+    except OSError as error:
+        return Refusal(generation=name, reason=f"cannot be read: {error.strerror}")
 
 
 def verify(root: Path, generation: str, pace: Pace = quiet) -> Verdict:

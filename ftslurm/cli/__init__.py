@@ -45,7 +45,7 @@ COMMANDS: dict[str, Place] = {
     "explain": Place("ftslurm.cli.explain", "explain", "Tell the story of a run: what happened, and why."),
     "nodes": Place("ftslurm.cli.nodes", "nodes", "Show and forgive the nodes that runs have given up."),
     "cancel": Place("ftslurm.cli.cancel", "cancel", "End a run and its job."),
-    "checkpoint": Place("ftslurm.cli.checkpoint", "checkpoint", "List and verify the checkpoints of a run."),
+    "checkpoint": Place("ftslurm.cli.checkpoint", "checkpoint", "List, verify, tag, prune the checkpoints of a run."),
     "config": Place("ftslurm.cli.config", "config", "Check, show and describe configuration files."),
     "doctor": Place("ftslurm.cli.doctor", "doctor", "Find what at this site would stop or weaken a run."),
     "lab": Place("ftslurm.cli.lab", "lab", "A real Slurm cluster on this machine, whose nodes can fail."),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.checkpoint_export import export
+from ftslurm.cli.checkpoint_log import diff, log
+from ftslurm.cli.checkpoint_names import rollback, tag, untag
+from ftslurm.cli.checkpoint_prune import prune
+from ftslurm.cli.storearg import json_option, print_json, short_age, short_size, store_argument, store_of, table
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ftslurm.checkpoint.inventory import Row
 
@@ -31,42 +36,50 @@ Examples:
 """
 GROUP_EXAMPLES = """\b
 Examples:
-  ftslurm checkpoint ls 4711
+  ftslurm checkpoint ls 4711                          # what there is, in every state
+  ftslurm checkpoint log 4711                         # what the training was at, newest first
   ftslurm checkpoint verify 4711
+  ftslurm checkpoint tag 4711 before-lr-change --of 5000
+  ftslurm checkpoint rollback 4711 before-lr-change
+  ftslurm checkpoint export 4711 best --safetensors model.safetensors
 """
-
-run_argument = click.argument("run_or_job")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
 @click.group(epilog=GROUP_EXAMPLES)
 def checkpoint() -> None:
-    """List and verify the checkpoints of a run."""
+    """List, verify, tag and prune the checkpoints of a run.
+
+    RUN_OR_JOB is a run id, a job id, or a folder: the run's, or that of a store.
+    """
+
+
+for verb in (log, diff, tag, untag, rollback, prune, export):
+    checkpoint.add_command(verb)
 
 
 @checkpoint.command(epilog=LS_EXAMPLES)
-@run_argument
+@store_argument
 @json_option
 def ls(run_or_job: str, *, as_json: bool) -> None:
     """List the checkpoints of RUN_OR_JOB, oldest first. Looks at records and sizes; `verify` reads the bytes.
 
     LOCAL: on the nodes only. DURABLE: on shared storage, whole. UNFINISHED: never committed. DAMAGED: refused, not yet
-    set aside. QUARANTINED: refused and set aside.
+    set aside. QUARANTINED: refused and set aside. ABANDONED: durable, newer than what the run was rolled back to.
     """
     from ftslurm.checkpoint.inventory import inventory
 
-    root = store_of(run_or_job)
+    root = store_of(run_or_job).root
     rows = inventory(root)
     if as_json:
-        _print_json({"store": str(root), "checkpoints": [_as_json(row) for row in rows]})
+        print_json({"store": str(root), "checkpoints": [_as_json(row) for row in rows]})
     elif not rows:
         click.echo(f"no checkpoints in {root}", err=True)
     else:
-        click.echo("\n".join(table(rows, time.time())))
+        click.echo("\n".join(rows_of(rows, time.time())))
 
 
 @checkpoint.command(epilog=VERIFY_EXAMPLES)
-@run_argument
+@store_argument
 @click.option("--step", type=click.IntRange(min=0), help="Only the checkpoints of this step.")
 @json_option
 def verify(run_or_job: str, *, step: int | None, as_json: bool) -> int:
@@ -76,13 +89,13 @@ def verify(run_or_job: str, *, step: int | None, as_json: bool) -> int:
     """
     from ftslurm.errors import DataDamaged, StorageError, UsageError
 
-    root = store_of(run_or_job)
+    root = store_of(run_or_job).root
     verdicts = _verify_all(root, step, (lambda _: None) if as_json else _say)
     if not verdicts and step is not None:
         raise UsageError(f"there is no durable checkpoint of step {step} in {root}")
     states = {verdict["state"] for verdict in verdicts}
     if as_json:
-        _print_json({"store": str(root), "ok": states <= {Found.OK}, "checkpoints": verdicts})
+        print_json({"store": str(root), "ok": states <= {Found.OK}, "checkpoints": verdicts})
     elif not verdicts:
         click.echo(f"no durable checkpoints in {root}", err=True)
     if Found.DAMAGED in states:
@@ -90,42 +103,13 @@ def verify(run_or_job: str, *, step: int | None, as_json: bool) -> int:
     return StorageError.exit_code if Found.UNREADABLE in states else 0
 
 
-def store_of(run_or_job: str) -> Path:
-    """The checkpoint store of a run, or of the store's own folder. Raises UsageError where there is none."""
-    from ftslurm.checkpoint.layout import StorePaths
-    from ftslurm.runs import find_run
-
-    given = Path(run_or_job)
-    if "/" in run_or_job and StorePaths(given).run_file.is_file():
-        return given
-    paths = find_run(run_or_job)
-    try:
-        resolved = json.loads(paths.resolved.read_bytes())
-        text = str(resolved["checkpoint"]["shared"])
-        places = {"{run_dir}": str(paths.root), "{run_id}": paths.run_id, "{name}": str(resolved["name"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return paths.checkpoints
-    for word, value in places.items():
-        text = text.replace(word, value)
-    return Path(text)
-
-
 # ------------------------------------------------------------------------------------------------------------------ ls
 
 
-def table(rows: tuple[Row, ...], now: float) -> list[str]:
+def rows_of(rows: tuple[Row, ...], now: float) -> list[str]:
     """The lines of the table, with a heading; reasons stand at the end."""
     heading = ("GENERATION", "STEP", "STATE", "SIZE", "FILES", "AGE", "NODES", "REASON")
-    cells = [heading, *(_cells(row, now) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heading) - 1)]
-    right = {1, 3, 4, 5}
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, [*widths, 0], strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+    return table(heading, [_cells(row, now) for row in rows], {1, 3, 4, 5})
 
 
 def _cells(row: Row, now: float) -> tuple[str, ...]:
@@ -141,25 +125,6 @@ def _cells(row: Row, now: float) -> tuple[str, ...]:
         nodeset.fold(row.nodes) if row.nodes else "-",
         row.reason,
     )
-
-
-def short_size(size_bytes: int) -> str:
-    """Three digits and a binary unit: 1.5G."""
-    size = float(size_bytes)
-    for unit in ("B", "K", "M", "G", "T"):
-        if size < 1000 or unit == "T":
-            return f"{size:.0f}{unit}" if size >= 100 or unit == "B" else f"{size:.1f}{unit}"
-        size /= 1024
-    return ""
-
-
-def short_age(seconds: float) -> str:
-    """The largest unit that fits: 45s, 12m, 3h, 2d. A clock that is behind gives 0s."""
-    whole = max(0, int(seconds))
-    for unit, worth in (("d", 86400), ("h", 3600), ("m", 60)):
-        if whole >= 2 * worth:
-            return f"{whole // worth}{unit}"
-    return f"{whole}s"
 
 
 def _as_json(row: Row) -> dict[str, Any]:
@@ -191,11 +156,13 @@ class Found(StrEnum):
 def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """The verdict on every generation that claims to be durable, each told as soon as it is known."""
     from ftslurm.checkpoint.store import scan
+    from ftslurm.checkpoint.versions import versions
     from ftslurm.core.manifest import parse_generation
 
     found = scan(root)
     refused = {each.generation: each for each in found.refused if not each.is_unfinished}
     sizes = {each.generation: each.commit.size_bytes for each in found.generations}
+    sizes |= {each.generation: each.commit.size_bytes for each in versions(root) if not each.live}
     verdicts: list[dict[str, Any]] = []
     for name in sorted([*refused, *sizes], key=parse_generation):
         if step is not None and parse_generation(name)[0] != step:
@@ -255,7 +222,3 @@ def _say(verdict: dict[str, Any]) -> None:
     click.echo(f"{verdict['generation']}  {verdict['state']}{size}")
     for problem in verdict["problems"]:
         click.echo(f"  {problem['what']}")
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps({"meta": {"schema": 1}, **content}, indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.holding import refuse_if_held
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from ftslurm.insight.summary import Summary
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
-    from ftslurm.slurm.records import JobInfo
     from ftslurm.slurm.script import JobRequest
 
 EXAMPLES = """\b
 Examples:
   ftslurm resume 101                                  # a new job, from the newest committed checkpoint
   ftslurm resume 101 --nodes 3 --time 12:00:00
+  ftslurm resume 101 --from before-lr-change          # or a step; newer checkpoints become an abandoned branch
   ftslurm resume 101 --dry-run                        # say from where, print the script, submit nothing
   ftslurm resume gpt-small-20260301-1a2b3c -- --qos=high
   job=$(ftslurm resume 101 --parsable)
@@ -50,6 +51,7 @@ class Wishes:
     force: bool
     exclude: str = ""
     use_ledger: bool = True
+    start: str = ""
 
 
 @click.command(epilog=EXAMPLES)
@@ -60,6 +62,9 @@ class Wishes:
 @click.option("-x", "--exclude", default="", metavar="NODES", help="Further nodes to leave out, as in n[3,7].")
 @click.option("--no-ledger", is_flag=True, help="Leave no node out for the node ledger's sake.")
 @click.option("--again", is_flag=True, help="Also a run that has finished with success.")
+@click.option(
+    "--from", "start", default="", metavar="STEP|TAG", help="From this checkpoint; newer ones are left as a branch."
+)
 @click.option("--from-start", is_flag=True, help="Where there is no checkpoint: begin anew instead of refusing.")
 @click.option("--force", is_flag=True, help="Also where nobody knows whether its job still exists. Be sure first.")
 @click.option("--dry-run", is_flag=True, help="Print the batch script and submit nothing.")
@@ -75,6 +80,7 @@ def resume(
     exclude: str,
     no_ledger: bool,
     again: bool,
+    start: str,
     from_start: bool,
     force: bool,
     dry_run: bool,
@@ -87,19 +93,19 @@ def resume(
     from ftslurm.slurm.client import SlurmClient
 
     allowed = {"again": again, "from_start": from_start, "force": force, "use_ledger": not no_ledger}
-    wishes = Wishes(nodes=nodes, time=time_limit, exclude=exclude, **allowed)
-    paths, client = runs.find_run(run), SlurmClient()
-    plan = prepare(paths, client, wishes, sbatch_options)
+    wishes = Wishes(nodes=nodes, time=time_limit, exclude=exclude, start=start, **allowed)
+    plan = prepare(paths := runs.find_run(run), client := SlurmClient(), wishes, sbatch_options)
     for line in plan.notes:
         click.echo(f"ftslurm: {line}", err=True)
     if dry_run:
         plan.show()
         return 0
+    if start:
+        _roll_back(paths, plan, start)
     job_id = _submit(client, paths, plan.request)
-    if as_json:
-        click.echo(json.dumps({"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}, indent=2))
-    else:
-        click.echo(job_id if parsable else f"Submitted batch job {job_id}")
+    text = job_id if parsable else f"Submitted batch job {job_id}"
+    told = {"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}
+    click.echo(json.dumps(told, indent=2) if as_json else text)
     if not wait:
         return 0
     from ftslurm.cli.submit import wait_for
@@ -115,6 +121,7 @@ class Plan:
     summary: Summary
     start: tuple[str, int] | None
     notes: tuple[str, ...]
+    store: Path
 
     def show(self) -> None:
         """Print the script, and on stderr what stands on sbatch's command line."""
@@ -146,12 +153,13 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     from ftslurm import journal, siteprofile, submission
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
+    from ftslurm.runtime.settings import checkpoint_of
 
     config = siteprofile.of_run(load(paths.config), paths)
     summary = summarise(journal.read(paths))
-    _refuse_if_held(paths, client, summary, force=wishes.force)
+    refuse_if_held(paths, client, summary, force=wishes.force)
     _refuse_if_finished(paths, summary, again=wishes.again)
-    start, notes = _start(paths, config, from_start=wishes.from_start)
+    start, notes = _start(paths, config, wishes)
     changed = _changed(config, wishes)
     request = submission.request_of(changed, paths, options, resumed=True)
     exclude = _still_known(client, summary.excluded)
@@ -161,38 +169,9 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     notes += more
     if not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
-    return Plan(request=replace(request, exclude=exclude), summary=summary, start=start, notes=tuple(notes))
-
-
-def _refuse_if_held(paths: RunPaths, client: SlurmClient, summary: Summary, *, force: bool) -> None:
-    from ftslurm import journal
-    from ftslurm.errors import TryAgain
-    from ftslurm.insight import hold, index
-
-    linked = list(index.jobs_by_run(paths.root.parent).get(paths.root.resolve(), ()))
-    linked += [job for job in (summary.job_id, *client.find_submitted(paths.run_id)) if job and job not in linked]
-    lease, now = journal.holder(paths), time.time()
-    found = hold.who_holds(summary, linked, _slurm_says(client, linked, summary), lease, now)
-    words = f"job {found.job_id}: {found.reason}; {hold.lease_words(lease, now)}"
-    if found.hold is hold.Hold.HELD:
-        raise TryAgain(
-            f"run {paths.run_id} is held by {words}",
-            hint=f"`ftslurm cancel {found.job_id}` ends it; `ftslurm status {found.job_id}` shows it",
-        )
-    if found.hold is hold.Hold.UNCERTAIN and not force:
-        raise TryAgain(
-            f"nobody can say whether run {paths.run_id} is still alive in {words}",
-            hint="look on its nodes; if you are sure that nothing of that job is left, repeat with --force",
-        )
-
-
-def _slurm_says(client: SlurmClient, linked: list[str], summary: Summary) -> dict[str, JobInfo]:
-    """Slurm's word on the jobs; accounting's too on the one that counts, where slurmctld has forgotten it."""
-    jobs = client.jobs(linked)
-    last = summary.job_id or (linked[-1] if linked else "")
-    if last and not summary.over and (last not in jobs or jobs[last].state.is_over):
-        jobs[last] = client.job(last)
-    return jobs
+    store = Path(checkpoint_of(config, paths).shared)
+    request = replace(request, exclude=exclude)
+    return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store)
 
 
 def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:
@@ -206,7 +185,29 @@ def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> No
         )
 
 
-def _start(paths: RunPaths, config: Config, *, from_start: bool) -> tuple[tuple[str, int] | None, list[str]]:
+def _roll_back(paths: RunPaths, plan: Plan, name: str) -> None:
+    """Leave what is newer than the wanted checkpoint to an abandoned branch."""
+    from ftslurm.checkpoint import versions
+
+    target = versions.find(plan.store, name)
+    reason = f"resume --from {name}"
+    versions.roll_back(plan.store, target, attempt=plan.summary.attempt or 0, now=time.time(), reason=reason)
+    click.echo(f"ftslurm: run {paths.run_id} is rolled back to {target.generation}", err=True)
+
+
+def _start_from(root: Path, name: str) -> tuple[tuple[str, int], list[str]]:
+    """The checkpoint that was asked for, and which ones are left behind by that."""
+    from ftslurm.checkpoint import versions
+
+    target = versions.find(root, name)
+    left = versions.left_behind(root, target)
+    notes = [f"starts from the checkpoint of step {target.commit.step} ({target.generation}), verified on the way"]
+    if left:
+        notes.append(f"left as an abandoned branch, not deleted: {', '.join(left)}")
+    return (target.generation, target.commit.step), notes
+
+
+def _start(paths: RunPaths, config: Config, wishes: Wishes) -> tuple[tuple[str, int] | None, list[str]]:
     """The checkpoint that the supervisor will take first, and what to say about the choice."""
     from ftslurm.checkpoint.store import scan
     from ftslurm.errors import UsageError
@@ -214,16 +215,18 @@ def _start(paths: RunPaths, config: Config, *, from_start: bool) -> tuple[tuple[
 
     spec = checkpoint_of(config, paths)
     if not spec.is_watched:
-        if not from_start:
+        if not wishes.from_start:
             raise UsageError(
                 "no checkpoints are watched in this run (checkpoint.files is not set), so it would begin anew",
                 hint="--from-start starts the program nevertheless; it may know a checkpoint of its own",
             )
         return None, ["no checkpoints are watched: the program starts from what it finds itself"]
+    if wishes.start:
+        return _start_from(Path(spec.shared), wishes.start)
     found = scan(Path(spec.shared))
     notes = [f"checkpoint {each.generation} is refused: {each.reason}" for each in found.refused]
     if not found.generations:
-        _no_checkpoint(found, spec.shared, from_start=from_start)
+        _no_checkpoint(found, spec.shared, from_start=wishes.from_start)
         return None, [*notes, "there is no checkpoint: the run begins anew"]
     newest = found.generations[-1]
     older = len(found.generations) - 1

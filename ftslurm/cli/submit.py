@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.origin import begin_from, origin_of
+
 if TYPE_CHECKING:
     from ftslurm.config import Config
     from ftslurm.paths import RunPaths
@@ -27,6 +29,7 @@ Examples:
   ftslurm submit train.yaml --exclude='n[3,7]'        # besides the lemons of the node ledger (`ftslurm nodes`)
   job=$(ftslurm submit train.yaml --parsable)
   ftslurm submit train.yaml --wait && echo trained
+  ftslurm submit finetune.yaml --init-from 4711@best  # begins from a checkpoint of another run
 """
 
 
@@ -40,6 +43,9 @@ Examples:
 @click.option("--wait", is_flag=True, help="Return when the run has ended, with its exit code.")
 @click.option("--parsable", is_flag=True, help="Print the job id only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option(
+    "--init-from", metavar="RUN[@TAG]", help="Begin from a checkpoint of another run, or of a store's folder; latest."
+)
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder; beats the file.")
 def submit(
     file: Path,
@@ -52,31 +58,29 @@ def submit(
     wait: bool,
     parsable: bool,
     as_json: bool,
+    init_from: str | None,
     run_root: Path | None,
 ) -> int:
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
     from ftslurm import siteprofile, submission
     from ftslurm.config import load
     from ftslurm.slurm.client import SlurmClient
-    from ftslurm.slurm.script import render
 
     config = load(file)
-    root = submission.run_root_of(config, run_root)
-    client = SlurmClient()
+    root, client = submission.run_root_of(config, run_root), SlurmClient()
     taken = siteprofile.for_submission(config, client)
     config = siteprofile.tuned(config, taken.values)
     if not (parsable or as_json):
         click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
+    origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
-        request = replace(submission.preview(config, root, sbatch_options), exclude=out)
-        if dry_run:
-            _print_dry_run(render(request), submission.command_line(request))
-            return 0
-        click.echo(client.test_only(render(request), submission.command_line(request)).text)
+        _show(client, replace(submission.preview(config, root, sbatch_options), exclude=out), test_only=not dry_run)
         return 0
     paths = submission.prepare(config, file, root)
     siteprofile.keep(paths, taken)
+    if origin is not None:
+        begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
     job_id = _submit(client, paths, request)
     _report(job_id, paths, parsable=parsable, as_json=as_json)
@@ -99,9 +103,17 @@ def _left_out(client: SlurmClient, config: Config, root: Path, exclude: str, *, 
     return found.nodes
 
 
-def _print_dry_run(script: str, options: list[str]) -> None:
+def _show(client: SlurmClient, request: JobRequest, *, test_only: bool) -> None:
+    """Print the script, or what Slurm says of it."""
     import shlex
 
+    from ftslurm import submission
+    from ftslurm.slurm.script import render
+
+    script, options = render(request), submission.command_line(request)
+    if test_only:
+        click.echo(client.test_only(script, options).text)
+        return
     click.echo(script, nl=False)
     if options:
         click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)

@@ -241,10 +241,14 @@ class GenerationDurable(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreScanned(Event):
-    """The generations that are committed on shared storage, oldest first, as (generation, step, world size)."""
+    """The generations that are committed on shared storage, oldest first, as (generation, step, world size).
+
+    `abandoned` are those that a rollback has left behind, on shared storage or on the nodes: none is started from.
+    """
 
     generations: tuple[tuple[str, int, int], ...]
     refused: tuple[tuple[str, str], ...] = ()
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ class Rules:
         mode: what best means.
         every_steps: the first one at or after each multiple of so many steps; 0: none.
         max_age_s: those that are younger; 0: none.
+        abandoned: all that lie on abandoned branches (`ftslurm.core.branches`); they count for no other rule.
     """
 
     last: int = 5
@@ -38,6 +39,7 @@ class Rules:
     mode: Literal["min", "max"] = "min"
     every_steps: int = 0
     max_age_s: float = 0.0
+    abandoned: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,14 @@ class Kept:
         at: wall-clock seconds of its commit.
         metrics: what the program reported.
         base: the full generation that it refers to; "" for a full one.
+        live: whether it lies on the branch that the training is on.
     """
 
     generation: str
     at: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     base: str = ""
+    live: bool = True
 
     @property
     def order(self) -> tuple[int, int]:
@@ -71,24 +75,26 @@ def stay(durable: Sequence[Kept], rules: Rules, protected: Mapping[str, str], no
         protected: generations that must not go, with the reason; some may not be durable.
         now: wall-clock seconds.
     """
-    inward = sorted(durable, key=lambda each: each.order, reverse=True)
+    everything = sorted(durable, key=lambda each: each.order, reverse=True)
+    live = [each for each in everything if each.live]
     reasons: dict[str, str] = {}
 
     def keep(some: Sequence[Kept], reason: str) -> None:
         for each in some:
             reasons.setdefault(each.generation, reason)
 
-    keep(inward[:1], "the newest")
-    for each in inward:
+    keep(live[:1], "the newest")
+    for each in everything:
         if each.generation in protected:
             keep([each], protected[each.generation])
-    keep(inward[: max(rules.last, 1)], f"one of the last {max(rules.last, 1)}")
-    keep(best(inward, rules), f"one of the best {rules.best} by {rules.metric}")
-    keep(_spaced(inward, rules.every_steps), f"the first of {rules.every_steps} steps")
-    keep([each for each in inward if now - each.at < rules.max_age_s], f"younger than {rules.max_age_s:.0f} s")
-    if any(each.base for each in inward):
-        keep([each for each in inward if not each.base][:BASES], f"one of the newest {BASES} full ones")
-    _keep_bases(inward, reasons)
+    keep(live[: max(rules.last, 1)], f"one of the last {max(rules.last, 1)}")
+    keep(best(live, rules), f"one of the best {rules.best} by {rules.metric}")
+    keep(_spaced(live, rules.every_steps), f"the first of {rules.every_steps} steps")
+    keep([each for each in live if 0 < rules.max_age_s > now - each.at], f"younger than {rules.max_age_s:.0f} s")
+    if any(each.base for each in live):
+        keep([each for each in live if not each.base][:BASES], f"one of the newest {BASES} full ones")
+    keep([each for each in everything if rules.abandoned and not each.live], "on an abandoned branch")
+    _keep_bases(everything, reasons)
     return reasons
 
 

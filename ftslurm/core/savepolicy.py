@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
+from ftslurm.core.about import SaveKind
 from ftslurm.core.interval import daly
 from ftslurm.core.strictjson import decode, encode, fields_of, refuse
 
@@ -31,13 +32,6 @@ ANNOUNCED_STEPS = 2
 """An announced save is made this many steps later: no rank is further ahead than one step."""
 DIFF_WORTH = 0.5
 """A differential save that holds more than this share of a full one is followed by a full one."""
-
-
-class SaveKind(StrEnum):
-    """What a save holds: everything, or what changed since a full one."""
-
-    FULL = "full"
-    DIFF = "diff"
 
 
 class Order(StrEnum):

@@ -246,6 +246,7 @@ def on_scanned(run: Run, event: StoreScanned) -> tuple[Run, tuple[Action, ...]]:
     """What lies committed on shared storage is the truth about DURABLE, whatever the journal remembers."""
     found = {name for name, _, _ in event.generations}
     kept = [each for each in run.saved if each.state is not SavedState.DURABLE or each.generation in found]
+    kept = [each for each in kept if each.generation not in event.abandoned]
     run = replace(run, saved=tuple(kept), scanned=True)
     for name, step, world in event.generations:
         known = run.find_saved(name)

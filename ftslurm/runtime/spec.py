@@ -46,6 +46,13 @@ class CheckpointSpec:
         """Whether there will be checkpoints at all."""
         return self.in_library or bool(self.files)
 
+    @property
+    def best_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric, and what good means, by which a generation is `best`; the loss where nothing else is said."""
+        if self.keep.metric:
+            return self.keep.metric, self.keep.mode
+        return (self.save.metric, self.save.metric_mode) if self.save.metric else ("loss", "min")
+
     @classmethod
     def of(cls, record: dict[str, Any]) -> CheckpointSpec:
         """Return what `asdict` made a record of."""

@@ -37,7 +37,7 @@ class Stores:
     def scan(self, known: tuple[str, ...]) -> None:
         """Report which generations are committed; tried again until shared storage answers.
 
-        `known` are those that the journal calls durable: a listing of a network file system may be a minute old.
+        `known` are those that the journal knows: a listing of a network file system may be a minute old.
         """
         from ftslurm.checkpoint.commit import prepare_store
         from ftslurm.checkpoint.store import scan
@@ -55,12 +55,12 @@ class Stores:
         refused = tuple((each.generation, each.reason) for each in found.refused if each.damaged)
         for each in found.refused:
             log.info("%s does not count: %s", each.generation, each.reason)
-        self._emit(StoreScanned(generations=committed, refused=refused))
+        self._emit(StoreScanned(generations=committed, refused=refused, abandoned=found.abandoned))
 
     def commit(self, action: CommitDurable) -> None:
-        """Write COMMIT.json, then remove what keep_last lets go."""
+        """Write COMMIT.json, move the references, then remove what no rule keeps."""
+        from ftslurm.checkpoint import retention, versions
         from ftslurm.checkpoint.commit import commit_durable
-        from ftslurm.checkpoint.retention import keep_last
         from ftslurm.core.manifest import Commit
 
         commit = Commit(
@@ -77,7 +77,9 @@ class Stores:
             self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
             return
         try:
-            dropped = keep_last(self._root, self._spec.keep.last, protected=(action.generation,))
+            metric, mode = self._spec.best_by
+            versions.refresh(self._root, metric, mode)
+            dropped = retention.apply(self._root, self._spec.keep, (action.generation,), now=time.time())
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()

@@ -37,7 +37,7 @@ from ftslurm.core.events import (
 from ftslurm.core.records import from_record
 from ftslurm.core.run import advance
 from ftslurm.core.saving import unsafe
-from ftslurm.core.state import Run, SavedState
+from ftslurm.core.state import Run
 from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer
 from ftslurm.passthrough import hide_assignments
@@ -178,8 +178,7 @@ class Supervisor:
 
     def scan_store(self) -> None:
         """Have shared storage read for committed checkpoints."""
-        durable = (each.generation for each in self.run.saved if each.state is SavedState.DURABLE)
-        self._performer.scan_store(tuple(durable))
+        self._performer.scan_store(tuple(each.generation for each in self.run.saved))
 
     # -------------------------------------------------------------------------------------------------- loop
 

@@ -8,7 +8,8 @@ from click.testing import CliRunner, Result
 
 from ftslurm.checkpoint.commit import quarantine, write_local_record
 from ftslurm.checkpoint.drain import Target, drain_part
-from ftslurm.cli.checkpoint import Meter, checkpoint, short_age, short_size
+from ftslurm.cli.checkpoint import Meter, checkpoint
+from ftslurm.cli.storearg import short_age, short_size
 from ftslurm.errors import UsageError
 from tests.checkpoint.world import AT, World
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from ftslurm.checkpoint import versions
 from ftslurm.checkpoint.capture import capture
 from ftslurm.checkpoint.commit import commit_durable, quarantine
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.restore import Sources, materialise
-from ftslurm.checkpoint.retention import keep_last
+from ftslurm.checkpoint.retention import apply
 from ftslurm.checkpoint.store import scan
 from ftslurm.core.manifest import NodeManifest
+from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged
 from tests.checkpoint.crashdisk import Disk, record, states
 from tests.checkpoint.world import AT, World, some_bytes
@@ -125,18 +127,33 @@ def test_a_power_cut_after_a_drain_that_was_killed_and_taken_up_again(world: Wor
         assert assert_old_or_new(world, root, f"killed after {ops[:moment][-1:]}") == {OLD, NEW}
 
 
-def test_a_power_cut_at_any_moment_of_keep_last(world: World) -> None:
+def test_a_power_cut_at_any_moment_of_deleting(world: World) -> None:
     """While step 10 is deleted, step 20 is always whole; step 10 is whole or gone."""
     make_durable(world, capture_new(world))
     before = Disk.of(world.store)
     with record(world.store) as ops:
-        assert keep_last(world.store, 1) == (OLD,)
+        assert apply(world.store, Rules(last=1), now=AT) == (OLD,)
     for why, root in states(before, ops, world.root / "states"):
         found = scan(root)
         assert NEW in {each.generation for each in found.generations}, why
         assert_old_or_new_or_gone(world, root, why)
         shutil.rmtree(root)
         shutil.rmtree(root.parent / "restored", ignore_errors=True)
+
+
+def test_a_power_cut_at_any_moment_of_a_rollback(world: World) -> None:
+    """The run goes on from the newest or from the one that was gone back to; both are whole, and a repetition ends it."""
+    make_durable(world, capture_new(world))
+    before = Disk.of(world.store)
+    with record(world.store) as ops:
+        versions.roll_back(world.store, versions.find(world.store, OLD), attempt=0, now=AT)
+    for why, root in states(before, ops, world.root / "states"):
+        found = scan(root)
+        assert [each.generation for each in found.generations] in ([OLD, NEW], [OLD]), why
+        versions.roll_back(root, versions.find(root, OLD), attempt=0, now=AT)
+        assert [each.generation for each in scan(root).generations] == [OLD], why
+        assert scan(root).abandoned == (NEW,), why
+        shutil.rmtree(root)
 
 
 def assert_old_or_new_or_gone(world: World, store: Path, why: str) -> None:

@@ -358,7 +358,7 @@ def test_verify_names_every_damaged_chunk(saved: World) -> None:
 def test_a_damaged_reference_loses_nothing(saved: World, text: bytes) -> None:
     """refs/latest is a hint: whatever it says, the commits decide."""
     assert read_latest(saved.store) == NEW
-    saved.paths.latest.write_bytes(text)
+    (saved.paths.references / "latest").write_bytes(text)
     assert read_latest(saved.store) == ""
     assert [each.generation for each in scan(saved.store).generations] == [OLD, NEW]
 

@@ -3,16 +3,26 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 
+from ftslurm.checkpoint import retention, versions
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
-from ftslurm.checkpoint.retention import clean_scratch, keep_last
+from ftslurm.checkpoint.layout import StorePaths
+from ftslurm.checkpoint.retention import apply, clean_scratch, foresee
 from ftslurm.checkpoint.store import read_latest, scan
 from ftslurm.core.manifest import generation_name
+from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged, StorageError, TryAgain
 from tests.checkpoint.world import AT, RUN, World
+
+
+def keep_last(root: Path, count: int, protected: Collection[str] = ()) -> tuple[str, ...]:
+    """Apply the rule that every run has."""
+    return apply(root, Rules(last=count), protected, now=AT)
 
 
 def save(world: World, *steps: int, attempt: int = 0) -> list[str]:
@@ -91,6 +101,56 @@ def test_foreign_things_in_the_store_are_not_touched(world: World) -> None:
     (world.paths.generations / "notes").mkdir()
     keep_last(world.store, 1)
     assert (world.paths.generations / "notes").is_dir()
+
+
+def test_tagged_generations_stay(world: World) -> None:
+    """A tag keeps its generation until it is taken away; what is foreseen is what is done."""
+    names = save(world, 1, 2, 3, 4)
+    versions.tag(world.store, "good", "2", AT)
+    seen = foresee(world.store, Rules(last=1), (), AT)
+    assert seen.go == (names[0], names[2])
+    assert seen.stay == {names[1]: "tagged good", names[3]: "the newest"}
+    assert seen.freed_bytes == 2
+    assert keep_last(world.store, 1) == seen.go
+    versions.untag(world.store, "good")
+    assert keep_last(world.store, 1) == (names[1],)
+
+
+def test_what_is_tagged_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag that is set while others are being deleted is in time for those that still stand."""
+    names = save(world, 1, 2, 3, 4)
+    real = retention._delete
+
+    def delete(paths: StorePaths, name: str) -> None:
+        real(paths, name)
+        versions.tag(world.store, "late", "2", AT)
+
+    monkeypatch.setattr(retention, "_delete", delete)
+    assert keep_last(world.store, 1) == (names[0], names[2])
+    assert durable(world) == [names[1], names[3]]
+
+
+def test_a_damaged_tag_stops_all_deleting(world: World) -> None:
+    """Nobody knows what it protects; `latest` and `best` can be made again and stop nothing."""
+    names = save(world, 1, 2)
+    versions.tag(world.store, "good", "1", AT)
+    (world.paths.references / "good").write_bytes(b"{}")
+    with pytest.raises(DataDamaged, match="the tag good cannot be used"):
+        keep_last(world.store, 1)
+    versions.untag(world.store, "good")
+    (world.paths.references / "latest").write_bytes(b"{}")
+    assert keep_last(world.store, 1) == (names[0],)
+
+
+def test_an_abandoned_branch_is_left_alone_and_counts_for_nothing(world: World) -> None:
+    """After a rollback the last n are those of the new branch; the abandoned ones go only when that is asked for."""
+    names = save(world, 10, 20, 30)
+    target = versions.find(world.store, "10")
+    versions.roll_back(world.store, target, attempt=0, now=AT)
+    new = save(world, 11, 12, 13, attempt=1)
+    assert keep_last(world.store, 2) == (names[0], new[0])
+    assert durable(world) == new[1:]
+    assert apply(world.store, Rules(last=2, abandoned=False), now=AT) == tuple(names[1:])
 
 
 # ------------------------------------------------------------------------------------------------------------- commits

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ftslurm.core.about import SaveKind
 from ftslurm.core.interval import daly
 from ftslurm.core.savepolicy import (
     AUTO_UNMEASURED_S,
     Moment,
     Order,
-    SaveKind,
     SavePolicy,
     decide,
     deterministic,
