@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,52 +16,26 @@ from ftslurm.checkpoint.handover import (
     Order,
     OrderReader,
     Request,
-    address_of,
     end_time,
     failure_line,
     orders_path,
     write_order,
 )
 from ftslurm.errors import DataDamaged, StorageError
+from tests.checkpoint.fake_agent import FakeAgent
 
 GENERATION = "000000120-0001"
-
-
-class Agent:
-    """The other side: answers each request with the lines that it was told to give."""
-
-    def __init__(self, path: Path, *lines: bytes) -> None:
-        self.asked: list[Request] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        with address_of(path) as address:
-            self._listener.bind(address)
-        self._listener.listen()
-        self._listener.settimeout(20)
-        self._thread = threading.Thread(target=self._serve, args=(lines,))
-        self._thread.start()
-
-    def _serve(self, lines: tuple[bytes, ...]) -> None:
-        link, _ = self._listener.accept()
-        with link, link.makefile("rb") as file:
-            self.asked.append(Request.from_bytes(file.readline()))
-            for line in lines:
-                link.sendall(line)
-
-    def close(self) -> None:
-        """Nothing is left."""
-        self._thread.join(20)
-        self._listener.close()
 
 
 @pytest.fixture
 def agent(tmp_path: Path):
     """Makes agents whose socket has a path of more than 108 characters; closes them."""
-    made: list[Agent] = []
+    made: list[FakeAgent] = []
     folder = tmp_path / ("deep" * 20) / ("deeper" * 10)
     folder.mkdir(parents=True)
 
-    def make(*lines: bytes) -> tuple[Agent, AgentClient]:
-        made.append(Agent(folder / "store.sock", *lines))
+    def make(answer: bytes) -> tuple[FakeAgent, AgentClient]:
+        made.append(FakeAgent(folder / "store.sock", answer))
         return made[-1], AgentClient(folder / "store.sock", silence_s=10)
 
     yield make
@@ -72,7 +45,7 @@ def agent(tmp_path: Path):
 
 def test_fetch(agent):
     """A fetch names generation and file; patience is asked for on lines of their own, however they are cut."""
-    made, client = agent(WAIT + WAIT[:5], WAIT[5:], Fetched(Path("/scratch/x/00003.bin"), "partner").to_bytes())
+    made, client = agent(WAIT + WAIT + Fetched(Path("/scratch/x/00003.bin"), "partner").to_bytes())
     assert client.fetch(GENERATION, "00003.bin") == Fetched(Path("/scratch/x/00003.bin"), "partner")
     assert made.asked == [Request(op=Op.FETCH, generation=GENERATION, name="00003.bin")]
 
@@ -92,10 +65,10 @@ def test_fetch_of_what_cannot_be_had(agent, damaged, kind):
         client.fetch(GENERATION, "00003.bin")
 
 
-@pytest.mark.parametrize("lines", [(), (WAIT,), (b'{"path"',)])
-def test_agent_that_breaks_off(agent, lines):
+@pytest.mark.parametrize("answer", [b"", WAIT, b'{"path"'])
+def test_agent_that_breaks_off(agent, answer):
     """An agent that goes away in the middle is no answer."""
-    _, client = agent(*lines)
+    _, client = agent(answer)
     with pytest.raises(StorageError, match="broke off"):
         client.fetch(GENERATION, "00003.bin")
 
