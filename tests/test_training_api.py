@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from ftslurm.checkpoint.handover import TOLD, Fetched, Op, Order, write_order
+from ftslurm.checkpoint.rollback import add_rollback
 from ftslurm.checkpoint.store import read_commit
 from ftslurm.core.about import SaveKind
+from ftslurm.core.branches import Rollback
 from ftslurm.core.savepolicy import SavePolicy
 from ftslurm.errors import DataDamaged, StorageError, UsageError
 from ftslurm.library import saving
@@ -168,12 +170,27 @@ def test_differential_saves(runs, tmp_path):
         kinds.append(read_commit(tmp_path / "c", name)[0].about.kind)
     assert kinds == [SaveKind.FULL, SaveKind.DIFF, SaveKind.DIFF, SaveKind.FULL, SaveKind.DIFF]
     assert [step for step, size in sizes.items() if size > 1_000_000] == [1, 4]
-    assert generations(tmp_path) == ["000000004-0000", "000000005-0000"]
+    assert generations(tmp_path) == ["000000001-0000", "000000004-0000", "000000005-0000"]
     frozen[:] = moving[:] = 0
     other = runs(extra={"frozen": frozen, "moving": moving})
     assert other.restore() == 5
     assert frozen[-1] == 1_999_999
     assert moving.tolist() == [5, 5, 5]
+
+
+def test_a_rollback_is_respected(runs, tmp_path):
+    """What a rollback has left behind is not restored, and what comes next is told apart from it."""
+    run = runs(extra={"n": 0}, every=1)
+    for step in (1, 2, 3):
+        run.extra["n"] = step
+        run.step(step)
+        wait(run)
+    add_rollback(tmp_path / "c", Rollback(to="000000002-0000", digest="", attempt=7, at=0.0))
+    other = runs(extra={"n": 0}, every=1)
+    assert (other.restore(), other.extra["n"]) == (2, 2)
+    other.step(3)
+    wait(other)
+    assert generations(tmp_path)[-1] == "000000003-0008"
 
 
 def test_no_room(runs, monkeypatch):

@@ -9,6 +9,7 @@ the formats, the commit and the retention are those of ftslurm's stores, so its 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -23,8 +24,10 @@ from ftslurm.checkpoint.digest import digest_bytes, digests_of
 from ftslurm.checkpoint.handover import AgentClient, Handover, Op, local_record_path
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths, manifest_name
 from ftslurm.checkpoint.reader import Generation
-from ftslurm.checkpoint.retention import keep_last
-from ftslurm.checkpoint.store import read_commit, scan
+from ftslurm.checkpoint.retention import apply
+from ftslurm.checkpoint.rollback import read_rollbacks
+from ftslurm.checkpoint.store import scan
+from ftslurm.core.branches import is_live
 from ftslurm.core.manifest import (
     MANIFEST_LIMIT_BYTES,
     Commit,
@@ -35,7 +38,8 @@ from ftslurm.core.manifest import (
     parse_generation,
 )
 from ftslurm.core.rankindex import RankIndex
-from ftslurm.core.strictjson import decode, encode
+from ftslurm.core.retention import Rules
+from ftslurm.core.strictjson import decode, encode, plain_name
 from ftslurm.errors import DataDamaged, FtslurmError, StorageError, UsageError
 from ftslurm.library.ranks import Ranks
 
@@ -140,10 +144,7 @@ class StorePlace:
         The incarnation is one more than any that the store has seen: rank 0 looks once, and tells the others.
         """
         self._paths, self._ranks, self._keep = StorePaths(root), ranks, keep
-        told = ranks.share("store", _prepare(root) if ranks.rank == 0 else "")
-        error, self.run_id, attempt = told.split("\n")
-        if error:
-            raise StorageError(error)
+        self.run_id, attempt = self._of_rank_0("store", lambda: _prepare(root))
         self.attempt = int(attempt)
 
     def folder(self, generation: str) -> Path:
@@ -160,7 +161,7 @@ class StorePlace:
             raise StorageError(f"cannot write to {paths.manifests}: {error.strerror}") from error
         if index.rank == 0:
             self._commit(paths, index)
-            keep_last(self._paths.root, self._keep, {index.generation, *self._bases()})
+            apply(self._paths.root, Rules(last=self._keep), {index.generation}, now=time.time())
 
     def failed(self, generation: str, reason: str) -> None:
         """A word for rank 0, so that it does not wait; where it cannot be written, rank 0's patience ends."""
@@ -175,8 +176,7 @@ class StorePlace:
 
     def restore(self, load: Callable[[Generation], T]) -> tuple[str, T] | None:
         """The newest first; all ranks load the same one, or go on to the next older one together."""
-        listed = "\n".join(_candidates(self._paths.root)) if self._ranks.rank == 0 else ""
-        names = [name for name in self._ranks.share("candidates", listed).split("\n") if name]
+        names = self._of_rank_0("candidates", lambda: list(_candidates(self._paths.root)))
         reasons = []
         for number, name in enumerate(names):
             loaded, reason = self._try(name, load)
@@ -185,7 +185,7 @@ class StorePlace:
                 return name, loaded
             reasons.append(f"{name}: {told[0]}")
             self._refuse(name, told[0])
-        if reasons or self._ranks.share("lost", self._lost() if self._ranks.rank == 0 else ""):
+        if reasons or self._of_rank_0("lost", self._lost):
             raise CannotRestore(
                 f"no checkpoint in {self._paths.root} can be loaded: {'; '.join(reasons) or 'all are in quarantine'}",
                 hint="choose another folder to begin anew",
@@ -206,16 +206,22 @@ class StorePlace:
             if reason.startswith("damaged"):
                 quarantine(self._paths.root, name, reason, time.time())
 
-    def _lost(self) -> str:
+    def _lost(self) -> list[str]:
         """Generations that were set aside are a reason not to begin anew in silence."""
-        return next((name for name in disk.entries_of(self._paths.quarantine) if is_generation(name)), "")
+        return [name for name in disk.entries_of(self._paths.quarantine) if is_generation(name)]
 
-    def _bases(self) -> Iterator[str]:
-        """What committed generations refer to."""
-        for name in filter(is_generation, disk.entries_of(self._paths.generations)):
-            with contextlib.suppress(OSError, DataDamaged):
-                about = read_commit(self._paths.root, name)[0].about
-                yield about.base if about is not None else ""
+    def _of_rank_0(self, what: str, find: Callable[[], list[str]]) -> list[str]:
+        """What rank 0 finds in the store, or the same error on every rank."""
+        told = {"names": [], "error": ""}
+        if self._ranks.rank == 0:
+            try:
+                told = {"names": find(), "error": ""}
+            except (FtslurmError, OSError) as error:
+                told = {"names": [], "error": str(error)}
+        told = json.loads(self._ranks.share(what, json.dumps(told)))
+        if told["error"]:
+            raise StorageError(f"the checkpoints in {self._paths.root} cannot be looked through: {told['error']}")
+        return list(told["names"])
 
     def _commit(self, paths: GenerationPaths, index: RankIndex) -> None:
         deadline = time.monotonic() + MANIFEST_PATIENCE_S
@@ -236,34 +242,26 @@ def _note(path: Path, reason: str) -> None:
     log.warning("%s: %s", path, reason)
 
 
-def _prepare(root: Path) -> str:
-    """Rank 0: (error, run id, incarnation) as three lines."""
+def _prepare(root: Path) -> list[str]:
+    """Rank 0: run id and incarnation, which is one more than any of which something is left, committed or not."""
     paths = StorePaths(root)
-    try:
-        disk.make_folder(root.absolute())
-        if not paths.run_file.exists():
-            prepare_store(root, f"run-{secrets.token_hex(4)}", time.time())
-        record = decode(disk.read_small(root, paths.run_file.name, 4096), "RUN.json")
-        run_id = record.get("run_id") if isinstance(record, dict) else None
-        prepare_store(root, str(run_id), time.time())
-        return f"\n{run_id}\n{_next_incarnation(paths)}"
-    except (OSError, FtslurmError) as error:
-        return " ".join(f"cannot prepare the checkpoint store {root}: {error}".split()) + "\n\n0"
-
-
-def _next_incarnation(paths: StorePaths) -> int:
-    """One more than any of which something is left, committed or not."""
+    disk.make_folder(root.absolute())
+    if not paths.run_file.exists():
+        prepare_store(root, f"run-{secrets.token_hex(4)}", time.time())
+    record = decode(disk.read_small(root, paths.run_file.name, 4096), "RUN.json")
+    run_id = plain_name(record.get("run_id") if isinstance(record, dict) else None, "run_id")
+    prepare_store(root, run_id, time.time())
     names = [name for place in (paths.generations, paths.quarantine, paths.trash) for name in disk.entries_of(place)]
     seen = [parse_generation(stem)[1] for stem in (name.partition(".")[0] for name in names) if is_generation(stem)]
-    return max(seen, default=-1) + 1
+    return [run_id, str(max([*seen, *(each.attempt for each in read_rollbacks(root))], default=-1) + 1)]
 
 
 def _candidates(root: Path) -> Iterator[str]:
-    """Committed generations, the newest first; damaged ones too, so that they are refused aloud."""
-    found = scan(root)
+    """Committed generations of the live branch, the newest first; damaged ones too, to be refused aloud."""
+    found, rollbacks = scan(root), read_rollbacks(root)
     names = [each.generation for each in found.generations]
     names += [each.generation for each in found.refused if not each.is_unfinished]
-    yield from sorted(names, key=parse_generation, reverse=True)
+    yield from sorted((name for name in names if is_live(name, rollbacks)), key=parse_generation, reverse=True)
 
 
 def _node(rank: int) -> str:

@@ -56,7 +56,7 @@ class Restored:
 
     def __str__(self) -> str:
         sources = ", ".join(f"{size / 1e6:,.1f} MB {name}" for name, size in sorted(self.bytes_read.items()))
-        anew = "" if self.exact else "; another number of ranks, so random numbers begin anew"
+        anew = "" if self.exact else "; another number of ranks: random numbers begin anew, PerRank values are left out"
         return f"restored step {self.step} from {self.generation} in {self.took_s:.2f} s ({sources or 'nothing'}){anew}"
 
 
