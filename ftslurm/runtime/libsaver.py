@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from ftslurm.checkpoint.layout import GenerationPaths
 from ftslurm.core.actions import Whereabouts
 from ftslurm.core.events import PartSaved
 from ftslurm.core.manifest import is_generation, parse_generation
-from ftslurm.errors import DataDamaged, FtslurmError
+from ftslurm.errors import DataDamaged, FtslurmError, StorageError
 from ftslurm.runtime.keeper import Keeper, Post
 
 log = logging.getLogger(__name__)
 
 SCAN_S = 0.1
+RETRY_S = 1.0
+FETCH_PATIENCE_S = 60.0
+"""How long a file is asked for again where nobody who has it answers: nodes come and go in a recovery."""
 
 
 class LibSaver(Keeper):
@@ -41,6 +45,7 @@ class LibSaver(Keeper):
         self._thread = threading.Thread(target=self._watch, name="libsaver", daemon=True)
         self._fetches: dict[tuple[str, str], threading.Lock] = {}
         self._wanted: dict[str, tuple[Whereabouts, ...]] = {}
+        self._out_of_reach: set[str] = set()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -158,14 +163,29 @@ class LibSaver(Keeper):
             if disk.is_there(folder.data, name):
                 return folder.data / name, "own"
             gatherer = self.gatherer(wanted)
-            path, kind = fetch(folder, name, self.commit_of(wanted, generation), gatherer)
-        log.info("%s of checkpoint %s was fetched: %s", name, generation, gatherer.tally)
-        return path, str(kind)
+            commit = self.commit_of(wanted, generation)
+            deadline = time.monotonic() + FETCH_PATIENCE_S
+            while True:
+                try:
+                    path, kind = fetch(folder, name, commit, gatherer)
+                except StorageError as error:
+                    if time.monotonic() > deadline:
+                        self._out_of_reach.add(generation)
+                        raise
+                    log.info("%s of checkpoint %s cannot be had yet: %s", name, generation, error)
+                    self._stop.wait(RETRY_S)
+                    continue
+                log.info("%s of checkpoint %s was fetched: %s", name, generation, gatherer.tally)
+                return path, str(kind)
 
     def told(self, op: Op, generation: str, reason: str) -> None:
-        """Pass on what a rank says: it could not load what was restored, or could not save."""
+        """Pass on what a rank says: it could not load what was restored, or could not save.
+
+        Where a file could not be had in time the checkpoint may be sound.
+        """
         if op is Op.REFUSED:
-            self._report(self._refused(generation, self._attempt, reason, damaged=True))
+            damaged = generation not in self._out_of_reach
+            self._report(self._refused(generation, self._attempt, reason, damaged=damaged))
         else:
             log.error("checkpoint %s could not be saved by a rank: %s", generation, reason)
 
