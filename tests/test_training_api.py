@@ -41,7 +41,7 @@ def runs(tmp_path):
 
 def wait(run):
     """Until nothing is in flight."""
-    assert run._saving.wait(30)
+    assert run._saving._background.wait(30)
 
 
 def generations(folder):

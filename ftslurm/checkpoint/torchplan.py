@@ -147,8 +147,12 @@ def landings(wanted: Sequence[Read]) -> Iterator[tuple[list[Read], list[npt.NDAr
     if direct:
         yield direct, [as_array(read.target) for read in direct]
     bounced = [read for read in wanted if not read.direct]
-    largest = max(map(_padded, bounced), default=0)
-    buffer = torch.empty(max(largest, min(_BOUNCE_BYTES, _total(bounced))), dtype=torch.uint8, pin_memory=bool(bounced))
+    if not bounced:
+        return
+    largest = max(map(_padded, bounced))
+    buffer = torch.empty(
+        max(largest, min(_BOUNCE_BYTES, _total(bounced))), dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+    )
     for batch in _batches(bounced, len(buffer)):
         starts = itertools.accumulate(map(_padded, batch), initial=0)
         hosts = [_cut(buffer, start, read.target) for start, read in zip(starts, batch, strict=False)]

@@ -88,23 +88,23 @@ class TorchState:
                 state = self._optimizer_state()
             _forget(state, self._optimizers, fresh)
             record[OPTIMIZER] = _split(state, OPTIMIZER, tensors, packer)
-        return list(self._own(tensors)), record
+        places = {_place(value) for value in self._model.parameters()}
+        buffers = {key for key, value in tensors.items() if key.startswith(f"{MODEL}.") and _place(value) not in places}
+        return list(self._own(tensors, buffers)), record
 
-    def _own(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[TensorSource]:
+    def _own(self, tensors: Mapping[str, torch.Tensor], buffers: Collection[str]) -> Iterator[TensorSource]:
         """The boxes that are this rank's to write, after DCP's plan."""
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         planner.set_up_planner({key: _strided(key, value) for key, value in tensors.items()}, is_coordinator=True)
-        parameters = {f"{MODEL}.{name}" for name in self._parameter_names()}
         for item in planner.create_local_plan().items:
             key, data = item.index.fqn, item.tensor_data
             value = tensors[key]
             if data is None or 0 in data.size or 0 in data.chunk.sizes:
                 continue
-            hashed = key in parameters or not key.startswith(f"{MODEL}.")
             if isinstance(value, DTensor):
                 mine = _is_writer(key, value)
             else:
-                mine = self._rank == (writer_of(key, self._size) if hashed else 0)
+                mine = self._rank == (0 if key in buffers else writer_of(key, self._size))
             if mine:
                 whole = tuple(data.chunk.sizes) == tuple(data.size)
                 yield TensorSource(
@@ -161,11 +161,6 @@ class TorchState:
                 kept = states.get(names.get(_place(parameter), ""))
                 if kept is not None and not parameter.requires_grad:
                     optimizer.state[parameter] = kept
-
-    def _parameter_names(self) -> set[str]:
-        """As the state dict spells them."""
-        places = {_place(value) for value in self._model.parameters()}
-        return {key for key, value in self._tensors_of_model().items() if _place(value) in places}
 
     def _model_state(self) -> dict[str, Any]:
         if next(self._model.parameters(), None) is None and next(self._model.buffers(), None) is None:

@@ -27,8 +27,6 @@ from ftslurm.library.state import Parts, Position, ProgramState
 from ftslurm.quantities import parse_duration
 from ftslurm.sampling import check_shares
 
-CLOSE_S = 600.0
-"""How long the end of the program waits for its last save."""
 PARTNER_GENERATIONS = 2
 Metrics = Mapping[str, float]
 
@@ -99,7 +97,7 @@ class Run:
         self._stop = False
         self.restored: Restored | None = None
         # atexit is too late: no thread can be started then, and a save in flight may have to.
-        threading._register_atexit(partial(_close, weakref.ref(self)))  # type: ignore[attr-defined] # noqa: SLF001
+        threading._register_atexit(partial(_close, weakref.ref(self._saving)))  # type: ignore[attr-defined] # noqa: SLF001
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -222,8 +220,7 @@ class Run:
 
     def close(self) -> None:
         """Wait for the save in flight; the end of the program does it too."""
-        if not self._saving.wait(CLOSE_S):
-            say(f"rank {self.rank} ends although its last checkpoint is not written after {CLOSE_S:g} s")
+        self._saving.close()
         self._signals.remove()
 
     def __enter__(self) -> Self:
@@ -302,9 +299,9 @@ def _seconds(text: str) -> Any:  # noqa: ANN401 - a number, or "auto"
         raise UsageError(f"every={text!r}: {error}") from error
 
 
-def _close(run: weakref.ref[Run]) -> None:
-    """The program ends."""
-    found = run()
+def _close(saving: weakref.ref[Saving]) -> None:
+    """The program ends; a save in flight keeps what it needs alive."""
+    found = saving()
     if found is not None:
         found.close()
 

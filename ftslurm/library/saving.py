@@ -28,6 +28,8 @@ from ftslurm.library.state import Collected, Position, ProgramState
 
 PATIENCE_S = 60.0
 """How long a save that is due waits for the one before."""
+CLOSE_S = 600.0
+"""How long the end of the program waits for its last save."""
 GENERATIONS_KEPT = 2
 """A folder must hold so many at a time: the newest whole one, and the one that is being written."""
 
@@ -68,7 +70,8 @@ class Saving:
         self._stage = Stage(_allocator(pinned=state.parts.uses_torch))
         self._background: Background[RankIndex] = Background(self._finished)
         self._prepared = False
-        self._full: RankIndex | None = None
+        self._fulls: dict[str, RankIndex] = {}
+        self._whole: set[str] = set()
         self._in_flight = ""
         self._began = 0.0
         self.parent = ""
@@ -95,10 +98,12 @@ class Saving:
             self._prepared = True
 
     def full_base(self) -> str:
-        """The newest full save of this rank that is whole; "" for none."""
-        if self._full is None or not self._place.is_whole(self._full.generation):
-            return ""
-        return self._full.generation
+        """The newest full save of this rank that is whole; "" for none, and where nothing would refer to it."""
+        for generation in reversed(self._fulls) if self._policy.full_every > 1 else ():
+            if generation in self._whole or self._place.is_whole(generation):
+                self._whole.add(generation)
+                return generation
+        return ""
 
     def save(self, told: Told, position: Position, reason: str, base: str) -> bool:
         """Copy the state, and begin to write it; False where that is not possible now.
@@ -107,13 +112,15 @@ class Saving:
             UsageError: something cannot be saved.
         """
         generation = generation_of(self._place, told.step)
+        kind, _ = kind_of_save(self._policy, since_full=position.since_full, has_base=bool(base))
+        position.since_full = (
+            position.since_full + 1 if kind.value != SaveKind.FULL.value else 0
+        )  # as on all other ranks
         if not self._background.wait(PATIENCE_S if self._in_flight else 0):
             say(f"no checkpoint at step {told.step}: {self._in_flight} is still being written")
             self._in_flight = ""  # the next one does not wait as long
             return False
         began = time.monotonic()
-        kind, _ = kind_of_save(self._policy, since_full=position.since_full, has_base=bool(base))
-        position.since_full = position.since_full + 1 if kind.value != SaveKind.FULL.value else 0
         with phase("save"):
             collected = self._state.collect(position)
             staged = self._stage.fill(collected.sources)
@@ -123,14 +130,15 @@ class Saving:
         self._in_flight, self._began = generation, began
         return self._background.submit(lambda: self._write(staged, header))
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the save in flight; False where it is unfinished after that time."""
-        return self._background.wait(timeout_s)
+    def close(self) -> None:
+        """Wait for the save in flight, for as long as can be afforded at the end of a program."""
+        if not self._background.wait(CLOSE_S):
+            say(f"rank {self._rank} ends although {self._in_flight} is not written after {CLOSE_S:g} s")
 
     def _write(self, staged: Staged, header: Header) -> RankIndex:
         """Beside training."""
-        full = self._full
-        base = Base(full) if full is not None and full.generation == header.about.base else None
+        full = self._fulls.get(header.about.base)
+        base = Base(full) if full is not None else None
         options = WriteOptions(compression=self._policy.compression)
         index = write_rank(self._place.folder(header.generation), staged, header, base=base, options=options)
         self._place.written(index)
@@ -141,7 +149,7 @@ class Saving:
         if index is not None:
             self.parent = index.generation
             if index.about.kind is SaveKind.FULL:
-                self._full = index
+                self._fulls = {**dict(list(self._fulls.items())[-1:]), index.generation: index}
             return
         what = str(error) if isinstance(error, FtslurmError) else repr(error)
         say(f"checkpoint {self._in_flight} of rank {self._rank} failed, training goes on: {what}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ftslurm.checkpoint import torchplan
 from ftslurm.checkpoint.objects import Packer, unpack
 from ftslurm.checkpoint.torchplan import SavedTensor, as_array, reads
 from ftslurm.checkpoint.torchstate import TorchState
@@ -186,6 +187,24 @@ def test_another_program(changed: object, message: str) -> None:
     tensors = TorchState(changed(), None, {}, (0, 1)).destinations(saved.keys())
     with pytest.raises(UsageError, match=message):
         reads(tensors, {key: described for key, (described, _) in saved.items()})
+
+
+def test_through_a_buffer(monkeypatch) -> None:
+    """What cannot be read into at once, as on a GPU, comes through a buffer of limited size, in several turns."""
+    monkeypatch.setattr(torchplan, "_BOUNCE_BYTES", 100)
+    monkeypatch.setattr(torchplan.Read, "direct", property(lambda _: False))
+    saved, _ = kept(TorchState(model(1), None, {}, (0, 1)))
+    other = model(2)
+    wanted = reads(
+        TorchState(other, None, {}, (0, 1)).destinations(saved), {key: each for key, (each, _) in saved.items()}
+    )
+    turns = 0
+    for batch, arrays in torchplan.landings(wanted):
+        turns += 1
+        for read, array in zip(batch, arrays, strict=True):
+            array[...] = np.frombuffer(saved[read.key][1], array.dtype).reshape(read.sizes)
+    assert turns > 1
+    assert all(same(value, other.state_dict()[key]) for key, value in model(1).state_dict().items() if "3." not in key)
 
 
 class Hoarder(torch.optim.SGD):

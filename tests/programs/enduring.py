@@ -112,7 +112,7 @@ def main() -> None:
         run.extra["samples"] = hashlib.sha256(f"{run.extra['samples']} {taken}".encode()).hexdigest()
         run.step(step)
         if args.die_at:
-            run._saving.wait(60)
+            run._saving._background.wait(60)
         if step % 50 == 0:
             print(f"at step {step}", flush=True)
     run.close()
