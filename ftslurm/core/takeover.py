@@ -28,8 +28,7 @@ AGENTS_S = 0.2
 def anew(run: Run, event: AllocationGranted) -> Run:
     """Return the run at the start of a new incarnation of its job, or in another job."""
     run = situation.restamped(run)
-    safe = (SavedState.DURABLE, SavedState.DAMAGED, SavedState.SUSPECT)
-    kept = tuple(replace(each, copies={}) for each in run.saved if each.state in safe)
+    run = _without_scratch(run)
     requeued = event.job_id == run.job_id and event.restart > run.restart
     return replace(
         run,
@@ -54,11 +53,6 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         told=frozenset(),
         incident=(),
         attempt=None,
-        saved=kept,
-        drain_target="",
-        drain_named=None,
-        urgent=False,
-        asked_mono=None,
         scanned=False,
         timers={},
         blame=None,
@@ -68,6 +62,13 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         code=0,
         reason="",
     )
+
+
+def _without_scratch(run: Run) -> Run:
+    """What lay on the nodes alone is gone with the allocation, and nothing is on its way any more."""
+    safe = (SavedState.DURABLE, SavedState.DAMAGED, SavedState.SUSPECT)
+    kept = tuple(replace(each, copies={}) for each in run.saved if each.state in safe)
+    return replace(run, saved=kept, drain_target="", drain_named=None, urgent=False, asked_mono=None)
 
 
 def adopt(run: Run, event: AllocationGranted, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

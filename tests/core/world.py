@@ -55,7 +55,7 @@ from ftslurm.core.events import (
     Witness,
     WorldMustered,
 )
-from ftslurm.core.manifest import generation_name, parse_generation
+from ftslurm.core.manifest import generation_name
 from ftslurm.core.symptoms import AutopsyTaken, Stack
 from tests.core.stage import CUT, FROZEN, UP, Node, Stage
 
@@ -72,7 +72,6 @@ class World(Stage):
     no_kill: bool = True
     sharded: bool = True
     store: dict[str, tuple[int, int]] = field(default_factory=dict)
-    parts_there: dict[str, set[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
     torn_next: list[str] = field(default_factory=list)
@@ -218,10 +217,6 @@ class World(Stage):
             )
             self.from_supervisor(0.5, mustered)
 
-    def planned(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """Return where the ranks of an attempt on these nodes go."""
-        return tuple(name for name in nodes for _ in range(self.policy.ranks_per_node))
-
     @perform.register
     def _fence(self, action: FenceAttempt) -> None:
         for name in action.nodes:
@@ -284,27 +279,14 @@ class World(Stage):
         common = {"generation": action.generation, "node": name, "attempt": action.attempt}
         if not self.nodes[name].agent:
             return
-        whole = all(
-            self._has(where.generation, part.node, holders)
-            for where in action.wanted
-            for part, holders in zip(where.parts, where.holders, strict=True)
-        )
         if action.generation in self.damaged or not (action.generation in self.store or action.wanted):
             self.from_node(name, 1.0, RestoreRefused(**common, reason="chunk 3 differs", damaged=True))
-        elif action.generation not in self.store and not whole:
+        elif action.generation not in self.store and not self.has_all(action.wanted):
             self.from_node(name, 1.0, RestoreRefused(**common, reason="n3 does not answer", damaged=False))
         elif self.now < self.storage_back:
             self.from_node(name, 1.0, RestoreRefused(**common, reason="Stale file handle", damaged=False))
         else:
             self.from_node(name, 1.0, RestoreReady(**common, path=f"/scratch/{action.generation}"))
-
-    def _has(self, generation: str, owner: str, holders: tuple[str, ...]) -> bool:
-        """Whether a part can be had: from shared storage, or from a node that answers."""
-        there = owner in self.parts_there.get(generation, ())
-        nodes = [self.nodes[name] for name in holders if self.nodes[name].state == UP and self.nodes[name].agent]
-        return there or any(
-            (owner, generation) in node.partner or (node.name == owner and generation in node.scratch) for node in nodes
-        )
 
     @perform.register
     def _drain(self, action: Drain) -> None:
@@ -323,7 +305,7 @@ class World(Stage):
     def _replicate(self, action: Replicate) -> None:
         for pair in action.pairs:
             holder = self.nodes[pair.holder]
-            found = self._has(action.generation, pair.owner, pair.sources)
+            found = self.has(action.generation, pair.owner, pair.sources)
             if found and holder.agent and holder.state == UP:
                 holder.partner.add((pair.owner, action.generation))
             error = "" if found else "nobody answers"
@@ -332,16 +314,8 @@ class World(Stage):
 
     @perform.register
     def _clean(self, action: CleanScratch) -> None:
-        """Every agent keeps its two newest, those above the watermark, and what it is told to keep."""
-        limit = parse_generation(action.watermark)
         for node in self.nodes.values():
-            names = sorted(node.scratch, key=parse_generation)
-            gone = {name for name in names[:-2] if parse_generation(name) <= limit and name not in action.keep}
-            node.scratch = {name: part for name, part in node.scratch.items() if name not in gone}
-            kept = set(sorted({name for _, name in node.partner}, key=parse_generation)[-2:]) | set(action.keep)
-            node.partner = {
-                (owner, name) for owner, name in node.partner if name in kept or parse_generation(name) > limit
-            }
+            node.clean(action)
 
     @perform.register
     def _commit(self, action: CommitDurable) -> None:
