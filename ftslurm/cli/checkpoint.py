@@ -12,6 +12,7 @@ import click
 from ftslurm.cli.checkpoint_export import export
 from ftslurm.cli.checkpoint_log import diff, log
 from ftslurm.cli.checkpoint_names import rollback, tag, untag
+from ftslurm.cli.checkpoint_now import now
 from ftslurm.cli.checkpoint_prune import prune
 from ftslurm.cli.storearg import json_option, print_json, short_age, short_size, store_argument, store_of, table
 
@@ -53,7 +54,7 @@ def checkpoint() -> None:
     """
 
 
-for verb in (log, diff, tag, untag, rollback, prune, export):
+for verb in (log, diff, tag, untag, rollback, prune, export, now):
     checkpoint.add_command(verb)
 
 
