@@ -105,6 +105,18 @@ def drain_part(
     return replace(report, took_s=time.monotonic() - began)
 
 
+def own_manifest(generation: Path, node: str) -> tuple[NodeManifest, bytes]:
+    """The manifest of `node` in a generation's folder, and its bytes. Raises DataDamaged: missing or wrong."""
+    try:
+        data = disk.read_small(generation, manifest_name(node), MANIFEST_LIMIT_BYTES)
+    except FileNotFoundError as error:
+        raise DataDamaged(f"{generation} holds no manifest of {node}: it was not captured here") from error
+    manifest = NodeManifest.from_bytes(data)
+    if (manifest.node, manifest.generation) != (node, generation.name):
+        raise DataDamaged(f"the manifest in {generation} is that of {manifest.node} and {manifest.generation}")
+    return manifest, data
+
+
 def _until_it_works(work: Callable[[], None], patience_s: float, stop: Event | None) -> int:
     """Run `work` again after passing errors of the storage, waiting longer each time; returns how often it ran."""
     deadline = time.monotonic() + patience_s
@@ -145,13 +157,7 @@ class _Job:
     @classmethod
     def of(cls, generation: Path, node: str, target: Target, pacer: Pacer) -> _Job:
         """Read the node's own manifest. Raises DataDamaged where it is missing or wrong."""
-        try:
-            data = disk.read_small(generation, manifest_name(node), MANIFEST_LIMIT_BYTES)
-        except FileNotFoundError as error:
-            raise DataDamaged(f"{generation} holds no manifest of {node}: it was not captured here") from error
-        manifest = NodeManifest.from_bytes(data)
-        if (manifest.node, manifest.generation) != (node, generation.name):
-            raise DataDamaged(f"the manifest in {generation} is that of {manifest.node} and {manifest.generation}")
+        manifest, data = own_manifest(generation, node)
         return cls(
             source=GenerationPaths(generation),
             manifest=manifest,

@@ -18,7 +18,7 @@ from ftslurm.checkpoint.copying import Copier
 from ftslurm.checkpoint.digest import digest_bytes, digests_of
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths, manifest_name
 from ftslurm.checkpoint.store import read_commit, read_manifest
-from ftslurm.core.about import About
+from ftslurm.core.about import About, SaveKind
 from ftslurm.core.manifest import Commit, FileEntry, NodeManifest, generation_name, is_generation, parse_generation
 from ftslurm.core.rankindex import INDEX_LIMIT_BYTES, RankIndex, data_name, index_name
 from ftslurm.errors import DataDamaged, StorageError, UsageError
@@ -118,18 +118,20 @@ def _bring(source: Path, commit: Commit, heir: Heir, names: Mapping[str, str]) -
     there = StorePaths(heir.root).generation(names[commit.generation])
     for folder in (there.data, there.manifests):
         disk.make_folder(folder)
-    about = _about(commit, names)
+    about = _about(commit, names, _bases(source, commit))
     renamed = replace(commit, run_id=heir.run_id, generation=there.root.name, about=about, at=heir.now, epoch=0)
     parts = tuple(_bring_part(here, there, part, renamed, names) for part in commit.parts)
     commit_durable(heir.root, replace(renamed, parts=parts), patience_s=0)
 
 
-def _about(commit: Commit, names: Mapping[str, str]) -> About:
-    """What is said of the save, and where it came from."""
+def _about(commit: Commit, names: Mapping[str, str], bases: frozenset[str]) -> About:
+    """What is said of the save, where it came from, and what it refers to."""
     about = commit.about or About()
+    base = names[min(bases)] if bases else ""
     came = f"from run {commit.run_id}, {commit.generation}"
     reason = f"{came}: {about.reason}" if about.reason else came
-    return replace(about, parent=commit.generation, base=names.get(about.base, ""), reason=reason[:2000])
+    kind = SaveKind.DIFF if base else SaveKind.FULL
+    return replace(about, parent=commit.generation, kind=kind, base=base, reason=reason[:2000])
 
 
 def _bring_part(

@@ -19,6 +19,7 @@ On scratch (`ScratchPaths`)::
     write/                         the program's own folder (FTSLURM_CHECKPOINT_DIR)
     gen/<generation>/{d,m}/        captured: hard links to the program's files, and this node's manifest
     restore/<generation>/          verified files for the next attempt
+    packed/<node>/gen/             a node's parts as they were drained, where that is not as they were captured
     attempts/<attempt>.json        what lay in write/ when the attempt began
 """
 
@@ -138,6 +139,11 @@ class ScratchPaths:
     def generation(self, name: str) -> GenerationPaths:
         """One captured generation."""
         return GenerationPaths(self.generations / name)
+
+    @property
+    def packed(self) -> Path:
+        """Parts as they were drained."""
+        return self.root / "packed"
 
     @property
     def restores(self) -> Path:

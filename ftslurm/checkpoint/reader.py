@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from ftslurm.checkpoint.layout import GenerationPaths
-from ftslurm.checkpoint.reduction import unpacked
+from ftslurm.checkpoint.packing import check_declared, unpacked
 from ftslurm.checkpoint.scatter import (
     GROUP_CHUNKS,
     Chunk,
@@ -33,6 +34,7 @@ from ftslurm.checkpoint.scatter import (
     without_overlaps,
 )
 from ftslurm.checkpoint.shelf import Access, Counters, Fetch, ManyCopies, OnDamage, Shelf
+from ftslurm.checkpoint.window import StoredEntry, Window
 from ftslurm.core.manifest import CHUNK_BYTES
 from ftslurm.core.rankindex import DTYPES, Encoding, Entry
 from ftslurm.core.tiling import Box
@@ -118,8 +120,9 @@ class Generation:
                 tasks = [task for file, parts in group for task in self._tasks(file, parts)]
                 for counted in pool.map(_counted, tasks):
                     counters.merge(counted)
-                for file, _ in group:
-                    file.close()
+                for file, parts in group:
+                    for each in (file, *parts.bases()):
+                        each.close()
         finally:
             pool.shutdown(cancel_futures=True)
         return counters
@@ -144,8 +147,8 @@ class Generation:
             for rank, entry in self._pieces(want):
                 slab = slab_of(entry, Box(want.offsets, want.sizes), want.into)
                 if slab is not None:
-                    file, stored = self._stored(rank, entry)
-                    work.setdefault(file, _Work()).add(stored, slab)
+                    stored = self._stored(rank, entry)
+                    work.setdefault(stored.file, _Work()).add(stored, slab)
         return work
 
     def _pieces(self, want: Want) -> Iterable[tuple[int, Entry]]:
@@ -162,10 +165,10 @@ class Generation:
         _check_fit(want, pieces[0][1])
         return pieces
 
-    def _stored(self, rank: int, entry: Entry) -> tuple[ManyCopies, Entry]:
-        """The file in which an entry's bytes lie, and the entry as that file's index has it."""
-        if not entry.is_reference:
-            return self._shelf.data(rank), entry
+    def _stored(self, rank: int, entry: Entry) -> StoredEntry:
+        """Where an entry's bytes lie, and the entry as the index there has it."""
+        if not entry.base:
+            return StoredEntry(self._shelf.data(rank), entry)
         if entry.base not in self._bases:
             self._bases[entry.base] = Shelf(self._access.beside(entry.base))
         base = self._bases[entry.base]
@@ -173,9 +176,12 @@ class Generation:
         if (base.commit.run_id, base.commit.world_size) != told:
             raise DataDamaged(f"{entry.base} is not of the run and world of {self.commit.generation}, its diff")
         found = base.entry(rank, entry)
-        if found is None or found.is_reference or (found.offset, found.digest) != (entry.offset, entry.digest):
+        if found is None or (entry.is_reference and found.digest != entry.digest):
             raise DataDamaged(f"{entry.base} does not hold the {entry.key!r} that {self.commit.generation} refers to")
-        return base.data(rank), found
+        if found.base:
+            raise DataDamaged(f"{entry.key!r} of {entry.base} is a difference itself, and no base for others")
+        there = StoredEntry(base.data(rank), found)
+        return there if entry.is_reference else StoredEntry(self._shelf.data(rank), entry, there)
 
     # --------------------------------------------------------------------------------------------------- reading it
 
@@ -185,8 +191,8 @@ class Generation:
             yield partial(self._read_chunks, file, batch)
         for slab in (*work.slabs, *map(slab_of_run, again)):
             yield partial(self._read_slab, file, slab)
-        for entry, slabs in work.packed.values():
-            yield partial(self._unpack, file, entry, slabs)
+        for stored, slabs in work.packed.values():
+            yield partial(self._unpack, stored, slabs)
 
     def _read_chunks(self, file: ManyCopies, chunks: Sequence[Chunk], counters: Counters) -> None:
         """Read whole chunks; what nobody wants of them goes into the thread's own buffer, to be digested."""
@@ -206,9 +212,16 @@ class Generation:
         for part in slab.cut():
             part.copy(self._mine.window.bring(file, part.start, part.end, counters))
 
-    def _unpack(self, file: ManyCopies, entry: Entry, slabs: Sequence[Slab], counters: Counters) -> None:
-        packed = self._mine.window.bring(file, entry.offset, entry.offset + entry.stored, counters)
-        raw = unpacked(packed, entry)
+    def _unpack(self, stored: StoredEntry, slabs: Sequence[Slab], counters: Counters) -> None:
+        """Unpack a whole entry, and only then hand out what is wanted of it."""
+        entry, base = stored.entry, stored.base
+        check_declared(entry)
+        raw = np.empty(entry.length, np.uint8).data
+        below = None if base is None else base.raw_blocks(self._mine.base_window, counters)
+        at = 0
+        for block in unpacked(entry, stored.packed(self._mine.window, counters), below):
+            raw[at : at + len(block)] = block
+            at += len(block)
         for slab in slabs:
             slab.copy(raw[slab.start : slab.end])
 
@@ -219,12 +232,17 @@ class _Work:
 
     runs: list[Run] = field(default_factory=list)
     slabs: list[Slab] = field(default_factory=list)
-    packed: dict[int, tuple[Entry, list[Slab]]] = field(default_factory=dict)
+    packed: dict[int, tuple[StoredEntry, list[Slab]]] = field(default_factory=dict)
 
-    def add(self, entry: Entry, slab: Slab) -> None:
+    def bases(self) -> Iterator[ManyCopies]:
+        """The files that are read for the differences in this one."""
+        return (stored.base.file for stored, _ in self.packed.values() if stored.base)
+
+    def add(self, stored: StoredEntry, slab: Slab) -> None:
         """Have a part of an entry read."""
+        entry = stored.entry
         if entry.encoding is not Encoding.RAW:
-            self.packed.setdefault(entry.offset, (entry, []))[1].append(slab)
+            self.packed.setdefault(entry.offset, (stored, []))[1].append(slab)
             return
         placed = slab.moved(entry.offset)
         runs = runs_of(placed)
@@ -234,50 +252,13 @@ class _Work:
             self.runs.extend(runs)
 
 
-class _Window:
-    """A kept buffer through which a file is read in rising order; chunks on the border of two parts are read once."""
-
-    def __init__(self) -> None:
-        self._buffer = memoryview(bytearray())
-        self._file: ManyCopies | None = None
-        self._first = self._last = 0
-
-    def bring(self, file: ManyCopies, start: int, end: int, counters: Counters) -> memoryview:
-        """The bytes of a file from `start` to `end`, verified; they stay until the next call."""
-        first, last = start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
-        self._make_room(last - first)
-        kept = range(max(first, self._first), min(last, self._last)) if file is self._file else range(0)
-        if kept and kept.start == first:
-            size = len(kept) * CHUNK_BYTES
-            there = (first - self._first) * CHUNK_BYTES
-            self._buffer[:size] = bytes(self._buffer[there : there + size])
-        else:
-            kept = range(first, first)
-        self._file = None  # a failure must not leave chunks behind that were not verified
-        missing: list[tuple[int, list[memoryview]]] = []
-        for chunk in range(first + len(kept), last):
-            low, high = file.chunk_bounds(chunk)
-            at = (chunk - first) * CHUNK_BYTES
-            missing.append((chunk, [self._buffer[at : at + high - low]]))
-        for group in _batches(missing, GROUP_CHUNKS):
-            file.load(group, counters)
-        self._file, self._first, self._last = file, first, last
-        return self._buffer[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
-
-    def _make_room(self, chunks: int) -> None:
-        size = chunks * CHUNK_BYTES
-        if size > len(self._buffer):
-            larger = bytearray(size)
-            larger[: len(self._buffer)] = self._buffer
-            self._buffer = memoryview(larger)
-
-
 class _Mine(threading.local):
     """What each thread has of its own."""
 
     def __init__(self) -> None:
         self.scrap = memoryview(bytearray(GROUP_CHUNKS * CHUNK_BYTES))
-        self.window = _Window()
+        self.window = Window()
+        self.base_window = Window()
 
 
 def _check_fit(want: Want, entry: Entry) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import ModuleType
 
-from ftslurm.checkpoint.digest import digest_bytes
+from ftslurm.checkpoint.packing import Packer, zstandard
 from ftslurm.checkpoint.stage import Placed, Staged
-from ftslurm.core.rankindex import Encoding, Entry, RankIndex, aligned
+from ftslurm.core.rankindex import DTYPES, Encoding, Entry, RankIndex, aligned
 from ftslurm.core.tiling import Box
-from ftslurm.errors import DataDamaged, UsageError
+from ftslurm.errors import UsageError
 
 _THREADS = 2
 
@@ -93,18 +92,22 @@ class Base:
 
 
 class Compressor:
-    """Compresses with zstd."""
+    """Packs pieces of the stage (`ftslurm.checkpoint.packing`)."""
 
     def __init__(self, level: int) -> None:
+        zstandard()  # its absence is said before anything is written
         self._level = level
-        self._zstandard = _zstandard()
 
     def in_place(self, staged: Staged, piece: Placed) -> int:
         """Replace a piece's raw bytes by the compressed ones where those take less room; returns how many they are."""
-        one = self._zstandard.ZstdCompressor(level=self._level)  # serves one thread
-        compressed: bytes = one.compress(staged.bytes_of(piece))
-        if aligned(len(compressed)) >= aligned(piece.length):
-            return piece.length
+        frames: list[bytes] = []
+        size = 0
+        for frame in Packer(self._level).pack_all(staged.bytes_of(piece), DTYPES[piece.dtype]):
+            frames.append(frame)
+            size += len(frame)
+            if aligned(size) >= aligned(piece.length):
+                return piece.length
+        compressed = b"".join(frames)
         stop = piece.offset + len(compressed)
         staged.memory[piece.offset : stop] = compressed
         staged.memory[stop : aligned(stop)] = bytes(aligned(stop) - stop)
@@ -138,31 +141,3 @@ def reduced(staged: Staged, digests: Sequence[str], base: Base | None, compresso
 def _compressed(staged: Staged, pieces: Sequence[Placed], compressor: Compressor) -> list[int]:
     with ThreadPoolExecutor(_THREADS, "ftslurm-zstd") as pool:
         return list(pool.map(lambda piece: compressor.in_place(staged, piece), pieces))
-
-
-def unpacked(packed: memoryview, entry: Entry) -> memoryview:
-    """The raw bytes of a compressed entry.
-
-    Raises:
-        DataDamaged: they are not what the index says, or in an encoding that this version does not know.
-        UsageError: zstandard is not installed.
-    """
-    if entry.encoding is not Encoding.ZSTD:
-        raise DataDamaged(f"{entry.key!r} is stored as {entry.encoding}", hint="written by a newer ftslurm?")
-    zstandard = _zstandard()
-    try:
-        size = zstandard.get_frame_parameters(packed).content_size  # trusted, it would say how much to allocate
-        raw = zstandard.ZstdDecompressor().decompress(packed) if size == entry.length else b""
-    except zstandard.ZstdError as error:
-        raise DataDamaged(f"{entry.key!r} {entry.box} cannot be decompressed: {error}") from error
-    if len(raw) != entry.length or digest_bytes(raw) != entry.digest:
-        raise DataDamaged(f"{entry.key!r} {entry.box} is not what was compressed")
-    return memoryview(raw)
-
-
-def _zstandard() -> ModuleType:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UsageError("a compressed checkpoint needs zstandard", hint="pip install 'ftslurm[zstd]'") from error
-    return zstandard

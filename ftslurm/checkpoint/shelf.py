@@ -273,14 +273,8 @@ class Shelf:
             raise DataDamaged(f"{self.generation}: {name} has more than {INDEX_LIMIT_BYTES} bytes")
         data = copies.read_all(self.counters)
         copies.close()
-        index = RankIndex.from_bytes(data)
-        told = (index.run_id, index.generation, index.world_size, index.rank)
-        if told != (self.commit.run_id, self.generation, self.commit.world_size, rank):
-            raise DataDamaged(f"{self.generation}: {name} is that of {told}")
-        file = self._file(index.data_name).entry
-        if (index.size, index.chunks) != (file.size, file.chunks):
-            raise DataDamaged(f"{self.generation}: {name} is not the index of the {file.name} that was committed")
-        return index
+        told = (self.commit.run_id, self.generation, self.commit.world_size, rank)
+        return index_of(data, told, self._file(data_name(rank)).entry)
 
     def _manifest(self, part: Part) -> NodeManifest:
         name = manifest_name(part.node)
@@ -309,3 +303,18 @@ class Shelf:
                 problem = StorageError(f"cannot read {path}: {error.strerror}")
             self._access.on_damage(path, str(problem))
         raise problem
+
+
+def index_of(data: bytes, told: tuple[str, str, int, int], file: FileEntry) -> RankIndex:
+    """The index in these bytes, whose digests were checked.
+
+    Raises:
+        DataDamaged: it is not that of this run, generation, world and rank (`told`), or not that of this data file.
+    """
+    index = RankIndex.from_bytes(data)
+    found = (index.run_id, index.generation, index.world_size, index.rank)
+    if found != told:
+        raise DataDamaged(f"{told[1]}: {index_name(told[3])} is that of {found}")
+    if (index.size, index.chunks) != (file.size, file.chunks):
+        raise DataDamaged(f"{told[1]}: {index.index_name} is not the index of the {file.name} beside it")
+    return index

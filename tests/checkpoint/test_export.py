@@ -172,6 +172,7 @@ def test_a_run_begins_from_a_differential_checkpoint(library: Library, tmp_path:
     commit = found.generations[-1].commit
     assert (commit.run_id, commit.about.parent) == (NEW, "000000002-0000")
     assert commit.about.reason == f"from run {RUN}, 000000002-0000"
+    assert (commit.about.kind, commit.about.base) == ("diff", "000000001-0000")
     export(StorePaths(heir.root).generation("000000002-0000"), tmp_path / "child.safetensors")
     export(folder_of(library, 2), tmp_path / "parent.safetensors")
     ours, theirs = (load_file(tmp_path / f"{name}.safetensors") for name in ("child", "parent"))
