@@ -90,11 +90,17 @@ def ill_storage(session: Session, seconds: float) -> None:
 
 
 def stopped_supervisor(session: Session, seconds: float) -> None:
-    """The supervisor stands still for 20 s and wakes up."""
-    pid = supervisor_of(session.run.name).pid
+    """The supervisor that acts stands still for 20 s and wakes up."""
+    pid = supervisor_of(session.run.name, set(session.lab.nodes) - {acting_on(session)}).pid
     os.kill(pid, signal.SIGSTOP)
     time.sleep(min(STOP_S, seconds))
     os.kill(pid, signal.SIGCONT)
+
+
+def acting_on(session: Session) -> str:
+    """The node whose supervisor acts: one that was replaced lives on, parked."""
+    granted = [entry["event"] for entry in entries(session.run) if entry["event"]["type"] == "AllocationGranted"]
+    return granted[-1]["host"] or granted[-1]["batch_host"]
 
 
 STOPPED = "supervisor stopped for 20 s"
