@@ -6,9 +6,9 @@ none of its storage, none of its pickles and none of its collectives: each rank 
 ranks hold is written by one of them, chosen by a hash of its name. Buffers are taken from rank 0, because DDP gives
 rank 0's to all. Whatever is no tensor goes through `checkpoint.objects`.
 
-Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh
-optimizer, so a fresh one is put back after a save; they create none where there are gradients already; the state of a parameter that never had a gradient is not saved,
-and is dropped again after a load.
+Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh optimizer, so a
+fresh one is put back after a save; they create none where there are gradients already; the state of a parameter that
+never had a gradient is not saved, and is dropped again after a load.
 """
 
 from __future__ import annotations
