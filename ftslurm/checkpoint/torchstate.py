@@ -6,9 +6,9 @@ none of its storage, none of its pickles and none of its collectives: each rank 
 ranks hold is written by one of them, chosen by a hash of its name. Buffers are taken from rank 0, because DDP gives
 rank 0's to all. Whatever is no tensor goes through `checkpoint.objects`.
 
-Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh
-optimizer, so a fresh one is put back after a save; the state of a parameter that never had a gradient is not saved,
-and is dropped again after a load.
+Traps met here: the helpers make an optimizer step with zero gradients to create the state of a fresh optimizer, so a
+fresh one is put back after a save; they create none where there are gradients already; the state of a parameter that
+never had a gradient is not saved, and is dropped again after a load.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class TorchState:
         tensors = self._extra | {f"{MODEL}.{key}": value for key, value in self._tensors_of_model().items()}
         if self._optimizers:
             state: dict[str, torch.Tensor] = {}
-            _split(self._optimizer_state(), OPTIMIZER, state, Packer())
+            with _gradients_aside(self._optimizers):
+                _split(self._optimizer_state(), OPTIMIZER, state, Packer())
             tensors |= {key: value for key, value in state.items() if key in saved or 0 in value.shape}
         return tensors
 
@@ -233,6 +234,20 @@ def _join(record: Any, tensors: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN
     if isinstance(record, list):
         return [_join(each, tensors) for each in record]
     return record
+
+
+@contextmanager
+def _gradients_aside(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
+    """The helper creates no state where there are gradients: it takes the optimizer for one that needs none."""
+    groups = itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers)
+    kept = [(parameter, parameter.grad) for group in groups for parameter in group["params"]]
+    for parameter, _ in kept:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
 
 
 @contextmanager
