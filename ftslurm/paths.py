@@ -106,6 +106,16 @@ class RunPaths:
         return self.attempt_logs(attempt) / rank_log_name(rank)
 
     @property
+    def requests(self) -> Path:
+        """What people ask of a run that is alive (`runtime.requests`)."""
+        return self.root / "requests"
+
+    @property
+    def history(self) -> Path:
+        """Every checkpoint that there was (`runtime.history`)."""
+        return self.root / "history"
+
+    @property
     def current_logs(self) -> Path:
         return self.logs / "current"
 

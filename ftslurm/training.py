@@ -1,153 +1,100 @@
-"""What a training script imports: it says how far the training is, so that a hang is noticed and understood.
+"""What a training script imports: checkpoints that survive, and word of how far the training is.
+
+    from ftslurm.training import attach
+
+    run = attach(model=model, optimizer=optimizer, scheduler=scheduler, sampler=sampler, every="10m")
+    step = run.restore() or 0                  # the step of the newest checkpoint; None where there is none
+    while step < steps and not run.should_stop():
+        loss = train_step(batch(step))
+        step += 1
+        run.step(step, loss=loss)              # says how far it is, decides, saves: milliseconds of waiting
+    run.close()                                # waits for the last save
+
+The same script runs as plain `python train.py`, under torchrun, mpirun and srun, and under ftslurm, which then keeps
+the checkpoints, copies them and restores them, and says where they go and when. What is kept: model and optimizer (also
+DDP and FSDP2), scheduler, scaler, sampler, random numbers, and what is in `extra`: numbers, texts, lists, dicts, NumPy
+arrays, tensors, objects with state_dict and load_state_dict, a `Shard` of a global array, a `PerRank` value. Programs
+with mpi4py and NumPy give `extra=` and `comm=`, and need no torch. All ranks call the same methods in the same order.
+
+For programs that save by themselves, progress is enough; a save, load or evaluation has a patience of its own:
 
     from ftslurm.training import beat, phase
 
-    for step in range(start, steps):
-        loss = train_step()
-        beat(step, loss=loss)              # microseconds; the loss is a number, not a tensor on a GPU
-        if step % 1000 == 0:
-            with phase("save"):            # a save, load or evaluation has a patience of its own
-                save()
+    beat(step, loss=loss)                      # microseconds; the loss is a number, not a tensor on a GPU
+    with phase("save"):
+        save()
 
-Outside of ftslurm both do nothing. They never raise, never block and need nothing but the standard library.
-
-A process writes into a small file of its own, which lies on its node and is mapped into memory; the node's agent reads
-it. The file is a header, with the number of entries so far, and a ring of the newest ones: one for each interval
-between two calls. A reader takes the entries whose own number fits; the writer never waits for it.
+Outside of ftslurm these two do nothing. They never raise and never block. Importing this needs neither NumPy nor torch.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-FOLDER = "FTSLURM_PROGRESS"
-"""The environment variable with the folder of these files; ftslurm sets it for every attempt."""
-MAGIC = b"FTSPROG1"
-STEP, INIT = "step", "init"
-BEAT, HAS_BUSY, HAS_LOSS = 1, 2, 4
-RING, RING_AT, PHASE_BYTES = 128, 16, 12
-_HEADER = struct.Struct("<8sQ")
-_ENTRY = struct.Struct("<QqdddI12s12s")
-SIZE = RING_AT + RING * _ENTRY.size
+from ftslurm.beats import beat, phase
+
+if TYPE_CHECKING:
+    from ftslurm.checkpoint.arrays import Shard
+    from ftslurm.core.savepolicy import SavePolicy
+    from ftslurm.library.run import Run
+    from ftslurm.library.state import PerRank
+
+__all__ = ["PerRank", "Run", "Shard", "attach", "beat", "phase"]
 
 
-class Interval(NamedTuple):
-    """What lies between two calls; `number` counts from 1.
-
-    `spent` is the phase that it was spent in, `now` the one that began with its end. `flags` has BEAT where a
-    beat ended it, and tells whether `busy_s` and `loss` were given.
-    """
-
-    number: int
-    step: int
-    length_s: float
-    busy_s: float
-    loss: float
-    flags: int
-    spent: str
-    now: str
-
-
-def beat(step: int, phase: str = STEP, loss: float | None = None, busy_s: float | None = None) -> None:
-    """Say that a training step is done.
+def attach(  # noqa: PLR0913 - one keyword for each kind of state
+    *,
+    model: Any = None,  # noqa: ANN401
+    optimizer: Any = None,  # noqa: ANN401
+    scheduler: Any = None,  # noqa: ANN401
+    scaler: Any = None,  # noqa: ANN401
+    sampler: Any = None,  # noqa: ANN401
+    extra: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str] = "checkpoints",
+    every: int | str | Mapping[str, Any] | SavePolicy | None = None,
+    keep_last: int = 3,
+    seed: int = 0,
+    comm: Any = None,  # noqa: ANN401
+) -> Run:
+    """Say what has to survive; all ranks call it, once everything that is given here exists.
 
     Args:
-        step: its number.
-        phase: what comes next; the context `phase()` is the easier way to say it.
-        loss: its loss, where it is at hand: NaN, infinity and spikes are reported.
-        busy_s: the seconds of it that this rank worked itself and did not wait for others; finds the slow rank.
+        model: a module (plain, DistributedDataParallel, fully_shard), or several by name.
+        optimizer: one, or several by name or in a list.
+        scheduler: anything with state_dict and load_state_dict; so are scaler and sampler.
+        scaler: of mixed precision.
+        sampler: `ftslurm.sampling.GlobalSampler`, or another one; the same position on all ranks.
+        extra: further values by name; see above. After a restore `run.extra` holds them.
+        folder: where checkpoints go without ftslurm; under ftslurm it says so.
+        every: when to save without ftslurm: a number of steps, a time ("10m"), "auto", or several: {"steps": 1000,
+            "time": "30m", "epoch": True, "metric": {"name": "loss", "mode": "min"}}. Left out: "auto".
+        keep_last: how many checkpoints stay without ftslurm.
+        seed: random numbers begin anew from it where the number of ranks changes.
+        comm: the communicator of a program with mpi4py.
+
+    Raises:
+        UsageError: something that cannot be kept; ranks that differ; ranks without a way to talk.
+        StorageError: the folder cannot be used.
     """
-    reporter = _reporter(os.getpid())
-    if reporter is not None:
-        with suppress(TypeError, ValueError, struct.error):  # a wrong argument must not end a training
-            reporter.write(int(step), str(phase), loss, busy_s)
+    from ftslurm.library.run import Run, Setup
+    from ftslurm.library.state import Parts
+
+    parts = Parts(model, optimizer, scheduler, scaler, sampler, dict(extra or {}))
+    setup = Setup(folder=Path(folder), every=every, keep_last=keep_last, seed=seed, comm=comm)
+    return Run(parts, setup, os.environ)
 
 
-@contextmanager
-def phase(name: str) -> Iterator[None]:
-    """Say that the program does something else for a while: save, load, evaluation, or a name of your own."""
-    reporter = _reporter(os.getpid())
-    if reporter is None:
-        yield
-        return
-    before = reporter.phase
-    reporter.enter(str(name))
-    try:
-        yield
-    finally:
-        reporter.enter(before)
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """`Shard` needs NumPy, so it is imported when it is asked for."""
+    if name == "Shard":
+        from ftslurm.checkpoint.arrays import Shard
 
+        return Shard
+    if name in {"PerRank", "Run"}:
+        from ftslurm.library import run, state
 
-class Reporter:
-    """The file of this process."""
-
-    def __init__(self, path: str) -> None:
-        """Create and map it.
-
-        Raises:
-            OSError: it cannot be created, or the disk is full.
-        """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, SIZE)  # on a disk that is full, a write to a hole would be a SIGBUS later
-            self._map = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
-        self.phase = INIT
-        self._step, self._count, self._last = -1, 0, time.monotonic()
-        _HEADER.pack_into(self._map, 0, MAGIC, 0)
-
-    def enter(self, phase: str) -> None:
-        """End the interval, which was no whole step, and begin another phase."""
-        self._put(self._step, phase, (0.0, 0.0, 0))
-
-    def write(self, step: int, phase: str, loss: float | None, busy_s: float | None) -> None:
-        """End the interval with a step that is done."""
-        flags = BEAT | (HAS_BUSY if busy_s is not None else 0) | (HAS_LOSS if loss is not None else 0)
-        self._put(step, phase, (float(busy_s or 0.0), float(loss or 0.0), flags))
-
-    def _put(self, step: int, phase: str, told: tuple[float, float, int]) -> None:
-        now, number = time.monotonic(), self._count + 1
-        spent, begun = self.phase.encode()[:PHASE_BYTES], phase.encode()[:PHASE_BYTES]
-        at = RING_AT + number % RING * _ENTRY.size
-        _ENTRY.pack_into(self._map, at, number, step, now - self._last, *told, spent, begun)
-        _HEADER.pack_into(self._map, 0, MAGIC, number)
-        self.phase, self._step, self._count, self._last = phase, step, number, now
-
-
-@lru_cache(maxsize=2)
-def _reporter(pid: int) -> Reporter | None:
-    """Return this process's reporter, None outside of ftslurm; a forked child has none of its parent's."""
-    folder, rank = os.environ.get(FOLDER), os.environ.get("RANK", "")
-    if not folder or not rank.isdecimal():
-        return None
-    try:
-        return Reporter(os.path.join(folder, f"{int(rank)}-{pid}"))  # noqa: PTH118 - pathlib takes longer to import
-    except OSError:
-        return None  # the disk is full or the folder is not ours: the training goes on without
-
-
-def intervals(data: bytes, after: int) -> tuple[int, list[Interval]]:
-    """Return how many intervals a file of this form tells of, and those after number `after` that it still holds."""
-    if len(data) < SIZE:
-        return 0, []
-    magic, count = _HEADER.unpack_from(data, 0)
-    if magic != MAGIC:
-        return 0, []
-    found = []
-    for number in range(max(after, count - RING + 1) + 1, count + 1):
-        each = Interval(*_ENTRY.unpack_from(data, RING_AT + number % RING * _ENTRY.size))
-        if each.number == number:
-            found.append(each._replace(spent=_word(each.spent), now=_word(each.now)))
-    return count, found
-
-
-def _word(data: str | bytes) -> str:
-    return data if isinstance(data, str) else data.rstrip(b"\0").decode("utf-8", "replace")
+        return state.PerRank if name == "PerRank" else run.Run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

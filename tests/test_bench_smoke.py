@@ -80,6 +80,16 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert "total / raw | at most 1.1" in page
 
 
+def test_corruption(tmp_path: Path) -> None:
+    """All damages are noticed by ftslurm, in every place; what the others do is written beside it."""
+    value, page = bench("corruption", "--out", tmp_path)
+    assert len(value["found"]) == 12
+    for damage, by_format in value["found"].items():
+        assert set(by_format) == {"torch.load", "safetensors", "DCP", "ftslurm"}
+        assert set(by_format["ftslurm"]) == {"noticed"}, damage
+    assert "| One bit flipped, in a file with numbers |" in page
+
+
 def test_durability(tmp_path: Path) -> None:
     """With a common target most checkpoints become durable; without one almost none does."""
     value, page = bench("durability", "--out", tmp_path)

@@ -13,28 +13,49 @@ import errno
 import fcntl
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from ftslurm.checkpoint import disk
-from ftslurm.checkpoint.digest import Pace, blocks, check_whole, checked_blocks, compare, digest_bytes, quiet
+from ftslurm.checkpoint.digest import (
+    ChunkDamaged,
+    Mismatch,
+    Pace,
+    blocks,
+    check_whole,
+    checked_blocks,
+    compare,
+    digest_bytes,
+    quiet,
+)
 from ftslurm.core.manifest import CHUNK_BYTES, FileEntry
 from ftslurm.errors import DataDamaged
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """A file system without locks: then only one agent a node is what keeps two copiers apart."""
 
 
+class Remote(Protocol):
+    """A part of a generation on another node. Nothing that it says is trusted."""
+
+    def manifest(self) -> bytes:
+        """The manifest of the part's owner. Raises OSError; FileNotFoundError where it has none."""
+
+    def blocks(self, entry: FileEntry, start: int) -> Iterator[tuple[int, memoryview]]:
+        """(offset, bytes) of a file from `start`, in whole chunks, the last one shorter. Raises OSError."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copier:
-    """Copies from the folder `source` to the folder `target`.
+    """Copies from the folder `source`, or from another node, to the folder `target`.
 
     `owner` keeps the temporary files of two copiers apart. `durable`: fsync the file and its name.
     """
 
-    source: Path
+    source: Path | Remote
     target: Path
     owner: str
     durable: bool
@@ -89,14 +110,31 @@ class Copier:
         """Write the file; returns the bytes that were copied."""
         start = self._sound_start(descriptor, entry)
         os.ftruncate(descriptor, start)
-        with disk.opened(self.source, entry.name) as original:
-            source = str(self.source)
-            for offset, block in checked_blocks(original, entry, where=source, start=start, pace=self.pace):
-                disk.pwrite_all(descriptor, block, offset)
+        for offset, block in self._checked(entry, start):
+            disk.pwrite_all(descriptor, block, offset)
         if self.durable:
             os.fsync(descriptor)
         os.close(os.dup(descriptor))  # NFS tells EDQUOT and EIO at each close; the claim stays until the last
         return entry.size - start
+
+    def _checked(self, entry: FileEntry, start: int) -> Iterator[tuple[int, memoryview]]:
+        """What the source has, from `start`; each block has been compared with the manifest."""
+        if isinstance(self.source, Path):
+            with disk.opened(self.source, entry.name) as original:
+                yield from checked_blocks(original, entry, where=str(self.source), start=start, pace=self.pace)
+            return
+        end = start
+        for offset, block in self.source.blocks(entry, start):
+            for mismatch in compare(block, offset, entry):
+                raise ChunkDamaged(mismatch, str(self.source))
+            yield offset, block
+            self.pace(len(block))
+            end = offset + len(block)
+        if end != entry.size:
+            chunk = end // CHUNK_BYTES
+            what = f"{end} of {entry.size} bytes came"
+            short = Mismatch(name=entry.name, chunk=chunk, wanted=entry.chunk(chunk), found="", what=what)
+            raise ChunkDamaged(short, str(self.source))
 
     def _sound_start(self, descriptor: int, entry: FileEntry) -> int:
         """How many bytes an earlier copy has left that are right, in whole chunks."""

@@ -86,6 +86,21 @@ def _open_plain(last: str, flags: int, at: int, name: str) -> int:
         raise
 
 
+def is_there(root: Path, name: str) -> bool:
+    """Whether there is anything of this name below `root`; raises as `folder_of`, but not for a missing folder."""
+    try:
+        with folder_of(root, name) as (at, last):
+            os.stat(last, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def size_of(descriptor: int) -> int:
+    """Bytes of an open file."""
+    return os.fstat(descriptor).st_size
+
+
 def plain_size(root: Path, name: str) -> int:
     """Bytes of the regular file `name` below `root`; raises as `opened`. It is opened, because stat may be cached."""
     with opened(root, name) as descriptor:

@@ -18,7 +18,10 @@ On scratch (`ScratchPaths`)::
 
     write/                         the program's own folder (FTSLURM_CHECKPOINT_DIR)
     gen/<generation>/{d,m}/        captured: hard links to the program's files, and this node's manifest
+    partner/<node>/gen/<generation>/{d,m}/   copies of what another node has captured
+    local/<generation>.json        the LOCAL records of generations that are whole on the nodes
     restore/<generation>/          verified files for the next attempt
+    quarantine/<time>-<name>       single files that were not what was written; <...>.json beside each says why
     packed/<node>/gen/             a node's parts as they were drained, where that is not as they were captured
     attempts/<attempt>.json        what lay in write/ when the attempt began
 """
@@ -63,6 +66,11 @@ class GenerationPaths:
 def manifest_name(node: str) -> str:
     """The manifest of a node, relative to the generation's folder."""
     return f"{MANIFESTS}/{node}.json"
+
+
+def data_path(name: str) -> str:
+    """A file of the program, relative to the generation's folder: so its data folder may be no link either."""
+    return f"{DATA}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,25 @@ class ScratchPaths:
         return GenerationPaths(self.generations / name)
 
     @property
+    def partners(self) -> Path:
+        """Copies of other nodes' parts, one folder a node."""
+        return self.root / "partner"
+
+    def partner(self, node: str) -> ScratchPaths:
+        """The copies of one node's parts, in the form of its own scratch."""
+        return ScratchPaths(self.partners / node)
+
+    @property
+    def local_records(self) -> Path:
+        """What is LOCAL."""
+        return self.root / "local"
+
+    @property
+    def quarantine(self) -> Path:
+        """Damaged files."""
+        return self.root / "quarantine"
+
+    @property
     def packed(self) -> Path:
         """Parts as they were drained."""
         return self.root / "packed"
@@ -173,7 +200,8 @@ class ScratchPaths:
                 )
             if found.st_mode & 0o077:
                 self.root.chmod(PRIVATE_FOLDER)
-            for folder in (self.write, self.generations, self.restores, self.baseline(0).parent):
+            own = (self.write, self.generations, self.partners, self.local_records, self.quarantine, self.restores)
+            for folder in (*own, self.baseline(0).parent):
                 folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         except OSError as error:
             raise CannotCreate(

@@ -39,7 +39,7 @@ from ftslurm.core.manifest import CHUNK_BYTES
 from ftslurm.core.rankindex import DTYPES, Encoding, Entry
 from ftslurm.core.tiling import Box
 from ftslurm.core.wholeness import Whole, merge
-from ftslurm.errors import DataDamaged, UsageError
+from ftslurm.errors import DataDamaged, StorageError, UsageError
 
 __all__ = ["Counters", "Fetch", "Generation", "OnDamage", "Want"]
 
@@ -216,7 +216,7 @@ class Generation:
         """Unpack a whole entry, and only then hand out what is wanted of it."""
         entry, base = stored.entry, stored.base
         check_declared(entry)
-        raw = np.empty(entry.length, np.uint8).data
+        raw = _room_for(entry)
         below = None if base is None else base.raw_blocks(self._mine.base_window, counters)
         at = 0
         for block in unpacked(entry, stored.packed(self._mine.window, counters), below):
@@ -270,6 +270,14 @@ def _check_fit(want: Want, entry: Entry) -> None:
     if into.shape != want.sizes or into.itemsize != DTYPES[entry.dtype] or not into.flags.writeable:
         place = f"{into.dtype} {list(into.shape)}"
         raise UsageError(f"{want.key!r} {box} of {entry.dtype} does not fit its place: {place}")
+
+
+def _room_for(entry: Entry) -> memoryview:
+    """Memory for the raw bytes of an entry; how many they are, the index says."""
+    try:
+        return np.empty(entry.length, np.uint8).data
+    except MemoryError as error:
+        raise StorageError(f"{entry.key!r} {entry.box} needs {entry.length} bytes of memory at once") from error
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

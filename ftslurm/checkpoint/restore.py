@@ -1,8 +1,9 @@
 """Brings a generation together on a node, every byte verified *before* the program can see it.
 
-Each file is looked for where it costs least: what an earlier restore has left, this node's own captured copy (hard
-linked, not copied), then shared storage (copied, each chunk compared before it is written). A copy that is wrong is
-passed over for the next; only when no source has the right bytes is the generation damaged.
+Each file is looked for where it costs least: what an earlier restore has left, this node's own captured copy or its
+copy of a partner's (hard linked, not copied), other nodes that hold the part, then shared storage (copied, each chunk
+compared before it is written). A copy that is wrong is passed over for the next; only when no source has the right
+bytes is the generation damaged.
 
 Without scratch the files are verified where they lie on shared storage, and the program gets that path.
 """
@@ -18,15 +19,15 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ftslurm.checkpoint import disk
-from ftslurm.checkpoint.copying import Copier
+from ftslurm.checkpoint.copying import Copier, Remote
 from ftslurm.checkpoint.digest import Pace, check_whole, quiet
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths
-from ftslurm.checkpoint.store import read_manifest
+from ftslurm.checkpoint.places import Kind, Place, Places
 from ftslurm.core.manifest import FileEntry, NodeManifest, check_against, is_generation, program_path
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from ftslurm.core.events import Part
@@ -35,19 +36,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _RETRY_S = 0.5
+LINKED = (Kind.OWN, Kind.PARTNER)
 _OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the place that is written to, not of a source."""
+
+
+def _nowhere(generation: str, owner: str) -> tuple[Place, ...]:
+    del generation, owner
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where a generation may lie: the store on shared storage, and this node's own captured generations (`gen/`).
 
+    `others`: further places of one owner's part, asked after the own one: partners' copies and other nodes.
     `patience_s`: how long to look again for what another host has just written (NFS caches what was not there).
     """
 
     shared: Path | None = None
     own: Path | None = None
+    others: Places = _nowhere
     patience_s: float = 5.0
 
 
@@ -106,6 +115,7 @@ class _Gathering:
     restores: Path | None
     pace: Pace
     used: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, list[str]] = field(default_factory=dict)
 
     def entries(self) -> tuple[FileEntry, ...]:
         """All files of the generation, by manifests with the digests that the commit names."""
@@ -113,6 +123,8 @@ class _Gathering:
         for part in self.commit.parts:
             what = f"the manifest of {part.node}"
             manifests[part.node] = self._first_of(what, self._manifest_sources(part))
+            for entry in manifests[part.node].files:
+                self.owners.setdefault(entry.name, []).append(part.node)
         return check_against(self.commit, manifests)
 
     def gather(self, entries: tuple[FileEntry, ...]) -> Path:
@@ -136,26 +148,33 @@ class _Gathering:
         return data
 
     def _manifest_sources(self, part: Part) -> dict[str, Callable[[], NodeManifest]]:
-        return {
-            name: partial(read_manifest, place.root, part.node, part.manifest_digest)
-            for name, place in self._places().items()
-        }
+        places = self._places((part.node,))
+        return {name: partial(self._manifest, place, part) for name, place in places.items()}
+
+    def _manifest(self, place: Place, part: Part) -> NodeManifest:
+        return place.manifest(part.node, part.manifest_digest)[1]
 
     def _file_sources(self, entry: FileEntry, folder: Path) -> dict[str, Callable[[], None]]:
         """Where one file may come from, the cheapest first."""
         ways: dict[str, Callable[[], None]] = {"kept": partial(self._check, folder, entry)}
-        places = self._places()
-        if "scratch" in places:
-            ways["scratch"] = partial(self._link, places["scratch"].data, folder, entry)
-        if "shared" in places:
-            ways["shared"] = partial(self._copy, places["shared"].data, folder, entry)
+        for name, place in self._places(self.owners[entry.name]).items():
+            if place.kind in LINKED and isinstance(place.at, GenerationPaths):
+                ways[name] = partial(self._link, place.at.data, folder, entry)
+            else:
+                ways[name] = partial(self._copy, place.source, folder, entry)
         return ways
 
-    def _places(self) -> dict[str, GenerationPaths]:
+    def _places(self, owners: Sequence[str]) -> dict[str, Place]:
+        """By the name under which they are counted; further nodes of one kind have numbers."""
         generation, sources = self.commit.generation, self.sources
-        places = {} if sources.own is None else {"scratch": GenerationPaths(sources.own / generation)}
+        places = {}
+        if sources.own is not None:
+            places["scratch"] = Place(Kind.OWN, GenerationPaths(sources.own / generation))
+        others = [place for owner in owners for place in sources.others(generation, owner)]
+        for number, place in enumerate(others):
+            places[f"{place.kind}:{number}"] = place
         if sources.shared is not None:
-            places["shared"] = StorePaths(sources.shared).generation(generation)
+            places["shared"] = Place(Kind.SHARED, StorePaths(sources.shared).generation(generation))
         return places
 
     def _check(self, folder: Path, entry: FileEntry) -> None:
@@ -168,7 +187,7 @@ class _Gathering:
         if not disk.link_over(data, folder, entry.name):
             self._copy(data, folder, entry)
 
-    def _copy(self, data: Path, folder: Path, entry: FileEntry) -> None:
+    def _copy(self, data: Path | Remote, folder: Path, entry: FileEntry) -> None:
         Copier(source=data, target=folder, owner="restore", durable=False, pace=self.pace).bring(entry)
 
     def _first_of(self, what: str, ways: Mapping[str, Callable[[], T]]) -> T:
@@ -190,14 +209,15 @@ class _Gathering:
                         raise
                     errors.append(f"{name}: {error.strerror}: {error.filename}")
                 else:
-                    self.used[name] = self.used.get(name, 0) + 1
+                    kind = name.partition(":")[0]
+                    self.used[kind] = self.used.get(kind, 0) + 1
                     return result
             if not missing or time.monotonic() >= deadline:
                 break
             time.sleep(_RETRY_S)
         told = "; ".join(problems + errors) or "it is missing in every place"
-        kind = StorageError if errors else DataDamaged
-        raise kind(f"{self.commit.generation}: {what}: {told}")
+        raised = StorageError if errors else DataDamaged
+        raise raised(f"{self.commit.generation}: {what}: {told}")
 
 
 def _remove_strays(folder: Path, wanted: Collection[str]) -> None:

@@ -22,9 +22,16 @@ from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.digest import mismatches
 from ftslurm.checkpoint.layout import MANIFESTS, GenerationPaths, ScratchPaths, StorePaths
 from ftslurm.checkpoint.rollback import read_rollbacks
-from ftslurm.checkpoint.store import read_commit
+from ftslurm.checkpoint.store import read_commit, unseal
 from ftslurm.core.branches import is_live
-from ftslurm.core.manifest import MANIFEST_LIMIT_BYTES, Commit, NodeManifest, is_generation, parse_generation
+from ftslurm.core.manifest import (
+    COMMIT_LIMIT_BYTES,
+    MANIFEST_LIMIT_BYTES,
+    Commit,
+    NodeManifest,
+    is_generation,
+    parse_generation,
+)
 from ftslurm.core.retention import Kept, Rules, stay
 from ftslurm.errors import DataDamaged, StorageError
 
@@ -105,8 +112,12 @@ def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: flo
     return tuple(gone)
 
 
-def clean_scratch(scratch: ScratchPaths, watermark: str, keep: int = 2) -> tuple[str, ...]:
+def clean_scratch(
+    scratch: ScratchPaths, watermark: str, keep: int = 2, protected: Collection[str] = ()
+) -> tuple[str, ...]:
     """Delete captured generations at or below `watermark`, except the newest `keep` of all; returns their names.
+
+    `protected` stay as well, and what those that stay build upon (their LOCAL records say so).
 
     With a generation go the program's own files of it in `write/`, but only those that are byte for byte what was
     captured: a file that was written again, or never captured, stays.
@@ -118,12 +129,52 @@ def clean_scratch(scratch: ScratchPaths, watermark: str, keep: int = 2) -> tuple
     limit = parse_generation(watermark)
     try:
         names = _generations(scratch.generations)
-        doomed = [name for name in names[: max(0, len(names) - keep)] if parse_generation(name) <= limit]
+        doomed = [
+            name
+            for name in names[: max(0, len(names) - keep)]
+            if parse_generation(name) <= limit and name not in protected
+        ]
+        bases = {_base_of(scratch, name) for name in names if name not in doomed}
+        doomed = [name for name in doomed if name not in bases]
         for name in doomed:
             _clean(scratch, scratch.generation(name))
     except OSError as error:
         raise StorageError(f"cannot clean {scratch.root}: {error.strerror}: {error.filename}") from error
     return tuple(doomed)
+
+
+def clean_partners(scratch: ScratchPaths, watermark: str, keep: int = 2, protected: Collection[str] = ()) -> None:
+    """As `clean_scratch`, for the copies of other nodes' parts; what stays is decided by what all of them are.
+
+    Raises:
+        DataDamaged: `watermark` is not the name of a generation.
+        StorageError: scratch cannot be read or changed.
+    """
+    limit = parse_generation(watermark)
+    try:
+        held = [
+            (name, scratch.partner(node))
+            for node in disk.entries_of(scratch.partners)
+            for name in _generations(scratch.partner(node).generations)
+        ]
+        newest = sorted({name for name, _ in held}, key=parse_generation)[-keep:]
+        stay = {name for name, _ in held if parse_generation(name) > limit} | set(newest) | set(protected)
+        stay |= {_base_of(scratch, name) for name in stay}
+        for name, copies in held:
+            if name not in stay:
+                shutil.rmtree(copies.generation(name).root)
+    except OSError as error:
+        raise StorageError(f"cannot clean {scratch.partners}: {error.strerror}: {error.filename}") from error
+
+
+def _base_of(scratch: ScratchPaths, name: str) -> str:
+    """What a generation builds upon; "" for nothing, or where nobody knows."""
+    try:
+        data = disk.read_small(scratch.local_records, f"{name}.json", COMMIT_LIMIT_BYTES)
+        about = unseal(data, name)[0].about
+    except (FileNotFoundError, DataDamaged):
+        return ""
+    return about.base if about else ""
 
 
 def _generations(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ import xxhash
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.digest import ChunkDamaged, Mismatch, digest_bytes, wrong_size
-from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, manifest_name
+from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, data_path, manifest_name
 from ftslurm.checkpoint.store import read_manifest, unseal
 from ftslurm.core.events import Part
 from ftslurm.core.manifest import CHUNK_BYTES, COMMIT_LIMIT_BYTES, FileEntry, NodeManifest, check_against, generation_of
@@ -158,7 +158,7 @@ class ManyCopies:
     def _ways(self) -> Iterator[tuple[str, Path, int]]:
         name = self.entry.name
         for number, place in enumerate(self._access.places):
-            descriptor = self._open(place.data, name)
+            descriptor = self._open(place.root, data_path(name))
             if descriptor is not None:
                 yield OWN if number == 0 else COPY, place.data / name, descriptor
         if self._access.fetch is not None:
@@ -186,7 +186,7 @@ class ManyCopies:
             self._refuse(path, StorageError(f"cannot read {path}: {error.strerror}"))
             return None
         if size != self.entry.size:
-            self._refuse(path, ChunkDamaged(wrong_size(self.entry, size), str(folder)))
+            self._refuse(path, ChunkDamaged(wrong_size(self.entry, size), str(path.parent)))
             return None
         return descriptor
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.digest import Mismatch, Pace, digest_bytes, mismatches, quiet, wrong_size
-from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, manifest_name
+from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, data_path, manifest_name
 from ftslurm.checkpoint.rollback import read_rollbacks
 from ftslurm.core.branches import abandoned
 from ftslurm.core.manifest import (
@@ -26,7 +26,7 @@ from ftslurm.core.manifest import (
     is_generation,
     parse_generation,
 )
-from ftslurm.core.strictjson import decode, encode, fields_of
+from ftslurm.core.strictjson import decode, encode, fields_of, shortened
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
@@ -96,12 +96,16 @@ def read_commit(root: Path, generation: str) -> tuple[Commit, str]:
 
 
 def unseal(data: bytes, generation: str) -> tuple[Commit, str]:
-    """The commit in these bytes and its digest; raises DataDamaged unless the seal fits and the name is right."""
+    """The commit in these bytes and its digest; raises DataDamaged unless they are, byte for byte, what was sealed."""
     fields = fields_of(decode(data, "COMMIT.json"), ("commit", "digest"), "COMMIT.json")
     commit = Commit.from_json(fields["commit"])
-    digest = digest_bytes(commit.body_bytes())
+    sealed, digest = seal(commit)
     if fields["digest"] != digest:
-        raise DataDamaged(f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {fields['digest']!r}")
+        raise DataDamaged(
+            f"COMMIT.json of {generation} was changed: digest {digest}, sealed as {shortened(fields['digest'])}"
+        )
+    if data != sealed:
+        raise DataDamaged(f"COMMIT.json of {generation} was changed: it is not spelled as it was sealed")
     if commit.generation != generation:
         raise DataDamaged(f"COMMIT.json of {generation} is that of {commit.generation}")
     return commit, digest
@@ -156,7 +160,7 @@ def read_latest(root: Path) -> str:
 def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
     """Raise FileNotFoundError for a missing file, DataDamaged for one of another kind or size than is written."""
     for entry in files:
-        size = disk.plain_size(folder.data, entry.name)
+        size = disk.plain_size(folder.root, data_path(entry.name))
         if size != entry.size:
             raise DataDamaged(f"{folder.root.name}: {wrong_size(entry, size)}")
 
@@ -221,7 +225,7 @@ def verify(root: Path, generation: str, pace: Pace = quiet) -> Verdict:
         commit, _ = read_commit(root, generation)
         files = read_files(folder.root, commit)
         for entry in files:
-            problems += _problems(folder.data, entry, pace)
+            problems += _problems(folder, entry, pace)
     except FileNotFoundError as error:
         raise DataDamaged(f"{generation}: {_missing(error)}") from error
     except OSError as error:
@@ -238,9 +242,9 @@ def _missing(error: FileNotFoundError) -> str:
     return f"{error.filename} is missing"
 
 
-def _problems(data: Path, entry: FileEntry, pace: Pace) -> list[Mismatch]:
+def _problems(folder: GenerationPaths, entry: FileEntry, pace: Pace) -> list[Mismatch]:
     try:
-        with disk.opened(data, entry.name) as descriptor:
+        with disk.opened(folder.root, data_path(entry.name)) as descriptor:
             return list(mismatches(descriptor, entry, pace))
     except FileNotFoundError:
         what = "the file is missing"

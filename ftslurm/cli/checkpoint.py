@@ -12,6 +12,7 @@ import click
 from ftslurm.cli.checkpoint_export import export
 from ftslurm.cli.checkpoint_log import diff, log
 from ftslurm.cli.checkpoint_names import rollback, tag, untag
+from ftslurm.cli.checkpoint_now import now
 from ftslurm.cli.checkpoint_prune import prune
 from ftslurm.cli.storearg import json_option, print_json, short_age, short_size, store_argument, store_of, table
 
@@ -53,7 +54,7 @@ def checkpoint() -> None:
     """
 
 
-for verb in (log, diff, tag, untag, rollback, prune, export):
+for verb in (log, diff, tag, untag, rollback, prune, export, now):
     checkpoint.add_command(verb)
 
 
@@ -178,12 +179,16 @@ def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], N
 
 
 def _read(root: Path, name: str, size_bytes: int) -> dict[str, Any]:
+    from ftslurm.checkpoint.examine import check_whole
     from ftslurm.checkpoint.pacing import Pacer
+    from ftslurm.checkpoint.store import read_commit
     from ftslurm.checkpoint.store import verify as read_all
     from ftslurm.errors import DataDamaged, StorageError
 
     try:
         found = read_all(root, name, Pacer(progress=Meter(name), total=size_bytes))
+        if found.ok and read_commit(root, name)[0].about is not None:  # the library's: it has indexes
+            check_whole(root, name)
     except (DataDamaged, StorageError) as error:
         state = Found.DAMAGED if isinstance(error, DataDamaged) else Found.UNREADABLE
         return _as_verdict(name, size_bytes, state, [{"file": "", "chunk": None, "what": str(error)}])

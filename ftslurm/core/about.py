@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ftslurm.core.strictjson import fields_of, matching, plain_text, refuse, whole
+from ftslurm.core.strictjson import fields_of, finite, matching, plain_text, refuse, shortened, whole
 
 _MAX_TEXT = 2000
 _MAX_NAMED = 1000
@@ -55,14 +55,14 @@ class About:
         """A record that came over the wire is checked like one that came from a file."""
         plain_text(self.reason, "reason of the save", _MAX_TEXT)
         if self.epoch is not None:
-            _finite(self.epoch, "epoch")
+            finite(self.epoch, "epoch")
         if self.samples is not None:
             whole(self.samples, "samples", _MAX_COUNT)
         for name, value in _named(self.metrics, "metrics").items():
-            _finite(value, f"metric {name!r}")
+            finite(value, f"metric {name!r}")
         for name, text in _named(self.odd, "odd metrics").items():
             if not isinstance(text, str) or text not in _ODD:
-                refuse(f"metric {name!r} is {text!r}, which is none of {', '.join(_ODD)}")
+                refuse(f"metric {name!r} is {shortened(text)}, which is none of {', '.join(_ODD)}")
         for name, text in _named(self.versions, "versions").items():
             plain_text(text, f"version of {name!r}", _MAX_TEXT)
         for what, generation in (("base", self.base), ("parent", self.parent)):
@@ -89,7 +89,7 @@ class About:
         """Raises DataDamaged for anything that this module cannot have written."""
         fields = fields_of(record, _FIELDS, "record about the save")
         if not isinstance(fields["kind"], str) or fields["kind"] not in {each.value for each in SaveKind}:
-            refuse(f"a save cannot be {fields['kind']!r}")
+            refuse(f"a save cannot be {shortened(fields['kind'])}")
         return cls(**{**fields, "kind": SaveKind(fields["kind"])})
 
 
@@ -97,11 +97,6 @@ def split_metrics(values: Mapping[str, float]) -> tuple[dict[str, float], dict[s
     """(`metrics`, `odd`) of what a program reports: a loss that is NaN is a fact worth keeping, but not a number."""
     finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
     return finite, {name: str(float(value)) for name, value in values.items() if name not in finite}
-
-
-def _finite(value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        refuse(f"{what}={value!r} is not a finite number")
 
 
 def _named(values: object, what: str) -> Mapping[str, Any]:

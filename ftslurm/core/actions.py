@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ftslurm.core.about import About
 from ftslurm.core.events import Part, Phase
 
 
@@ -54,12 +55,27 @@ class ReleaseRanks(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """A whole generation, and the nodes that can be asked for each of its parts."""
+
+    generation: str
+    world_size: int
+    parts: tuple[Part, ...]
+    holders: tuple[tuple[str, ...], ...]
+    about: About | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restore(Action):
-    """Bring every verified byte of a durable generation to these nodes, for this attempt."""
+    """Bring every verified byte of a whole generation to these nodes, for this attempt.
+
+    `wanted` are the generation and the one it builds upon; one that is not there is known by its COMMIT.json.
+    """
 
     generation: str
     attempt: int
     nodes: tuple[str, ...]
+    wanted: tuple[Whereabouts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +94,15 @@ class FenceAttempt(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskToSave(Action):
-    """Ask the program to save now, in the way that its configuration names."""
+    """Ask the program to save now, in the way that its configuration names.
+
+    `number` grows with each order of the run; `stop`: it is to end after the save.
+    """
 
     attempt: int
+    number: int = 0
+    why: str = ""
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,31 +122,57 @@ class CommitLocal(Action):
     step: int
     world_size: int = 1
     parts: tuple[Part, ...]
+    about: About | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A partner copy: `holder` takes the part of `owner`, whose manifest has this digest, from one of `sources`."""
+
+    owner: str
+    holder: str
+    digest: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicate(Action):
+    """Let nodes take copies of other nodes' parts of a LOCAL generation. The answers come as PartReplicated."""
+
+    generation: str
+    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain(Action):
-    """The one drain target of the job: these nodes copy their parts to shared storage."""
+    """The one drain target of the job: these nodes copy their parts to shared storage.
+
+    `stand_ins`: (owner, holder), where the holder of a partner copy does it for an owner that is gone.
+    """
 
     generation: str
     nodes: tuple[str, ...]
+    stand_ins: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitDurable(Action):
-    """Write COMMIT.json, last; then apply keep_last."""
+    """Write COMMIT.json, last; then delete what may go, but none of `protected`."""
 
     generation: str
     step: int
     world_size: int
     parts: tuple[Part, ...]
+    about: About | None = None
+    protected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanScratch(Action):
-    """Generations up to and including this one may leave the nodes' scratch."""
+    """Generations up to and including this one may leave the nodes' scratch, but none of `keep`."""
 
     watermark: str
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

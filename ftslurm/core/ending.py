@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core.actions import Action, AskToSave, EndRun, FenceAttempt, Requeue, Say
+from ftslurm.core.actions import Action, EndRun, FenceAttempt, Requeue, Say
+from ftslurm.core.asking import ask
+from ftslurm.core.draining import next_target, unsafe
 from ftslurm.core.events import Phase, RequeueAnswered, StopRequested
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import drop_unfinished, next_target, set_timer, settle_stopped, unsafe
+from ftslurm.core.saving import drop_unfinished, settle_stopped
 from ftslurm.core.state import Run
+from ftslurm.core.timers import set_timer
 
 COMPLETE = "complete"
 FAILED = "failed"
@@ -53,7 +56,8 @@ def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[
     run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=_SENTENCES.get(event.why, event.why))
     run, timer = set_timer(run, GRACE, policy.grace_s)
     text = f"{run.reason}: the program is asked to save, and has {policy.grace_s:.0f} s"
-    return run, (Say(text=text, slug="save_asked"), AskToSave(attempt=run.current.number), timer)
+    run, order = ask(run, event.why, stop=True)
+    return run, (Say(text=text, slug="save_asked"), order, timer)
 
 
 def on_stop_while_draining(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -95,7 +99,7 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     if not unsafe(run):
         run, more = conclude(run, policy)
         return run, actions + more
-    run, more = next_target(run)
+    run, more = next_target(run, policy)
     if SETTLE in run.timers:
         return run, actions + more
     run, timer = set_timer(run, SETTLE, policy.settle_s)

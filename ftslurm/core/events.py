@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ftslurm.core.about import About
+
 
 class Phase(StrEnum):
     """Where a run stands."""
@@ -201,12 +203,13 @@ class NodeFenced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSaved(Event):
-    """A node holds complete, digested files of a checkpoint on its scratch."""
+    """A node holds complete, digested files of a checkpoint on its scratch; the node of rank 0 tells about it."""
 
     attempt: int
     step: int
     part: Part
     world_size: int = 0
+    about: About | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +233,17 @@ class PartDrained(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartReplicated(Event):
+    """The node `holder` has a verified copy of the part of the node `owner` on its scratch."""
+
+    generation: str
+    owner: str
+    holder: str
+    took_s: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDurable(Event):
     """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last."""
 
@@ -237,6 +251,14 @@ class GenerationDurable(Event):
     digest: str
     dropped: tuple[str, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreDiffers(Event):
+    """Read again, a durable generation has other bytes on shared storage than were committed."""
+
+    generation: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +311,13 @@ class StopRequested(Event):
 
     why: str
     save: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRequested(Event):
+    """Somebody wants a checkpoint now, and the run to go on. `why`: operator."""
+
+    why: str = "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core import health, nodes, saving, xids
+from ftslurm.core import asking, health, nodes, xids
 from ftslurm.core.actions import Action, Say
 from ftslurm.core.conditions import CallHook, MemoryKilled, NodeChecked, NodeHealth, XidSeen
 from ftslurm.core.diagnosis import Diagnosis, Scope
@@ -16,6 +16,7 @@ from ftslurm.core.health import METRICS, Condition, Consequence, Level, acts
 from ftslurm.core.phases import LAUNCHING, LIVE
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run
+from ftslurm.core.timers import set_timer
 from ftslurm.core.xids import Xid
 
 Step = tuple[Run, tuple[Action, ...]]
@@ -27,7 +28,6 @@ HOOK = "health"
 
 def on_health(run: Run, event: NodeHealth, policy: Policy) -> Step:
     """One level of a node has changed."""
-    del policy
     if event.node not in run.nodes:
         return run, ()
     before = run.health.get(event.node, ())
@@ -42,12 +42,22 @@ def on_health(run: Run, event: NodeHealth, policy: Policy) -> Step:
     said = () if silent else (Say(text=f"{event.node}: {event.reason}", slug=f"health_{event.level}"),)
     run = _with(run, event.node, after)
     run, hold = _hold(run, event.node)
-    return run, (*said, *_hook(event.node, before, after, event.reason), *hold)
+    run, save = _save(run, event, before, after, policy) if not silent else (run, ())
+    return run, (*said, *_hook(event.node, before, after, event.reason), *hold, *save)
 
 
 def _with(run: Run, node: str, conditions: tuple[Condition, ...]) -> Run:
     others = {each: held for each, held in run.health.items() if each != node}
     return replace(run, health={**others, node: conditions} if conditions else others)
+
+
+def _save(
+    run: Run, event: NodeHealth, before: tuple[Condition, ...], after: tuple[Condition, ...], policy: Policy
+) -> Step:
+    """Ask for a checkpoint where the level of the node as a whole has become worse."""
+    level = health.level_of(after)
+    worse = level.rank > health.level_of(before).rank
+    return asking.on_warning(run, event.node, level, policy) if worse else (run, ())
 
 
 def _hook(node: str, before: tuple[Condition, ...], after: tuple[Condition, ...], reason: str) -> tuple[CallHook, ...]:
@@ -63,7 +73,7 @@ def _hold(run: Run, node: str) -> Step:
     waits = HOLD + node in run.timers or node in run.condemned
     if waits or not any(each.action is Consequence.EXCLUDE for each in run.health.get(node, ())):
         return run, ()
-    run, timer = saving.set_timer(run, HOLD + node, HOLD_S)
+    run, timer = set_timer(run, HOLD + node, HOLD_S)
     return run, (timer,)
 
 

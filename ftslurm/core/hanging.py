@@ -23,7 +23,6 @@ from ftslurm.core.events import Event, Phase
 from ftslurm.core.phases import LIVE
 from ftslurm.core.placement import usable
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import set_timer
 from ftslurm.core.state import Run, SavedState
 from ftslurm.core.symptoms import (
     BLOCKED,
@@ -37,6 +36,7 @@ from ftslurm.core.symptoms import (
     Stack,
     StragglerSeen,
 )
+from ftslurm.core.timers import set_timer
 
 Step = tuple[Run, tuple[Action, ...]]
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftslurm.core.actions import Action, LaunchAttempt, Quarantine, ReleaseRanks, Restore, Say
+from ftslurm.core.copies import whereabouts
 from ftslurm.core.ending import FAILED, REQUEUE, leave
 from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
 from ftslurm.core.health import fit_nodes
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import arranged, best_first, usable
 from ftslurm.core.recovery import Policy
-from ftslurm.core.saving import drain_now, set_timer
 from ftslurm.core.situation import released
 from ftslurm.core.state import Attempt, Run, Saved, SavedState
+from ftslurm.core.timers import set_timer
 
 MUSTER = "muster"
 RESTORE = "restore"
@@ -57,7 +58,7 @@ def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple
     attempt = Attempt(number=number, nodes=nodes, world_size=world_size, launched_mono=run.now)
     run = replace(run, attempt=attempt, next_attempt=number + 1, incident=(), blame=None, evidence=())
     saved = run.restorable()
-    if saved is None and any(each.state is SavedState.DAMAGED for each in run.saved):
+    if saved is None and _had_some(run):
         return _no_good_checkpoint(run, policy)
     start = LaunchAttempt(
         attempt=number,
@@ -72,33 +73,29 @@ def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple
 
 
 def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
-    """Choose the checkpoint of the attempt that is being started; a LOCAL one is drained before it is restored."""
+    """Choose the checkpoint of the attempt that is being started; a LOCAL one comes straight from the nodes."""
     attempt = run.current
     if saved is None:
         return replace(run, attempt=replace(attempt, generation="", step=0, restored={})), ()
     run = replace(run, attempt=replace(attempt, generation=saved.generation, step=saved.step, restored={}))
     run, timer = set_timer(run, RESTORE, policy.restore_s)
-    if saved.state is SavedState.DURABLE:
-        return run, (timer, Restore(generation=saved.generation, attempt=attempt.number, nodes=attempt.nodes))
-    if run.drain_target == saved.generation:
-        return run, (timer,)
-    run, more = drain_now(run, saved)
-    return run, (timer, *more)
+    return run, (timer, _restore(run, saved, attempt.nodes))
 
 
-def when_durable(run: Run, generation: str) -> tuple[Action, ...]:
-    """A checkpoint that an attempt waits for has become durable: bring it to the nodes."""
-    return ask_restore(run) if run.attempt is not None and run.attempt.generation == generation else ()
+def _restore(run: Run, saved: Saved, nodes: tuple[str, ...]) -> Restore:
+    wanted = whereabouts(run, saved)
+    return Restore(generation=saved.generation, attempt=run.current.number, nodes=nodes, wanted=wanted)
 
 
 def ask_restore(run: Run) -> tuple[Restore, ...]:
     """Ask the nodes that have no copy yet for the checkpoint of the attempt that is being started."""
     attempt = run.attempt
     saved = run.find_saved(attempt.generation) if attempt else None
-    if run.phase not in LAUNCHING or attempt is None or saved is None or saved.state is not SavedState.DURABLE:
+    good = saved is not None and saved.state in (SavedState.LOCAL, SavedState.DURABLE)
+    if run.phase not in LAUNCHING or attempt is None or saved is None or not good:
         return ()
     missing = tuple(node for node in attempt.nodes if node not in attempt.restored)
-    return (Restore(generation=attempt.generation, attempt=attempt.number, nodes=missing),) if missing else ()
+    return (_restore(run, saved, missing),) if missing else ()
 
 
 def on_agent_back(run: Run, node: str) -> tuple[Run, tuple[Action, ...]]:
@@ -123,7 +120,7 @@ def on_loss(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     saved = run.find_saved(attempt.generation) if attempt else None
     if saved is None or saved.state is not SavedState.LOST:
         return run, ()
-    if run.restorable() or any(each.state is SavedState.DAMAGED for each in run.saved):
+    if run.restorable() or _had_some(run):
         return _older(run, saved.generation, SavedState.LOST, policy)
     run, _ = restore_from(run, None, policy)
     return release(run, policy)
@@ -157,6 +154,27 @@ def on_restore_refused(run: Run, event: RestoreRefused, policy: Policy) -> tuple
     return run, (Say(text=text, slug="checkpoint_damaged"), set_aside, *more)
 
 
+def on_refused_later(run: Run, event: RestoreRefused, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """A rank that runs already could not load its checkpoint: the next attempt takes an older one."""
+    del policy
+    attempt = run.attempt
+    saved = run.find_saved(event.generation)
+    good = saved is not None and saved.state in (SavedState.LOCAL, SavedState.DURABLE)
+    if (
+        attempt is None
+        or saved is None
+        or not good
+        or event.generation not in (attempt.generation, run.base_of(attempt))
+    ):
+        return run, ()
+    if event.attempt != attempt.number or not event.damaged:
+        return run, ()
+    text = f"checkpoint {event.generation} could not be loaded on {event.node} and is set aside: {event.reason}"
+    set_aside = Quarantine(generation=event.generation, reason=event.reason)
+    run = run.with_saved(replace(saved, state=SavedState.DAMAGED))
+    return run, (Say(text=text, slug="checkpoint_damaged"), set_aside)
+
+
 def on_restore_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A checkpoint could not be had in time: take the next older one."""
     attempt = run.attempt
@@ -175,9 +193,14 @@ def _older(run: Run, generation: str, state: SavedState, policy: Policy) -> tupl
     return _no_good_checkpoint(run, policy) if older is None else restore_from(run, older, policy)
 
 
+def _had_some(run: Run) -> bool:
+    """Tell whether there are checkpoints that are kept, and not to be used."""
+    return any(each.state in (SavedState.DAMAGED, SavedState.SUSPECT) for each in run.saved)
+
+
 def _no_good_checkpoint(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Never start from the beginning silently: checkpoints were there, and none is good, or none can be had."""
-    if any(each.state is SavedState.DAMAGED for each in run.saved):
+    if _had_some(run):
         code, what = DATA_DAMAGED, "no intact checkpoint is left"
     else:
         code, what = SERVICE_AWAY, "no checkpoint could be brought to the nodes"

@@ -22,11 +22,13 @@ from ftslurm.core.strictjson import (
     encode,
     expect,
     fields_of,
+    finite,
     list_of,
     matching,
     plain_name,
     refuse,
     safe_name,
+    shortened,
     whole,
 )
 from ftslurm.errors import DataDamaged, UsageError
@@ -209,17 +211,14 @@ class Commit:
         parts = tuple(_part_from_json(part) for part in list_of(fields["parts"], "parts"))
         nodes = [part.node for part in parts]
         if not parts or nodes != sorted(set(nodes)):
-            refuse(f"the parts of the commit are those of {nodes}: not sorted, repeated or none")
-        at = fields["at"]
-        if isinstance(at, bool) or not isinstance(at, int | float):
-            refuse(f"at={at!r} is not a time")
+            refuse(f"the parts of the commit are those of {shortened(nodes)}: not sorted, repeated or none")
         return cls(
             run_id=plain_name(fields["run_id"], "run_id"),
             generation=generation_of(fields["generation"]),
             world_size=whole(fields["world_size"], "world_size", _MAX_COUNT),
             epoch=whole(fields["epoch"], "epoch", _MAX_STEP),
             parts=parts,
-            at=float(at),
+            at=float(finite(fields["at"], "at")),
             about=About.from_json(fields["about"]) if told else None,
         )
 
@@ -246,7 +245,7 @@ def parse_generation(text: str) -> tuple[int, int]:
     """
     match = _GENERATION.fullmatch(text)
     if not match or generation_name(int(match[1]), int(match[2])) != text:
-        refuse(f"{text!r} is not the name of a generation")
+        refuse(f"{shortened(text)} is not the name of a generation")
     return int(match[1]), int(match[2])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core import confirmation, ending, launching, saving, stopping
+from ftslurm.core import confirmation, copies, draining, ending, launching, stopping
 from ftslurm.core.actions import Action, FenceAttempt, LaunchAgents, ProbeNode, Say
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.events import (
@@ -21,6 +21,7 @@ from ftslurm.core.events import (
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Doubt, Run
+from ftslurm.core.timers import set_timer
 from ftslurm.core.verdict import NodeVerdict, Verdict, judge_node
 
 Step = tuple[Run, tuple[Action, ...]]
@@ -41,7 +42,8 @@ def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
     attempt = run.attempt
     if run.phase is Phase.STARTING and attempt is None:
         return launching.first(run, policy)
-    run, drain = saving.on_agent_back(run, event.node)
+    run, drain = draining.on_agent_back(run, event.node, policy)
+    drain += copies.replicate(run, policy, event.node)
     if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
         return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
     run, restore = launching.on_agent_back(run, event.node)
@@ -146,7 +148,7 @@ def _well(run: Run, node: str, verdict: NodeVerdict) -> Step:
     """The node is well without its agent: start that again, once."""
     if AGENT + node in run.timers:
         return run, ()
-    run, timer = saving.set_timer(run, AGENT + node, AGENT_BACK_S)
+    run, timer = set_timer(run, AGENT + node, AGENT_BACK_S)
     text = f"{verdict.diagnosis.reason}: the node is well, its agent is started again"
     return run, (Say(text=text, slug="agent_lost"), LaunchAgents(nodes=(node,)), timer)
 
@@ -160,7 +162,7 @@ def _ask_again(run: Run, event: NodeProbed, verdict: NodeVerdict, doubt: Doubt, 
         text += f"; beats come unevenly, so {doubt.wanted} rounds in a row must agree: {doubt.agreed} so far"
     doubt = replace(doubt, said=words, said_at=event.mono) if news else doubt
     run = replace(run, doubts={**run.doubts, event.node: doubt})
-    run, timer = saving.set_timer(run, REPROBE + event.node, confirmation.pause_s(doubt, policy.reprobe_s))
+    run, timer = set_timer(run, REPROBE + event.node, confirmation.pause_s(doubt, policy.reprobe_s))
     return run, (*((Say(text=text, slug="node_undecided"),) if news else ()), timer)
 
 
@@ -173,11 +175,13 @@ def condemn(run: Run, node: str, found: Diagnosis, policy: Policy, *, now: float
         agents=run.agents - {node},
         incident=(*run.incident, node),
     )
-    run = saving.forget_node(run, node)
+    run = copies.forget_node(run, node)
+    kept = (*draining.on_loss(run, node, policy), *copies.replicate(run, policy))
     attempt = run.attempt
     concerned = attempt is not None and node in attempt.nodes
     if concerned and run.phase in LIVE | LAUNCHING:
-        return stopping.begin(run, found, policy)
+        run, more = stopping.begin(run, found, policy)
+        return run, kept + more
     said = stopping.verdict_said(run, found)
     if run.phase is Phase.STARTING and attempt is None:
         run, more = launching.first(run, policy)
@@ -187,7 +191,7 @@ def condemn(run: Run, node: str, found: Diagnosis, policy: Policy, *, now: float
         run, more = ending.check(run, policy)
     else:
         run, more = _go_on(replace(run, blame=found) if concerned else run, (), policy)
-    return run, (said, *more)
+    return run, (said, *kept, *more)
 
 
 def on_slurm(run: Run, event: SlurmReported, policy: Policy) -> Step:

@@ -31,6 +31,7 @@ from ftslurm.core.strictjson import (
     plain_name,
     plain_text,
     refuse,
+    shortened,
     whole,
 )
 from ftslurm.core.tiling import Box
@@ -128,7 +129,7 @@ class Entry:
         fields = fields_of(record, _ENTRY_FIELDS, "entry")
         key = plain_text(fields["key"], "key of an entry", _MAX_KEY)
         if not isinstance(fields["dtype"], str) or fields["dtype"] not in DTYPES:
-            refuse(f"{key!r} is of the unknown type {str(fields['dtype'])[:80]!r}")
+            refuse(f"{key!r} is of the unknown type {shortened(fields['dtype'])}")
         entry = cls(
             key=key,
             kind=_member(Kind, fields["kind"], f"kind of {key!r}"),
@@ -330,7 +331,7 @@ def _numbers(value: object, what: str) -> tuple[int, ...]:
 
 def _member(kind: type[_Member], value: object, what: str) -> _Member:
     if not isinstance(value, str) or value not in {each.value for each in kind}:
-        refuse(f"{what} is {str(value)[:80]!r}")
+        refuse(f"{what} is {shortened(value)}")
     return kind(value)
 
 

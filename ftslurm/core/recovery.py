@@ -39,6 +39,11 @@ class Policy:
         first_union_wait_s: the same for the first one, before it is known which nodes hold parts. Too low: a node
             that is lost in the first save leaves half a checkpoint that looks whole.
         can_ask_to_save: there is a way to ask the program for a save.
+        library: the program saves by `ftslurm.training`: it can be asked without being stopped.
+        partner: every part of a checkpoint gets a copy on another node.
+        durable_every_s: the shortest time between two drain targets; 0: as fast as storage takes them.
+        drain_width: how many nodes copy to shared storage at a time.
+        min_interval_s: the shortest time between two orders to save that nobody has asked for.
         on_nan: what follows a loss that is no number: "say", or "rollback" to the checkpoint before it.
         spares: nodes that are asked for beyond those that are used.
         world_sizes: the only numbers of ranks that the program can run with; empty: any.
@@ -60,6 +65,11 @@ class Policy:
     checkpoints: bool = False
     wants_all_ranks: bool = False
     can_ask_to_save: bool = False
+    library: bool = False
+    partner: bool = False
+    durable_every_s: float = 0.0
+    drain_width: int = 16
+    min_interval_s: float = 30.0
     union_wait_s: float = 1.0
     first_union_wait_s: float = 6.0
     agents_s: float = 30.0

@@ -11,6 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from ftslurm.core import (
+    asking,
+    copies,
+    draining,
     ending,
     evidence,
     fabric,
@@ -42,15 +45,18 @@ from ftslurm.core.events import (
     NodeSuspected,
     PartDrained,
     PartPending,
+    PartReplicated,
     PartSaved,
     Phase,
     RankExited,
     RequeueAnswered,
     RestoreReady,
     RestoreRefused,
+    SaveRequested,
     SlurmReported,
     StopRequested,
     StorageStalled,
+    StoreDiffers,
     StoreScanned,
     TimerFired,
     WorldMustered,
@@ -59,6 +65,7 @@ from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import world_problem
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run
+from ftslurm.core.timers import set_timer
 
 Step = tuple[Run, tuple[Action, ...]]
 Rule = Callable[[Run, Any, Policy], Step]
@@ -99,7 +106,7 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
     run = takeover.anew(run, event)
     run = replace(run, failures=(), requeues=0) if event.resumed else run
     wanted = tuple(node for node in event.nodes if node not in run.condemned)
-    run, timer = saving.set_timer(run, AGENTS, policy.agents_s)
+    run, timer = set_timer(run, AGENTS, policy.agents_s)
     return run, (LaunchAgents(nodes=wanted), timer)
 
 
@@ -201,19 +208,19 @@ def _while_leaving(run: Run, actions: tuple[Action, ...], policy: Policy) -> Ste
 
 
 def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> Step:
-    """A commit on shared storage: an attempt may be waiting for it, or the end of the run."""
-    run, actions = saving.on_durable(run, event, policy)
+    """A commit on shared storage: the end of the run may be waiting for it."""
+    run, actions = draining.on_durable(run, event, policy)
     if event.error:
         return run, actions
     if run.phase is Phase.DRAINING and run.stop is not None:
         run, more = ending.check(run, policy)
         return run, actions + more
-    return run, actions + launching.when_durable(run, event.generation)
+    return run, actions
 
 
 def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> Step:
     """The supervisor has read what is committed on shared storage."""
-    run, actions = saving.on_scanned(run, event)
+    run, actions = saving.on_scanned(run, event, policy)
     if run.phase is Phase.STARTING:
         run, more = launching.first(run, policy)
     elif run.phase is Phase.DRAINING:
@@ -259,7 +266,7 @@ def _agents_over(run: Run, rest: str, policy: Policy) -> Step:
     waited_s = policy.agents_s if run.phase is Phase.STARTING else ADOPT_S
     run = replace(run, suspects={**dict.fromkeys(missing, waited_s), **run.suspects})
     run = enter(run, Phase.SUSPECTING) if run.phase is Phase.TRAINING else run
-    run, timer = saving.set_timer(run, f"{AGENTS}:again", policy.agents_s)
+    run, timer = set_timer(run, f"{AGENTS}:again", policy.agents_s)
     return run, (timer, *(ProbeNode(node=node) for node in missing))
 
 
@@ -311,7 +318,9 @@ TIMERS: dict[str, Rule] = {
         stopping.on_relaunch(run, policy, waited=bool(rest)) if run.phase is Phase.PLANNING else (run, ())
     ),
     saving.UNION.rstrip(":"): saving.on_union_over,
-    saving.RETRY.rstrip(":"): lambda run, rest, policy: saving.on_drain_again(run, rest),
+    draining.RETRY.rstrip(":"): draining.on_drain_again,
+    draining.DUE: lambda run, rest, policy: draining.next_target(run, policy),
+    copies.RETRY.rstrip(":"): copies.on_copy_again,
 }
 
 
@@ -328,6 +337,10 @@ def _stop(run: Run, event: StopRequested, policy: Policy) -> Step:
     return ending.on_stop(run, event, policy)
 
 
+def _refused(run: Run, event: RestoreRefused, policy: Policy) -> Step:
+    return launching.on_restore_refused(run, event, policy)
+
+
 TABLE: dict[type[Event], dict[Phase, Rule]] = {
     AllocationGranted: _only(on_allocation, frozenset(Phase)),
     AgentUp: _only(nodes.on_agent_up, ACTIVE),
@@ -341,11 +354,14 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     NodeFenced: _only(on_fenced, ACTIVE),
     PartSaved: _only(on_part, ACTIVE),
     PartPending: _only(on_pending, ACTIVE),
-    PartDrained: _only(saving.on_drained, ACTIVE),
+    PartDrained: _only(draining.on_drained, ACTIVE),
+    PartReplicated: _only(copies.on_replicated, ACTIVE),
+    StoreDiffers: _only(draining.on_differs, ACTIVE),
+    SaveRequested: _only(asking.on_requested, ACTIVE),
     GenerationDurable: _only(on_durable, ACTIVE),
     StoreScanned: _only(on_scanned, ACTIVE),
     RestoreReady: _only(launching.on_restore_ready, LAUNCHING),
-    RestoreRefused: _only(launching.on_restore_refused, LAUNCHING),
+    RestoreRefused: _only(launching.on_refused_later, LIVE | {Phase.STOPPING}) | dict.fromkeys(LAUNCHING, _refused),
     SlurmReported: _only(nodes.on_slurm, ACTIVE),
     StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
     RequeueAnswered: _only(

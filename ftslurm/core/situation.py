@@ -16,6 +16,8 @@ from ftslurm.core.survey import NodesSurveyed, QueueEstimated
 FRESH_S = 1800.0
 """How long an estimate of the queue's wait is believed."""
 KEPT_RESTARTS = 8
+NODE_MTBF_S = 154 * 86400.0
+"""6.5 failures in 1000 node-days: "Revisiting Reliability in Large-Scale Machine Learning Research Clusters", 2024."""
 
 
 def on_queue(run: Run, event: QueueEstimated, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -43,6 +45,9 @@ def restamped(run: Run) -> Run:
     """
     saved = tuple(each if each.since_mono is None else replace(each, since_mono=run.now) for each in run.saved)
     attempt = run.attempt and replace(run.attempt, launched_mono=run.now, trained_since=run.now)
+    named = None if run.drain_named is None else run.now
+    asked = None if run.asked_mono is None else run.now
+    run = replace(run, drain_named=named, asked_mono=asked)
     return replace(run, saved=saved, attempt=attempt, survey=replace(run.survey, wait_s=None))
 
 
@@ -75,6 +80,12 @@ def situation_of(run: Run, policy: Policy, *, repeated: bool) -> Situation:
         interval_s=_interval_s(run),
         queue_wait_s=run.survey.wait_s if run.now - run.survey.asked_mono <= FRESH_S else None,
     )
+
+
+def mtbf_s(run: Run) -> float:
+    """Return the expected time between failures of the run: that of its nodes, and what was seen, as if once more."""
+    nodes = max(len(run.attempt.nodes) if run.attempt else run.wanted, 1)
+    return (NODE_MTBF_S / nodes + max(run.now - run.started_mono, 0.0)) / (1 + len(run.failures))
 
 
 def _good(run: Run) -> list[float]:

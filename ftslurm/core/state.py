@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from ftslurm.core.about import About
 from ftslurm.core.diagnosis import Cause, Diagnosis
 from ftslurm.core.events import Event, Part, Phase, RankExited, StopRequested
 from ftslurm.core.health import Condition
@@ -16,18 +17,26 @@ from ftslurm.errors import InternalError
 
 
 class SavedState(StrEnum):
-    """How safe a checkpoint is. LOCAL: all parts are on scratch. DURABLE: committed on shared storage."""
+    """How safe a checkpoint is. LOCAL: all parts are on scratch. DURABLE: committed on shared storage.
+
+    SUSPECT: its bytes are right, but training that starts from it keeps dying: kept, and never restored.
+    """
 
     PENDING = "pending"
     LOCAL = "local"
     DURABLE = "durable"
     DAMAGED = "damaged"
+    SUSPECT = "suspect"
     LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """One checkpoint. `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some."""
+    """One checkpoint.
+
+    `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
+    partners that hold a copy of a node's part.
+    """
 
     generation: str
     step: int
@@ -38,12 +47,32 @@ class Saved:
     pending: frozenset[str] = frozenset()
     torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
+    copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    about: About | None = None
     since_mono: float | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What checkpoints are sorted by."""
+        return self.step, self.attempt
+
+    @property
+    def base(self) -> str:
+        """The generation that it builds upon; empty for a full one."""
+        return self.about.base if self.about else ""
 
     @property
     def holders(self) -> frozenset[str]:
         """The nodes that hold a part of it."""
         return frozenset(part.node for part in self.parts)
+
+    def keepers(self, owner: str) -> frozenset[str]:
+        """The nodes that hold the part of a node: itself, and its partners."""
+        return frozenset({owner}) | self.copies.get(owner, frozenset())
+
+    def at_hand(self, agents: frozenset[str]) -> bool:
+        """Tell whether every part lies on shared storage or with one of these nodes."""
+        return all(owner in self.drained or self.keepers(owner) & agents for owner in self.holders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +117,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """How an attempt ended; `progressed` when it got past the checkpoint that it started from."""
+    """How an attempt ended; `progressed` when it got past the checkpoint that it started from.
+
+    `generation` is that checkpoint; `demoted` the one that became suspect when the attempt ended.
+    """
 
     attempt: int
     diagnosis: Diagnosis
     progressed: bool
     newest_step: int
+    generation: str = ""
+    demoted: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +160,8 @@ class Run:
     """Everything the core knows about a run.
 
     `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
-    launches took.
+    launches took. `drain_named` is when the last drain target was named; `urgent`: the next one does not wait for its
+    time. `orders` is the number of the last order to save, `asked_mono` when it was given.
     """
 
     phase: Phase = Phase.SUBMITTED
@@ -155,6 +190,10 @@ class Run:
     failures: tuple[Failure, ...] = ()
     saved: tuple[Saved, ...] = ()
     drain_target: str = ""
+    drain_named: float | None = None
+    urgent: bool = False
+    orders: int = 0
+    asked_mono: float | None = None
     scanned: bool = False
     used_ports: tuple[int, ...] = ()
     requeues: int = 0
@@ -191,12 +230,17 @@ class Run:
         if changed.since_mono is None and changed.state in (SavedState.LOCAL, SavedState.DURABLE):
             changed = replace(changed, since_mono=self.now)
         others = [each for each in self.saved if each.generation != changed.generation]
-        ordered = sorted([*others, changed], key=lambda each: (each.step, each.attempt))
+        ordered = sorted([*others, changed], key=lambda each: each.order)
         return replace(self, saved=tuple(ordered))
 
     def find_saved(self, generation: str) -> Saved | None:
         """Return a checkpoint by its name."""
         return next((each for each in self.saved if each.generation == generation), None)
+
+    def base_of(self, attempt: Attempt) -> str:
+        """Return what the checkpoint of an attempt builds upon; empty for nothing, or where nobody knows."""
+        saved = self.find_saved(attempt.generation)
+        return saved.base if saved else ""
 
     @property
     def newest_step(self) -> int:
@@ -206,12 +250,18 @@ class Run:
 
     def restorable(self) -> Saved | None:
         """Return the newest checkpoint that is durable, or whose every part lies on a node that can still be asked."""
-        for each in reversed(self.saved):
-            if each.state is SavedState.DURABLE:
-                return each
-            if each.state is SavedState.LOCAL and each.holders - each.drained <= self.agents - set(self.condemned):
-                return each
-        return None
+        return next((each for each in reversed(self.saved) if self._can_restore(each)), None)
+
+    def _can_restore(self, saved: Saved) -> bool:
+        """A base that is not known any more is that of a durable one: it is on shared storage as well."""
+        durable = saved.state is SavedState.DURABLE
+        if not durable and not (saved.state is SavedState.LOCAL and saved.at_hand(self.agents)):
+            return False
+        base = self.find_saved(saved.base) if saved.base else None
+        if base is None:
+            return durable or not saved.base
+        sound = base.state in (SavedState.LOCAL, SavedState.SUSPECT) and base.at_hand(self.agents)
+        return sound or base.state is SavedState.DURABLE
 
     def cause_history(self) -> tuple[tuple[Cause, bool], ...]:
         """Return why each attempt ended, oldest first, and whether it had progressed."""

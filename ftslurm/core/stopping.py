@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, FenceAttempt, ProbeNode, Say
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
+from ftslurm.core.draining import next_target
 from ftslurm.core.ending import COMPLETE, FAILED, FENCE, REQUEUE, leave
 from ftslurm.core.events import NodeFenced, Phase, RankExited
 from ftslurm.core.evidence import gathered
@@ -19,9 +20,11 @@ from ftslurm.core.launching import launch
 from ftslurm.core.phases import enter
 from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, plan
 from ftslurm.core.refusal import tries
-from ftslurm.core.saving import next_target, set_timer, settle_stopped
+from ftslurm.core.saving import settle_stopped
 from ftslurm.core.situation import situation_of
 from ftslurm.core.state import Attempt, Failure, Run, SavedState
+from ftslurm.core.suspicion import judge
+from ftslurm.core.timers import set_timer
 
 RELAUNCH = "relaunch"
 WAIT = "relaunch:again"
@@ -106,14 +109,19 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return _after_launch_failure(run, found, policy)
     run, kept = settle_stopped(run, policy)
     failure = Failure(
-        attempt=attempt.number, diagnosis=found, progressed=_progressed(run, policy), newest_step=run.newest_step
+        attempt=attempt.number,
+        diagnosis=found,
+        progressed=_progressed(run, policy),
+        newest_step=run.newest_step,
+        generation=attempt.generation,
     )
     repeated = _repeated(run, failure)
+    run, failure, suspect = judge(run, failure)
     run = replace(run, failures=(*run.failures, failure))
-    choice = plan(found, situation_of(run, policy, repeated=repeated), policy)
+    choice = plan(found, situation_of(run, policy, repeated=repeated and not failure.demoted), policy)
     cause = () if run.blame and run.blame.cause is found.cause else (verdict_said(run, found),)
     words = _last_words(attempt, found) if choice.kind is Kind.ABORT else ()
-    said = (*cause, *words, *_left_out(run, policy), _plan_said(choice))
+    said = (*cause, *suspect, *words, *_left_out(run, policy), _plan_said(choice))
     run, more = carry_out(run, choice, found, policy)
     return run, kept + said + more
 
@@ -151,7 +159,7 @@ def verdict_said(run: Run, found: Diagnosis) -> Say:
 def carry_out(run: Run, choice: Plan, found: Diagnosis, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Turn a plan into actions."""
     if choice.kind in (Kind.RELAUNCH, Kind.SPARE, Kind.SHRINK):
-        run, target = next_target(run)
+        run, target = next_target(run, policy)
         run, more = launch(enter(run, Phase.RELAUNCHING), choice.nodes, policy)
         return run, target + more
     if choice.kind is Kind.REQUEUE:

@@ -7,6 +7,7 @@ true is not 1.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ftslurm.errors import DataDamaged
@@ -16,17 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_MAX_SHOWN = 200
+MOST_VALUES = 8_000_000
+"""In one record. Ours have some twenty for each tensor; each takes up to 100 bytes of memory, and two in the file."""
+
+
 def encode(record: Mapping[str, Any]) -> bytes:
     """The one spelling of a record: sorted keys, no spaces, ASCII, one line."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def decode(data: bytes, what: str) -> object:
-    """Parse JSON strictly: no repeated keys, no NaN, UTF-8. Raises DataDamaged."""
+    """Parse JSON strictly: no repeated keys, finite numbers, UTF-8, not too many values. Raises DataDamaged."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise DataDamaged(f"{what} has more than {MOST_VALUES} values")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constants)
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_no_repeats,
+            parse_constant=_no_constants,
+            parse_float=_finite_float,
+        )
     except (ValueError, RecursionError) as error:
-        raise DataDamaged(f"{what} is not valid JSON: {error}") from error
+        raise DataDamaged(f"{what} is not valid JSON: {shortened(error)}") from error
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,6 +53,26 @@ def _no_constants(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number")
 
 
+def _finite_float(text: str) -> float:
+    """1e400 is JSON, and infinity in Python; and no float of ours has as many digits as JSON allows."""
+    if len(text) > _MAX_SHOWN or not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is too large or too long a number")
+    return float(text)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
+def shortened(value: object) -> str:
+    """As much of a value as a message can bear: it comes from whoever wrote the file."""
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
 def refuse(message: str) -> NoReturn:
     """Raise DataDamaged."""
     raise DataDamaged(message)
@@ -51,7 +84,7 @@ def fields_of(record: object, keys: tuple[str, ...], what: str) -> dict[str, Any
         refuse(f"{what} is not a JSON object")
     if set(record) != set(keys):
         wrong = sorted(set(record) ^ set(keys))
-        refuse(f"{what} has missing or unknown keys: {', '.join(map(repr, wrong))}")
+        refuse(f"{what} has missing or unknown keys: {', '.join(map(shortened, wrong[:20]))}")
     return record
 
 
@@ -65,13 +98,20 @@ def list_of(value: object, what: str) -> list[Any]:
 def expect(value: object, wanted: object, what: str) -> None:
     """Refuse any other value than `wanted`."""
     if value != wanted or isinstance(value, bool):
-        refuse(f"{what} is {value!r}, not {wanted!r}")
+        refuse(f"{what} is {shortened(value)}, not {wanted!r}")
 
 
 def whole(value: object, what: str, below: int) -> int:
     """`value` itself if it is a whole number, at least 0 and less than `below`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
-        refuse(f"{what}={value!r} is not a whole number from 0")
+        refuse(f"{what}={shortened(value)} is not a whole number from 0")
+    return value
+
+
+def finite(value: object, what: str) -> float:
+    """`value` itself if it is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        refuse(f"{what}={shortened(value)} is not a finite number")
     return value
 
 
@@ -89,11 +129,11 @@ def safe_name(value: object) -> str:
         DataDamaged: absolute, `.` or `..`, empty parts, control characters, not UTF-8, or too long.
     """
     if not isinstance(value, str):
-        refuse(f"{value!r} is not a file name")
+        refuse(f"{shortened(value)} is not a file name")
     try:
         raw = value.encode("utf-8")
     except UnicodeEncodeError:
-        refuse(f"file name {value!r} is not UTF-8")
+        refuse(f"file name {shortened(value)} is not UTF-8")
     parts = value.split("/")
     if any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts) or len(raw) > 1024:
         refuse(f"file name {value[:200]!r} is not a relative path inside its folder")

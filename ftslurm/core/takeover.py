@@ -16,6 +16,7 @@ from ftslurm.core.events import AllocationGranted, Phase
 from ftslurm.core.phases import LAUNCHING
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, SavedState
+from ftslurm.core.timers import set_timer
 
 AGENTS = "agents"
 ADOPT_S = 5.0
@@ -27,7 +28,7 @@ AGENTS_S = 0.2
 def anew(run: Run, event: AllocationGranted) -> Run:
     """Return the run at the start of a new incarnation of its job, or in another job."""
     run = situation.restamped(run)
-    kept = tuple(each for each in run.saved if each.state in (SavedState.DURABLE, SavedState.DAMAGED))
+    run = _without_scratch(run)
     requeued = event.job_id == run.job_id and event.restart > run.restart
     return replace(
         run,
@@ -52,8 +53,6 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         told=frozenset(),
         incident=(),
         attempt=None,
-        saved=kept,
-        drain_target="",
         scanned=False,
         timers={},
         blame=None,
@@ -65,11 +64,18 @@ def anew(run: Run, event: AllocationGranted) -> Run:
     )
 
 
+def _without_scratch(run: Run) -> Run:
+    """What lay on the nodes alone is gone with the allocation, and nothing is on its way any more."""
+    safe = (SavedState.DURABLE, SavedState.DAMAGED, SavedState.SUSPECT)
+    kept = tuple(replace(each, copies={}) for each in run.saved if each.state in safe)
+    return replace(run, saved=kept, drain_target="", drain_named=None, urgent=False, asked_mono=None)
+
+
 def adopt(run: Run, event: AllocationGranted, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """Take over from a supervisor that died: training goes on, an unfinished launch is burnt."""
     run = situation.restamped(run)
     run, said = _told(run, event)
-    run, timer = saving.set_timer(run, AGENTS, AGENTS_S if event.takeover else ADOPT_S)
+    run, timer = set_timer(run, AGENTS, AGENTS_S if event.takeover else ADOPT_S)
     run, waits = saving.adopt(run, policy)
     run, holds = fitness.adopt(run)
     actions: tuple[Action, ...] = (said, timer, *waits, *holds)
@@ -84,10 +90,10 @@ def adopt(run: Run, event: AllocationGranted, policy: Policy) -> tuple[Run, tupl
         run, more = stopping.begin(run, found, policy)
         return run, actions + more
     if run.phase is Phase.PLANNING:
-        run, relaunch = saving.set_timer(run, stopping.RELAUNCH, ADOPT_S)
+        run, relaunch = set_timer(run, stopping.RELAUNCH, ADOPT_S)
         return run, (*actions, relaunch)
     if run.phase is Phase.STOPPING:
-        run, fence = saving.set_timer(run, ending.FENCE, policy.fence_s)
+        run, fence = set_timer(run, ending.FENCE, policy.fence_s)
         return run, (*actions, fence)
     if run.phase is Phase.DRAINING:
         run, more = ending.adopt(run, policy)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER
-from ftslurm.runtime.saver import file_system_of
+from ftslurm.runtime.scratch import file_system_of
 
 DEADLINE_S = 15.0
 FSYNCS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftslurm.doctor.folder import MEMORY_FILE_SYSTEMS
 from ftslurm.doctor.host import EXTRAS
 from ftslurm.doctor.rules import Rule, Severity
-from ftslurm.runtime.saver import SHARED_FILE_SYSTEMS
+from ftslurm.runtime.scratch import SHARED_FILE_SYSTEMS
 
 GIB = 2.0**30
 SLOW_FSYNC_S = 1.0

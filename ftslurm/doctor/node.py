@@ -29,7 +29,7 @@ from ftslurm.doctor.folder import examine
 from ftslurm.errors import FtslurmError
 from ftslurm.runtime.network import address_of, free_port
 from ftslurm.runtime.probes import ProbeTarget, confirm
-from ftslurm.runtime.saver import LOCAL_CANDIDATES, LOCAL_PATHS
+from ftslurm.runtime.scratch import LOCAL_CANDIDATES, LOCAL_PATHS
 from ftslurm.slurm import env
 
 MEET_S = 45.0

@@ -6,13 +6,21 @@ nobody knows when its files were written: then `seen` is None, and no age is mad
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ftslurm.core.actions import CommitLocal, LaunchAttempt, Quarantine, Restore
-from ftslurm.core.events import GenerationDurable, PartDrained, PartPending, PartSaved, StoreScanned
-from ftslurm.core.manifest import generation_name
+from ftslurm.core.actions import CleanScratch, CommitLocal, LaunchAttempt, Quarantine, Restore
+from ftslurm.core.events import (
+    GenerationDurable,
+    PartDrained,
+    PartPending,
+    PartReplicated,
+    PartSaved,
+    StoreDiffers,
+    StoreScanned,
+)
+from ftslurm.core.manifest import generation_name, parse_generation
 from ftslurm.core.state import SavedState
 from ftslurm.insight.facts import actions, begins_incarnation, says
 
@@ -35,6 +43,12 @@ class Save:
     durable: float | None = None
     holders: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
+    copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def is_lost(self, gone: Collection[str]) -> bool:
+        """Tell whether these nodes took the last copy of a part with them."""
+        exposed = self.holders - self.drained
+        return any(not (frozenset({owner}) | self.copies.get(owner, frozenset())) - set(gone) for owner in exposed)
 
 
 class Saves:
@@ -44,6 +58,7 @@ class Saves:
         self._known: dict[str, Save] = {}
         self._seen: dict[str, float] = {}
         self._wanted = ""
+        self._gone: set[str] = set()
         self.whole = 0
         """How many have become whole so far."""
 
@@ -65,18 +80,16 @@ class Saves:
     def see(self, entry: Entry, lost: Collection[str]) -> list[Save]:
         """Take an entry into account; `lost` are the nodes that it condemns. Returns what is lost with them."""
         if begins_incarnation(entry):
-            kept = (SavedState.DURABLE, SavedState.DAMAGED)
-            self._known = {name: each for name, each in self._known.items() if each.state in kept}
+            kept = (SavedState.DURABLE, SavedState.DAMAGED, SavedState.SUSPECT)
+            self._gone = set()
+            self._known = {name: replace(each, copies={}) for name, each in self._known.items() if each.state in kept}
         self._see_event(entry.event, entry.t)
         if entry.actions:
             self._see_actions(entry)
+        self._gone |= set(lost)
         if not lost:
             return []
-        gone = [
-            each
-            for each in self._known.values()
-            if each.state is SavedState.LOCAL and (each.holders - each.drained) & set(lost)
-        ]
+        gone = [each for each in self._known.values() if each.state is SavedState.LOCAL and each.is_lost(self._gone)]
         self._known |= {each.generation: replace(each, state=SavedState.LOST) for each in gone}
         return gone
 
@@ -87,6 +100,8 @@ class Saves:
             known = self._known.get(event.generation)
             if known is not None and known.state is SavedState.LOCAL:
                 self._known[event.generation] = replace(known, drained=known.drained | {event.node})
+        elif isinstance(event, PartReplicated) and not event.error:
+            self._replicated(event)
         elif isinstance(event, GenerationDurable) and not event.error:
             self._durable(event, t)
         elif isinstance(event, StoreScanned):
@@ -95,15 +110,26 @@ class Saves:
     def _durable(self, event: GenerationDurable, t: float) -> None:
         known = self._known.get(event.generation)
         if known is not None and known.state in GOOD:
-            order = (known.step, known.attempt)
-            passed_over = [
-                name
-                for name, each in self._known.items()
-                if each.state in (SavedState.LOCAL, SavedState.LOST) and (each.step, each.attempt) < order
-            ]
             self._known[event.generation] = replace(known, state=SavedState.DURABLE, durable=known.durable or t)
-            for name in (*passed_over, *event.dropped):
+            for name in event.dropped:
                 self._known.pop(name, None)
+
+    def _clean(self, action: CleanScratch) -> None:
+        """What was not durable and is older than the watermark is of no use any more."""
+        limit = parse_generation(action.watermark)
+        self._known = {
+            name: each
+            for name, each in self._known.items()
+            if each.state not in (SavedState.LOCAL, SavedState.LOST)
+            or parse_generation(name) >= limit
+            or name in action.keep
+        }
+
+    def _replicated(self, event: PartReplicated) -> None:
+        known = self._known.get(event.generation)
+        if known is not None and known.state in GOOD and event.owner in known.holders:
+            copies = {**known.copies, event.owner: known.copies.get(event.owner, frozenset()) | {event.holder}}
+            self._known[event.generation] = replace(known, copies=copies)
 
     def _scanned(self, event: StoreScanned) -> None:
         found = {name for name, _, _ in event.generations}
@@ -112,7 +138,7 @@ class Saves:
                 del self._known[name]
         for name, step, _ in event.generations:
             known = self._known.get(name) or self._fresh(name, step)
-            if known.state is not SavedState.DAMAGED:
+            if known.state not in (SavedState.DAMAGED, SavedState.SUSPECT):
                 self._known[name] = replace(known, state=SavedState.DURABLE)
 
     def _see_actions(self, entry: Entry) -> None:
@@ -123,6 +149,15 @@ class Saves:
             fresh = self._fresh(commit.generation, commit.step)
             self._known[commit.generation] = replace(fresh, state=SavedState.LOCAL, holders=holders)
             self.whole += 1
+        for clean in actions(entry, CleanScratch):
+            self._clean(clean)
+        for said in says(entry):
+            if said.slug == "checkpoint_suspect" and said.facts["generation"] in self._known:
+                name = said.facts["generation"]
+                self._known[name] = replace(self._known[name], state=SavedState.SUSPECT)
+            elif said.slug == "store_copied_again" and isinstance(entry.event, StoreDiffers):
+                again = self._known[entry.event.generation]
+                self._known[again.generation] = replace(again, state=SavedState.LOCAL, drained=frozenset())
         for damaged in actions(entry, Quarantine):
             if damaged.generation in self._known:
                 self._known[damaged.generation] = replace(self._known[damaged.generation], state=SavedState.DAMAGED)

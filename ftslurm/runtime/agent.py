@@ -28,6 +28,7 @@ from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
 from ftslurm.runtime import attempt_env, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
+from ftslurm.runtime.keeper import Post
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.local_ring import LocalRing
 from ftslurm.runtime.logs import to_file
@@ -35,13 +36,15 @@ from ftslurm.runtime.network import address_of, free_port
 from ftslurm.runtime.nodeprobes import NodeProbes
 from ftslurm.runtime.nodeprobes import Place as ProbePlace
 from ftslurm.runtime.ranks import LocalRank, RankTable, is_alive
-from ftslurm.runtime.saver import Saver, scratch_of
+from ftslurm.runtime.scratch import scratch_of
 from ftslurm.runtime.shipping import Shipper
+from ftslurm.runtime.spawning import wait_in_one_thread_only
 from ftslurm.runtime.spec import AgentSpec
 from ftslurm.runtime.succession import send_tail
 from ftslurm.runtime.successor import Legacy
 from ftslurm.runtime.takeover import Place, Takeover
 from ftslurm.runtime.uplink import Uplink
+from ftslurm.runtime.vault import Vault
 from ftslurm.runtime.vitals import Vitals
 
 log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ GIVE_UP_S = 900.0
 LEAVE_S = 60.0
 FENCE_S = 12.0
 VANISHED_S = 1.0
-PEER_QUESTIONS = frozenset({"heard?", "tail?", "supervisor"})
+PEER_QUESTIONS = frozenset({"heard?", "tail?", "store?", "supervisor"})
 
 
 class Agent:
@@ -89,7 +92,8 @@ class Agent:
         self._ranks = RankTable(node, self._uplink.report, self._announce)
         place = (node, self._paths, self._local)
         self._vitals = Vitals(place, spec.progress, self._ranks.of, self._uplink.say)
-        self._saver = Saver(spec, node, self._uplink.report, self._ranks.pids)
+        self._vault = self._open_vault()
+        self._saver = self._vault.keeper
         self._takeover = self._watch_for_silence()
         self._probes = self._own_probes()
         self._handlers = self._commands()
@@ -100,17 +104,24 @@ class Agent:
             "attempt": self._attempt,
             "go": self._go,
             "fence": self._fence,
-            "save": self._save,
             "autopsy": lambda message: self._later(self._vitals.autopsy, message),
-            "restore": lambda message: self._later(self._restore, message),
-            "drain": lambda message: self._later(self._drain, message),
-            "clean": lambda message: self._later(self._clean, message),
-            "local": lambda message: self._later(self._saver.record_local, message),
             "journal": self._journal,
             "requeue": lambda message: self._later(self._requeue, message),
             "ring": self._ring.obey,
             "leave": self._leave,
+            **self._vault.commands(self._later),
         }
+
+    def _open_vault(self) -> Vault:
+        post = Post(
+            spec=self._spec,
+            node=self._node,
+            who=self._who,
+            report=self._report,
+            ranks=self._ranks.pids,
+            peers=lambda: self._uplink.peers,
+        )
+        return Vault(post, self._ranks, lambda: self._uplink.epoch, self._local.root)
 
     def _own_probes(self) -> NodeProbes:
         scratch = scratch_of(self._spec.checkpoint.scratch, os.environ)
@@ -147,7 +158,7 @@ class Agent:
         self._port = server.port
         self._write_agent_file()
         self._shipper.start()
-        self._saver.start()
+        self._vault.start()
         self._probes.start()
         self._vitals.start()
         tasks = [asyncio.create_task(self._uplink.run()), asyncio.create_task(self._watch_ranks())]
@@ -168,7 +179,7 @@ class Agent:
         deadline = time.monotonic() + LEAVE_S
         await self._loop.run_in_executor(None, self._probes.stop)
         shipped = await self._loop.run_in_executor(None, self._shipper.finish, LEAVE_S)
-        await self._loop.run_in_executor(None, self._saver.stop, max(deadline - time.monotonic(), 0.0))
+        await self._loop.run_in_executor(None, self._vault.stop, max(deadline - time.monotonic(), 0.0))
         if shipped and self._tidy:
             await self._loop.run_in_executor(None, self._remove_traces)
         await asyncio.sleep(0.05)
@@ -217,6 +228,9 @@ class Agent:
         while (kind := (message := await channel.recv()).get("t")) in PEER_QUESTIONS:
             if kind == "tail?":
                 await send_tail(channel, self._local.journal_tail(self._node))
+                continue
+            if kind == "store?":
+                channel.send({"t": "store", "port": self._vault.port})
                 continue
             if kind == "supervisor":
                 self._uplink.follow((str(message["host"]), int(message["port"])), int(message["epoch"]))
@@ -292,8 +306,7 @@ class Agent:
 
     def _go(self, message: Mapping[str, Any]) -> None:
         attempt = int(message["attempt"])
-        common: dict[str, str] = dict(message["common"])
-        common[attempt_env.CHECKPOINT_DIR] = str(self._saver.folder)
+        common: dict[str, str] = {**message["common"], **self._vault.environment()}
         common |= self._vitals.environment(attempt, common)
         self._probes.ranks_begin()
         ranks = frozenset(int(rank) for rank in message["ranks"])
@@ -333,22 +346,6 @@ class Agent:
         if not clean:
             self._probes.ranks_gone()
 
-    def _save(self, message: Mapping[str, Any]) -> None:
-        kind, _, value = str(message["save_on"]).partition(":")
-        if kind == "signal":
-            self._ranks.signal(int(message["attempt"]), getattr(signal, f"SIG{value.removeprefix('SIG')}"))
-        elif kind == "file":
-            self._later(lambda _: Path(value).touch(mode=PRIVATE_FILE), message)
-
-    def _restore(self, message: Mapping[str, Any]) -> None:
-        self._report(self._saver.restore(str(message["generation"]), int(message["attempt"])))
-
-    def _drain(self, message: Mapping[str, Any]) -> None:
-        self._report(self._saver.drain(str(message["generation"])))
-
-    def _clean(self, message: Mapping[str, Any]) -> None:
-        self._saver.clean(str(message["watermark"]))
-
     def _journal(self, message: Mapping[str, Any]) -> None:
         """Keep the journal's tail: a record is safe when a majority of the agents has it."""
         os.write(self._tail, (str(message["line"]) + "\n").encode())
@@ -381,6 +378,7 @@ def _complain(error: BaseException | None, what: str) -> None:
 
 def main() -> None:
     """Run an agent; its settings are in the environment of its job step."""
+    wait_in_one_thread_only()
     spec = AgentSpec.from_json(os.environ["FTSLURM_AGENT"])
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
     to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})

@@ -23,6 +23,10 @@ ORPHAN_AFTER = "FTSLURM_ORPHAN_AFTER"
 RUN_DIR = "FTSLURM_RUN_DIR"
 CHECKPOINT = "FTSLURM_CHECKPOINT"
 CHECKPOINT_DIR = "FTSLURM_CHECKPOINT_DIR"
+STORE_SOCKET = "FTSLURM_STORE_SOCKET"
+SAVE_POLICY = "FTSLURM_SAVE_POLICY"
+MTBF_S = "FTSLURM_MTBF_S"
+END_TIME = "FTSLURM_END_TIME"
 RESTORE_STEP = "FTSLURM_RESTORE_STEP"
 
 
@@ -73,6 +77,14 @@ def of_all(world: World, inherited: Mapping[str, str]) -> dict[str, str]:
     if world.restored:
         common[RESTORE_STEP] = str(world.step)
     return common | {name: value for name, value in _trackers(world).items() if name not in inherited}
+
+
+def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, str]:
+    """Return what decides when `ftslurm.training` saves; nothing without a policy, in the files layout."""
+    if not policy:
+        return {}
+    known = {} if end_time is None else {END_TIME: f"{end_time:.0f}"}
+    return {SAVE_POLICY: policy, MTBF_S: f"{mtbf_s:.0f}", **known}
 
 
 def stale(world: World) -> tuple[str, ...]:

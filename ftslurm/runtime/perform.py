@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from ftslurm.core.actions import (
     ProbeNode,
     Quarantine,
     ReleaseRanks,
+    Replicate,
     Requeue,
     Restore,
     Say,
@@ -36,11 +38,13 @@ from ftslurm.core.actions import (
 from ftslurm.core.conditions import CallHook
 from ftslurm.core.events import AgentUp, LaunchEnded, Phase
 from ftslurm.core.records import to_record
+from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
 from ftslurm.runtime.clients import Clients, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
+from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
@@ -73,6 +77,8 @@ class Performer:
         self._checkpoint = checkpoint_of(context.config, context.paths)
         fresh = supervisor.authority.fresh
         self._stores = Stores(context.paths.run_id, self._checkpoint, supervisor.epoch, supervisor.emit, fresh)
+        self._history = History(context.paths.history, supervisor.epoch)
+        self._stores.history = self._history
         deadline_s = min(DEADLINE_S, 2 * context.config.heartbeat.suspect_after)
         ring = supervisor.rings.word_on
         self._witnesses = Witnesses(context.job.job_id, self._slurm, ring=ring, deadline_s=deadline_s)
@@ -95,7 +101,8 @@ class Performer:
             CommitLocal: self._commit_local,
             Drain: self._drain,
             CommitDurable: lambda action: self._later(self._stores.commit, action),
-            CleanScratch: lambda action: self._of.hub.broadcast({"t": "clean", "watermark": action.watermark}),
+            Replicate: self._replicate,
+            CleanScratch: self._clean,
             Quarantine: lambda action: self._later(self._stores.set_aside, action),
             Requeue: lambda action: self._later(self._requeue, action),
             EndRun: self._end,
@@ -153,6 +160,9 @@ class Performer:
     def _say(self, action: Say) -> None:
         log.info("%s", action.text, extra={"event.action": action.slug})
         self._of.voice.say(action.text)
+        if action.slug == "checkpoint_suspect":
+            name = action.facts["generation"]
+            self._later(lambda _: self._history.changed(name, "suspect", action.text), action)
 
     # ------------------------------------------------------------------------------------------------- agents
 
@@ -259,10 +269,12 @@ class Performer:
             restored=bool(action.checkpoint),
         )
         inherited = {**os.environ, **config.launch.env}
+        save = self._checkpoint.save.to_json() if self._checkpoint.in_library else ""
+        own = attempt_env.of_library(save, mtbf_s(of.run), of.run.end_time)
         message = {
             "t": "go",
             "attempt": action.attempt,
-            "common": {**config.launch.env, **attempt_env.of_all(world, inherited)},
+            "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **own},
             "unset": list(attempt_env.stale(world)),
             "argv": list(config.command),
             "resume_args": list(config.checkpoint.resume_args),
@@ -300,11 +312,20 @@ class Performer:
     # --------------------------------------------------------------------------------------------- checkpoints
 
     def _restore(self, action: Restore) -> None:
-        self._each(action.nodes, {"t": "restore", "generation": action.generation, "attempt": action.attempt})
+        self._each(action.nodes, {"t": "restore", "action": to_record(action)})
 
     def _ask_to_save(self, action: AskToSave) -> None:
-        message = {"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on}
-        self._of.hub.broadcast(message)
+        order = {"number": action.number, "stop": action.stop, "why": action.why}
+        self._of.hub.broadcast({"t": "save", "attempt": action.attempt, "save_on": self._checkpoint.save_on, **order})
+
+    def _replicate(self, action: Replicate) -> None:
+        """Each holder is told of its own copies alone: there may be thousands."""
+        for holder in dict.fromkeys(pair.holder for pair in action.pairs):
+            mine = replace(action, pairs=tuple(pair for pair in action.pairs if pair.holder == holder))
+            self._each((holder,), {"t": "replicate", "action": to_record(mine)})
+
+    def _clean(self, action: CleanScratch) -> None:
+        self._of.hub.broadcast({"t": "clean", "watermark": action.watermark, "keep": list(action.keep)})
 
     def _take_autopsy(self, action: TakeAutopsy) -> None:
         stall = self._of.run.current.stall
@@ -314,12 +335,16 @@ class Performer:
             self._each(action.nodes, asked)
 
     def _commit_local(self, action: CommitLocal) -> None:
-        self._later(self._stores.note_local, action)
-        parts = [{"node": part.node, "digest": part.manifest_digest} for part in action.parts]
-        self._of.hub.broadcast({"t": "local", "generation": action.generation, "step": action.step, "parts": parts})
+        self._later(self._tell_local, action)
+
+    def _tell_local(self, action: CommitLocal) -> None:
+        record = self._stores.local_record(action)
+        self._of.hub.broadcast({"t": "local", "generation": action.generation, "record": record})
+        self._stores.note_local(action)
 
     def _drain(self, action: Drain) -> None:
-        self._each(action.nodes, {"t": "drain", "generation": action.generation})
+        for owner, worker in (*((node, node) for node in action.nodes), *action.stand_ins):
+            self._each((worker,), {"t": "drain", "generation": action.generation, "owner": owner})
 
     # ----------------------------------------------------------------------------------------------------- end
 

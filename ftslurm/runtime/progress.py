@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftslurm import training
+from ftslurm.beats import BEAT, HAS_BUSY, HAS_LOSS, Interval, intervals
 from ftslurm.core.progress import INIT, STEP, WARM_UP
 from ftslurm.paths import PRIVATE_FOLDER, LocalPaths, rank_log_name
 from ftslurm.runtime.ranks import LocalRank, is_alive
@@ -59,16 +59,16 @@ class RankState:
     own_steps: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
 
-    def take(self, found: Sequence[training.Interval], now: float) -> None:
+    def take(self, found: Sequence[Interval], now: float) -> None:
         """Take what the rank has told since the last look."""
         for each in found:
-            told = bool(each.flags & training.BEAT)
+            told = bool(each.flags & BEAT)
             self.beats += told
             if told and each.spent == STEP:
-                self.steps(1, each.length_s, each.busy_s if each.flags & training.HAS_BUSY else each.length_s)
+                self.steps(1, each.length_s, each.busy_s if each.flags & HAS_BUSY else each.length_s)
             elif each.spent not in (STEP, INIT):
                 self._longest(each.spent, each.length_s)
-            if each.flags & training.HAS_LOSS:
+            if each.flags & HAS_LOSS:
                 self.losses.append((each.step, each.loss))
             self.step, self.phase = each.step, each.now
         if found:
@@ -231,7 +231,7 @@ def _read_beats(watched: _Watched, now: float) -> None:
         if state.pid != pid and (state.pid == 0 or is_alive(pid, 0)):
             state.pid, state.seen = pid, 0
         if state.pid == pid:
-            state.seen, found = training.intervals(_content(path), state.seen)
+            state.seen, found = intervals(_content(path), state.seen)
             state.take(found, now)
 
 

@@ -206,6 +206,8 @@ class Rings:
             self._of.emit(RingChanged(state=RingState.OFF, detail=self._support.problem))
             return
         context, nodes = self._of.context, self._ring.wanted
+        # Also a start that fails here (shared storage that takes no file) is a failure, after which there is a pause.
+        self._ring = launched(self._ring, now)
         self._number += 1
         self._reports, self._silent, self._steps = {}, {}, set()
         self._of.hub.broadcast({"t": "ring", "mark": list(self._mark), "dead": sorted(self._dead)})
@@ -226,7 +228,6 @@ class Rings:
         options = (f"--mpi={self._support.chosen}", *(("--gpus-per-node=0",) if has_gpus else ()))
         command = step(nodes, options, str(logs / f"{name}-%N.out"), settings, os.environ)
         self._process = command.start(logs / f"{name}.srun")
-        self._ring = launched(self._ring, now)
         self._quiet_since = now
         log.info("ring %s is started on %s: %s", name, ",".join(nodes), self._support.found)
 

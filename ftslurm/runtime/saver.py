@@ -1,94 +1,54 @@
-"""An agent's side of checkpoints: watches what the program writes, keeps it on scratch, drains it, brings it back.
+"""An agent's watch over the files layout: what the program writes counts when it is finished, and digested.
 
-Everything here blocks on disks, so it runs in the agent's threads. A checkpoint counts on this node when
-`checkpoint.watch` says that its files are finished and `checkpoint.capture` has digested them under a name that
-nothing overwrites.
+A checkpoint counts on this node when `checkpoint.watch` says that its files are finished and `checkpoint.capture` has
+digested them under a name that nothing overwrites. What happens to it then is in `runtime.keeper`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ftslurm.checkpoint.layout import ScratchPaths, StorePaths
-from ftslurm.core.events import Event, PartDrained, PartPending, PartSaved, RestoreReady, RestoreRefused
-from ftslurm.errors import DataDamaged, FtslurmError
+from ftslurm.core.events import PartPending, PartSaved
+from ftslurm.errors import FtslurmError
 from ftslurm.runtime import fence
-from ftslurm.runtime.keys import private_folder
+from ftslurm.runtime.keeper import Keeper, Post
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.watch import ScanResult, StepFiles, Watcher
     from ftslurm.checkpoint.writers import Writers
-    from ftslurm.runtime.spec import AgentSpec
 
 log = logging.getLogger(__name__)
 
 SCAN_S = 0.25
-DRAIN_PATIENCE_S = 30.0
-SHARED_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "afs", "panfs", "pvfs2", "wekafs", "glusterfs"}
-)
-LOCAL_CANDIDATES = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "LOCALSCRATCH")
-LOCAL_PATHS = ("/scratch", "/localscratch", "/local/scratch", "/tmp")  # noqa: S108 - a 0700 folder below is checked
 
 
-class Saver:
-    """The checkpoints of one node."""
+class Saver(Keeper):
+    """The checkpoints of one node, of programs that write files as they like."""
 
-    def __init__(
-        self, spec: AgentSpec, node: str, report: Callable[[Event], None], ranks: Callable[[int], tuple[int, ...]]
-    ) -> None:
-        """`report` takes events, `ranks(attempt)` gives the process ids of the attempt's ranks on this node."""
-        self._spec = spec
-        self._node = node
-        self._report = report
-        self._ranks = ranks
-        self._store = StorePaths(Path(spec.checkpoint.shared))
-        base = scratch_of(spec.checkpoint.scratch, os.environ)
-        self._scratch = _scratch_paths(base, spec.run_id) if base is not None else None
+    def __init__(self, post: Post) -> None:
+        super().__init__(post)
         self._watcher: Watcher | None = None
         self._attempt = -1
         self._world = 0
         self._pending: set[int] = set()
-        self._restored: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="saver", daemon=True)
-
-    @property
-    def folder(self) -> Path:
-        """Where the program writes its checkpoints."""
-        return self._scratch.write if self._scratch else self._store.write(self._node)
-
-    @property
-    def _generations(self) -> Path:
-        return self._scratch.generations if self._scratch else self._store.generations
-
-    def restored_path(self, attempt: int) -> str:
-        """Return where the attempt's verified checkpoint lies on this node; empty without one."""
-        return self._restored.get(attempt, "")
 
     def start(self) -> None:
         """Begin to watch, where there is anything to watch for."""
+        super().start()
         if self._spec.checkpoint.files:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
         """Stop watching and moving."""
-        self._stop.set()
+        super().stop(timeout_s)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-
-    def remove_scratch(self) -> None:
-        """Delete the run's folder on this node's scratch; what it held is on shared storage."""
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch.root, ignore_errors=True)
 
     # ---------------------------------------------------------------------------------------------- watching
 
@@ -185,107 +145,3 @@ class Saver:
                 part=captured.manifest.part(captured.digest),
             )
         )
-
-    # ------------------------------------------------------------------------------------------------- moving
-
-    def drain(self, generation: str) -> PartDrained:
-        """Copy this node's part to shared storage, verified."""
-        from ftslurm.checkpoint.drain import Target, Transport, drain_part
-
-        saved = self._spec.checkpoint
-        source = self._generations / generation
-        if self._scratch is None:
-            return PartDrained(generation=generation, node=self._node)
-        target = Target(
-            destination=str(self._store.root),
-            transport=Transport(saved.drain),
-            rate_limit=int(saved.rate_limit),
-            patience_s=DRAIN_PATIENCE_S,
-        )
-        done = drain_part(source, self._node, target, stop=self._stop)
-        if done.ok and saved.drain_to:
-            self._further_copy(source, generation)
-        return PartDrained(generation=generation, node=self._node, took_s=done.took_s, error=done.error)
-
-    def _further_copy(self, source: Path, generation: str) -> None:
-        """Copy the part to `drain_to` as well; a failure there does not make the checkpoint less durable."""
-        from ftslurm.checkpoint.drain import Target, drain_part
-
-        saved = self._spec.checkpoint
-        target = Target(destination=saved.drain_to, rate_limit=int(saved.rate_limit), patience_s=DRAIN_PATIENCE_S)
-        done = drain_part(source, self._node, target, stop=self._stop)
-        if not done.ok:
-            log.error("checkpoint %s cannot be copied to %s: %s", generation, saved.drain_to, done.error)
-
-    def restore(self, generation: str, attempt: int) -> Event:
-        """Bring every verified byte of a durable generation to this node."""
-        from ftslurm.checkpoint.restore import Sources, materialise
-        from ftslurm.checkpoint.store import read_commit
-
-        scratch = self._scratch
-        sources = Sources(shared=self._store.root, own=scratch.generations if scratch else None)
-        try:
-            commit, _ = read_commit(self._store.root, generation)
-            done = materialise(commit, sources, scratch.restores if scratch else None)
-        except DataDamaged as error:
-            return self._refused(generation, attempt, str(error), damaged=True)
-        except (FtslurmError, OSError) as error:
-            return self._refused(generation, attempt, str(error), damaged=False)
-        self._restored[attempt] = str(done.path)
-        return RestoreReady(
-            generation=generation, node=self._node, attempt=attempt, path=str(done.path), source=str(done.source)
-        )
-
-    def _refused(self, generation: str, attempt: int, reason: str, *, damaged: bool) -> RestoreRefused:
-        return RestoreRefused(generation=generation, node=self._node, attempt=attempt, reason=reason, damaged=damaged)
-
-    def clean(self, watermark: str) -> None:
-        """Let generations up to the watermark leave scratch; the newest ones stay, for a quick restore."""
-        from ftslurm.checkpoint.retention import clean_scratch
-
-        if self._scratch is not None:
-            clean_scratch(self._scratch, watermark)
-
-    def record_local(self, message: Mapping[str, Any]) -> None:
-        """Note that a generation is LOCAL: all its parts lie on the nodes that the message names."""
-        log.info("checkpoint %s is local on %s", message["generation"], [part["node"] for part in message["parts"]])
-
-
-def _scratch_paths(base: Path, run_id: str) -> ScratchPaths:
-    own = base / f"ftslurm-{os.getuid()}" / "checkpoints"
-    private_folder(own.parent)
-    private_folder(own)
-    paths = ScratchPaths.of(own, run_id)
-    private_folder(paths.root)
-    paths.prepare()
-    return paths
-
-
-def scratch_of(wanted: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the node-local folder to use; None where there is none, or none is wanted.
-
-    "auto" takes the first of the usual places that can be written and is not a network file system.
-    """
-    if wanted == "none":
-        return None
-    if wanted != "auto":
-        return Path(wanted)
-    named = [environ[name] for name in LOCAL_CANDIDATES if environ.get(name)]
-    for text in (*named, *LOCAL_PATHS):
-        path = Path(text)
-        if path.is_dir() and os.access(path, os.W_OK | os.X_OK) and file_system_of(path) not in SHARED_FILE_SYSTEMS:
-            return path
-    return None
-
-
-def file_system_of(path: Path) -> str:
-    """Return the type of the file system that holds `path`, after proc_pid_mountinfo(5)."""
-    best, kind = "", ""
-    real = str(path.resolve())
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind

@@ -35,11 +35,24 @@ def policy_of(config: Config) -> Policy:
         checkpoints=saved.is_watched,
         wants_all_ranks=saved.in_library or any("{rank}" in pattern for pattern in saved.files),
         first_union_wait_s=max(6.0, 2 * config.heartbeat.suspect_after),
+        library=saved.in_library,
+        partner=_wants_partners(config),
+        durable_every_s=saved.durable_every or 0.0,
+        drain_width=saved.drain_width,
+        min_interval_s=saved.min_interval,
         can_ask_to_save=saved.in_library or (bool(saved.files) and saved.save_on != "none"),
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
         on_nan=config.progress.on_nan,
     )
+
+
+def _wants_partners(config: Config) -> bool:
+    """Copies go from scratch to scratch; where there can be one node only, there is nobody to copy to."""
+    saved = config.checkpoint
+    if not saved.is_watched or saved.scratch == "none" or saved.partner == "none":
+        return False
+    return saved.partner == "always" or (saved.in_library and config.resources.nodes[1] > 1)
 
 
 def wanted_of(config: Config, allocated: int) -> int:

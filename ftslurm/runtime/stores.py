@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.actions import CommitDurable, CommitLocal, Quarantine
-from ftslurm.core.events import Event, GenerationDurable, StoreScanned
+from ftslurm.core.events import Event, GenerationDurable, StoreDiffers, StoreScanned
 from ftslurm.errors import FtslurmError
 
 if TYPE_CHECKING:
+    from ftslurm.core.manifest import Commit
+    from ftslurm.runtime.history import History
     from ftslurm.runtime.spec import CheckpointSpec
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 70.0
+MANY = 3
+"""From so many differences on, a base is read again as a whole: one wrong bit in it would take all of them."""
 
 
 class Stores:
@@ -33,6 +38,9 @@ class Stores:
         self._root = Path(spec.shared)
         self._epoch = epoch
         self._emit = emit
+        self._built_upon: Counter[str] = Counter()
+        self.history: History | None = None
+        """Where every checkpoint is written down, where that is wanted."""
 
     def scan(self, known: tuple[str, ...]) -> None:
         """Report which generations are committed; tried again until shared storage answers.
@@ -61,16 +69,8 @@ class Stores:
         """Write COMMIT.json, move the references, then remove what no rule keeps."""
         from ftslurm.checkpoint import retention, versions
         from ftslurm.checkpoint.commit import commit_durable
-        from ftslurm.core.manifest import Commit
 
-        commit = Commit(
-            run_id=self._run_id,
-            generation=action.generation,
-            world_size=action.world_size,
-            epoch=self._epoch,
-            parts=action.parts,
-            at=time.time(),
-        )
+        commit = self._commit_of(action)
         try:
             digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
         except (FtslurmError, OSError) as error:
@@ -79,33 +79,73 @@ class Stores:
         try:
             metric, mode = self._spec.best_by
             versions.refresh(self._root, metric, mode)
-            dropped = retention.apply(self._root, self._spec.keep, (action.generation,), now=time.time())
+            dropped = retention.apply(
+                self._root, self._spec.keep, (action.generation, *action.protected), now=time.time()
+            )
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
         self._emit(GenerationDurable(generation=action.generation, digest=digest, dropped=dropped))
+        if self.history is not None:
+            self.history.whole(commit, "durable")
+        self._read_back(commit)
+
+    def _read_back(self, commit: Commit) -> None:
+        """Look again at what was committed: at some of it, and at all of a base that many build upon."""
+        from ftslurm.checkpoint import readback
+        from ftslurm.checkpoint.pacing import Pacer
+
+        base = commit.about.base if commit.about else ""
+        try:
+            self._tell_of(commit.generation, readback.sample(self._root, commit))
+            if base:
+                self._built_upon[base] += 1
+                if self._built_upon[base] == MANY:
+                    pace = Pacer(rate_limit=int(self._spec.rate_limit))
+                    self._tell_of(base, readback.scrub(self._root, base, pace))
+        except (FtslurmError, OSError) as error:
+            log.warning("checkpoint %s cannot be read again now: %s", commit.generation, error)
+
+    def _tell_of(self, generation: str, wrong: str) -> None:
+        if wrong:
+            log.error("checkpoint %s, read again, is not what was written: %s", generation, wrong)
+            self._emit(StoreDiffers(generation=generation, reason=wrong))
+
+    def local_record(self, action: CommitLocal) -> str:
+        """The sealed record of a generation that is whole on the nodes."""
+        from ftslurm.checkpoint.store import seal
+
+        return seal(self._commit_of(action))[0].decode()
 
     def note_local(self, action: CommitLocal) -> None:
         """Let `ftslurm checkpoint ls` see that a generation is whole on the nodes."""
         from ftslurm.checkpoint.commit import write_local_record
-        from ftslurm.core.manifest import Commit
 
-        world = action.world_size
-        commit = Commit(
-            run_id=self._run_id,
-            generation=action.generation,
-            world_size=world,
-            epoch=self._epoch,
-            parts=action.parts,
-            at=time.time(),
-        )
+        commit = self._commit_of(action)
+        if self.history is not None:
+            self.history.whole(commit, "local")
         try:
             write_local_record(self._root, commit)
         except FtslurmError as error:
             log.info("the record of %s cannot be written: %s", action.generation, error)
 
+    def _commit_of(self, action: CommitDurable | CommitLocal) -> Commit:
+        from ftslurm.core.manifest import Commit
+
+        return Commit(
+            run_id=self._run_id,
+            generation=action.generation,
+            world_size=action.world_size,
+            epoch=self._epoch,
+            parts=action.parts,
+            at=time.time(),
+            about=action.about,
+        )
+
     def set_aside(self, action: Quarantine) -> None:
         """Move a damaged generation out of the way; nothing is deleted."""
         from ftslurm.checkpoint.commit import quarantine
 
+        if self.history is not None:
+            self.history.changed(action.generation, "damaged", action.reason)
         quarantine(self._root, action.generation, action.reason, time.time())

@@ -20,10 +20,12 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ftslurm.config import Config
 from ftslurm.core.actions import Action, EndRun, SetTimer
+from ftslurm.core.draining import unsafe
 from ftslurm.core.events import (
     ENDED,
     AgentUp,
@@ -36,7 +38,6 @@ from ftslurm.core.events import (
 )
 from ftslurm.core.records import from_record
 from ftslurm.core.run import advance
-from ftslurm.core.saving import unsafe
 from ftslurm.core.state import Run
 from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer
@@ -49,9 +50,11 @@ from ftslurm.runtime.hub import Hub
 from ftslurm.runtime.memory import memory_of
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.perform import Performer
+from ftslurm.runtime.requests import RequestWatch
 from ftslurm.runtime.rings import Rings
-from ftslurm.runtime.settings import detector_of, patience_of, policy_of
+from ftslurm.runtime.settings import checkpoint_of, detector_of, patience_of, policy_of, sync_of
 from ftslurm.runtime.stalls import Autopsies, ProgressWatch
+from ftslurm.runtime.statesync import StateSync
 from ftslurm.runtime.uplink import SUPERSEDED
 from ftslurm.runtime.voice import Voice
 from ftslurm.slurm.env import JobEnv
@@ -62,6 +65,7 @@ SAFE_POLL_S = 0.002
 LASTS_POLLS = 50
 STALL_S = 5.0
 ADOPTION_S = 20.0
+SYNC_S = 10.0
 GONE = 75
 
 
@@ -107,6 +111,8 @@ class Supervisor:
         self.rings = Rings(self)
         self._performer = Performer(self)
         self._memory = memory_of(context)
+        store = Path(checkpoint_of(context.config, context.paths).shared)
+        self._sync = StateSync(sync_of(context.config), context.paths, store, self.voice.say)
         self._stalled = False
         self.requeuing = False
 
@@ -173,8 +179,11 @@ class Supervisor:
         return self.hub.start("", port, self.epoch)
 
     def start_slurm_watch(self) -> None:
-        """Ask Slurm for the job's state and nodes now and then."""
+        """Ask Slurm for the job's state and nodes now and then; listen to people, and copy the state's history away."""
         self._performer.watch_slurm()
+        watch = RequestWatch(self.context.paths.requests, self.emit)
+        threading.Thread(target=watch.run, name="requests", daemon=True).start()
+        self._sync.start()
 
     def scan_store(self) -> None:
         """Have shared storage read for committed checkpoints."""
@@ -268,6 +277,7 @@ class Supervisor:
         tidy = self.run.phase in ENDED and not unsafe(self.run)
         self._performer.leave(self.run.agents, tidy=tidy)
         self._memory.close(3.0)
+        self._sync.stop(SYNC_S)
         self.rings.close()
         self.authority.stop()
         if not self._journal.close(30.0):

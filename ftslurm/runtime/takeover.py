@@ -117,6 +117,7 @@ class Takeover:
             if time.monotonic() - before > POLL_S + STOOD_STILL_S:
                 self._quiet_since = time.monotonic()
             if self._silent_s() < self._place.takeover_after_s - ASK_S or self._starting():
+                self._dismiss()
                 continue
             try:
                 await self._claim()

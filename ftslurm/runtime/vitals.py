@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ftslurm import training
+from ftslurm import beats
 from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime.autopsy import Place, flight_environment, keep_flight, take
 from ftslurm.runtime.keys import private_folder
@@ -35,7 +35,7 @@ class Vitals:
 
     def environment(self, attempt: int, common: Mapping[str, str]) -> dict[str, str]:
         """The variables by which the ranks of an attempt tell their progress, and NCCL what it is doing."""
-        told = {training.FOLDER: self._reader.begin(attempt, int(common[WORLD_SIZE]))}
+        told = {beats.FOLDER: self._reader.begin(attempt, int(common[WORLD_SIZE]))}
         flight = private_folder(self._local.flight(attempt))
         return flight_environment(flight, {**os.environ, **common}) | told
 

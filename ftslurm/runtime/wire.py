@@ -3,7 +3,8 @@
 Supervisor, agents and ranks talk JSON over TCP. Loopback and cluster networks are open to every user of the machine, so
 nothing is acted upon unless the holder of the run's key has sent it now, on this connection, in this order.
 
-- A frame is a length (4 bytes, big endian), an HMAC-SHA256 (32 bytes) and a JSON object. Never pickle.
+- A frame is a length (4 bytes, big endian), an HMAC-SHA256 (32 bytes) and a JSON object; where both ends want it, a
+  zero byte and raw data instead. Never pickle.
 - The server greets with `{"v", "nonce", "epoch"}`, which proves nothing. The client answers with a nonce of its own and
   its hello, the server with its hello. From then on both have proved that they hold the key.
 - The MAC's key is derived from the run's key, the run id, both nonces and the epoch: frames of another connection, run
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_FRAME, MAX_GREETING = 8 * 2**20, 4096  # bytes of JSON; the second until the peer has proved that it holds the key
 READ_BYTES = 2**16
+DATA = b"\0"  # what no JSON begins with
 RETRY_S, MEET_S = 0.2, 2.0
 HEAD = struct.Struct(">I32s")
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
@@ -50,8 +52,10 @@ class Wire:
     """One end of one connection. `feed` it what was received; send what `take` returns.
 
     The end that is given an `epoch` is the server; a client learns the server's. `hello` is told to the peer in the
-    handshake; what the peer told is in `peer` once `ready`.
+    handshake; what the peer told is in `peer` once `ready`. Raw data is refused unless `takes_data` is set.
     """
+
+    takes_data = False
 
     def __init__(self, key: bytes, run_id: str, hello: Mapping[str, Any], *, epoch: int | None = None) -> None:
         self.peer: dict[str, Any] = {}
@@ -85,6 +89,10 @@ class Wire:
         if not self.ready:
             raise WireError("nothing can be sent before the handshake")
         self._seal(message)
+
+    def send_data(self, data: bytes | memoryview) -> None:
+        """Add raw data; the peer gets it as `{"data": ...}`. Raises WireError: before the handshake, or too large."""
+        self.send(b"".join((DATA, data)))
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """Return the messages that `data` completes. Raises WireError; the connection is dead then."""
@@ -139,6 +147,8 @@ class Wire:
         if not hmac.compare_digest(mac, self._mac(self._received, payload, from_server=not self._server)):
             raise WireError("a frame that no holder of the key has sent here, now and in this order")
         self._received += 1
+        if self.takes_data and self.ready and payload[:1] == DATA:
+            return {"data": payload[1:]}
         return _parse(payload)
 
     def _mac(self, number: int, payload: bytes, *, from_server: bool) -> bytes:

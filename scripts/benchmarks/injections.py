@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from faults import DidNotCome, environ_of
 
+from ftslurm import journal
 from ftslurm.lab.cluster import Cluster
+from ftslurm.paths import RunPaths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,37 +38,36 @@ class Found:
     node: str
 
 
-def supervisor_of(run_id: str, lost: Collection[str] = ()) -> Found:
-    """The newest supervisor of a run that is not on a `lost` node: one that was cut off lives on beside its successor.
+def supervisor_of(run: Path) -> Found:
+    """The supervisor that holds the lease of a run; others may live, parked or waiting to be needed.
 
     Raises:
         DidNotCome: there is none.
     """
-    serving = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit() and _serves(folder, run_id)]
-    found = [
-        (_started(folder), Found(int(folder.name), environ_of(folder).get("SLURMD_NODENAME", ""))) for folder in serving
-    ]
-    there = [each for each in found if each[1].node not in lost]
-    if not there:
-        raise DidNotCome(f"no supervisor of {run_id}")
-    return max(there, key=lambda each: each[0])[1]
+    holder = journal.holder(RunPaths(run))
+    if holder is not None:
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and _inner_pid(folder) == holder.pid and _is_on(folder, holder.host):
+                return Found(int(folder.name), holder.host)
+    raise DidNotCome(f"no supervisor of {run.name}")
 
 
-def _started(folder: Path) -> int:
-    """When a process (its folder in /proc) was started, in clock ticks since boot; 0 when it is gone: proc(5)."""
+def _inner_pid(folder: Path) -> int:
+    """The id that a process (its folder in /proc) has in its own PID namespace: NSpid in proc(5); 0 when it is gone."""
     try:
-        stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+        status = (folder / "status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    return next((int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:")), 0)
 
 
-def _serves(folder: Path, run_id: str) -> bool:
+def _is_on(folder: Path, node: str) -> bool:
+    """Whether it is a supervisor on this node."""
     try:
         words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:  # it ended while we looked
         return False
-    return "ftslurm.runtime.serve" in words and any(word.endswith(f"/{run_id}") for word in words)
+    return "ftslurm.runtime.serve" in words and environ_of(folder).get("SLURMD_NODENAME") == node
 
 
 def process_of(run_id: str, rank: int) -> int:

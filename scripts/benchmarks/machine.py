@@ -30,8 +30,8 @@ def describe(slurm: str) -> dict[str, Any]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "slurm": slurm,
-        "torch": _version("torch"),
-        "ftslurm": _version("ftslurm"),
+        "torch": version("torch"),
+        "ftslurm": version("ftslurm"),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -53,7 +53,8 @@ def slurm_version(lab: Cluster) -> str:
     return lab.login(["sinfo", "--version"]).stdout.split()[-1]
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed package, without what is said of its build."""
     try:
         return metadata.version(package).split("+")[0]
     except metadata.PackageNotFoundError:

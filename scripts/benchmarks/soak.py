@@ -90,8 +90,8 @@ def ill_storage(session: Session, seconds: float) -> None:
 
 
 def stopped_supervisor(session: Session, seconds: float) -> None:
-    """The supervisor stands still for 20 s and wakes up."""
-    pid = supervisor_of(session.run.name).pid
+    """The supervisor that acts stands still for 20 s and wakes up."""
+    pid = supervisor_of(session.run).pid
     os.kill(pid, signal.SIGSTOP)
     time.sleep(min(STOP_S, seconds))
     os.kill(pid, signal.SIGCONT)

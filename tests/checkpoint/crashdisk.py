@@ -1,21 +1,27 @@
 """A disk that forgets: replays every prefix of what a program did to its files, with unsynced writes and names dropped.
 
-`record` watches the system calls that change files. `states` then gives, for each moment of a crash, the four extremes
-of what POSIX allows the disk to hold: file contents as of the last fsync or as written, names as of the last fsync of
-their folder or as changed. (After "All File Systems Are Not Created Equal", OSDI 2014.)
+`record` watches the system calls that change files, whatever thread makes them. `states` then gives, for each moment of
+a crash, the extremes of what POSIX allows the disk to hold: file contents as of the last fsync, as written, or as long
+as written but with zeros where nothing was synced; names as of the last fsync of their folder or as changed. (After
+"All File Systems Are Not Created Equal", OSDI 2014.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 
 import pytest
 
 Op = tuple[str, ...] | tuple[object, ...]
+UNTRACED = ("pwritev", "writev", "posix_fallocate", "truncate", "replace", "symlink", "sendfile", "copy_file_range")
+"""Calls that change files, and that nothing of ours makes: whoever begins to has to teach the recorder."""
 TRACED = ("open", "write", "pwrite", "fsync", "ftruncate", "rename", "link", "unlink", "mkdir", "rmdir")
 
 
@@ -28,6 +34,17 @@ class Recorder:
     paths: dict[int, str] = field(default_factory=dict)
     real: dict[str, Callable] = field(default_factory=dict)
     before: Callable[[str], None] = lambda _: None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def traced(self, name: str) -> Callable:
+        """The call of this name, listed; one at a time, so that the list is in the order of what happened."""
+        call = getattr(self, name)
+
+        def locked(*args, **more):
+            with self.lock:
+                return call(*args, **more)
+
+        return locked
 
     def path(self, name: object, dir_fd: int | None) -> str:
         text = os.fspath(name)
@@ -104,8 +121,51 @@ def record(root: Path, before: Callable[[str], None] = lambda _: None) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         for name in TRACED:
             recorder.real[name] = getattr(os, name)
-            patch.setattr(os, name, getattr(recorder, name))
+            patch.setattr(os, name, recorder.traced(name))
+        for name in UNTRACED:
+            patch.setattr(os, name, _refuse(name))
         yield recorder.ops
+
+
+def _refuse(name: str) -> Callable:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError(f"the recorder does not know os.{name}")
+
+    return refused
+
+
+def run_and_die(root: Path, work: Callable[[], object], calls: int) -> bool:
+    """Run `work` in a child that is killed before its call number `calls` below `root`; True if it lived to its end.
+
+    SIGKILL leaves no time for any `finally`.
+    """
+    child = os.fork()
+    if child == 0:
+        left = [calls]
+
+        def before(_: str) -> None:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+        try:
+            with record(root, before):
+                work()
+        except BaseException:  # noqa: BLE001 - the child must not return into pytest
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in {0, -signal.SIGKILL}
+    return code == 0
+
+
+class Kept(Enum):
+    """What is left of a file's content."""
+
+    WRITTEN = auto()
+    SYNCED = auto()
+    HOLES = auto()
+    """As long as it was written, with zeros where nothing was synced: the size was safe before the blocks were."""
 
 
 @dataclass
@@ -189,7 +249,14 @@ class Disk:
             for each in [each for each in self.safe_names if each == name or each.startswith(f"{name}/")]:
                 del self.safe_names[each]
 
-    def write_to(self, root: Path, *, safe_names: bool, safe_data: bool) -> None:
+    def content(self, number: int, kept: Kept) -> bytes:
+        """What a crash leaves of a file."""
+        written, synced = bytes(self.data[number] or b""), self.safe_data.get(number, b"")
+        if kept is Kept.WRITTEN:
+            return written
+        return synced if kept is Kept.SYNCED else synced[: len(written)].ljust(len(written), b"\0")
+
+    def write_to(self, root: Path, *, safe_names: bool, kept: Kept) -> None:
         """Make the disk real."""
         names = self.safe_names if safe_names else self.names
         for name in sorted(names):
@@ -200,18 +267,18 @@ class Disk:
             if content is None:
                 path.mkdir()
             else:
-                path.write_bytes(self.safe_data.get(names[name], b"") if safe_data else bytes(content))
+                path.write_bytes(self.content(names[name], kept))
 
 
 def states(before: Disk, ops: list[Op], place: Path) -> Iterator[tuple[str, Path]]:
     """Every state that a crash can leave, each in a fresh folder below `place`; the name says which."""
     for moment in range(len(ops) + 1):
         for safe_names in (True, False):
-            for safe_data in (True, False):
-                root = place / f"{moment}-{safe_names}-{safe_data}"
+            for kept in Kept:
+                root = place / f"{moment}-{safe_names}-{kept.name}"
                 root.mkdir(parents=True)
-                before.write_to(root, safe_names=safe_names, safe_data=safe_data)
+                before.write_to(root, safe_names=safe_names, kept=kept)
                 after = ops[moment - 1] if moment else "nothing"
-                yield f"after {str(after)[:200]} names {safe_names} data {safe_data}", root
+                yield f"after {str(after)[:200]} names {safe_names} data {kept.name}", root
         if moment < len(ops):
             before.apply(ops[moment])

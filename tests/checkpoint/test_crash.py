@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,10 @@ from ftslurm.checkpoint.store import scan
 from ftslurm.core.manifest import NodeManifest
 from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged
-from tests.checkpoint.crashdisk import Disk, record, states
+from tests.checkpoint.crashdisk import Disk, Kept, record, run_and_die, states
 from tests.checkpoint.world import AT, World, some_bytes
 
 OLD, NEW = "000000010-0000", "000000020-0000"
-KILLED = 9
 
 
 def content(step: int) -> dict[str, dict[str, bytes]]:
@@ -99,7 +97,7 @@ def test_what_the_commit_promised_survives_a_power_cut(world: World) -> None:
         before.apply(op)
     root = world.root / "after"
     root.mkdir()
-    before.write_to(root, safe_names=True, safe_data=True)
+    before.write_to(root, safe_names=True, kept=Kept.SYNCED)
     assert assert_old_or_new(world, root, "after the commit") == {OLD, NEW}
 
 
@@ -116,14 +114,14 @@ def test_a_power_cut_after_a_drain_that_was_killed_and_taken_up_again(world: Wor
             disk.apply(op)
         shutil.rmtree(world.store)
         world.store.mkdir()
-        disk.write_to(world.store, safe_names=False, safe_data=False)
+        disk.write_to(world.store, safe_names=False, kept=Kept.WRITTEN)
         with record(world.store) as again:
             make_durable(world, captured)
         for op in again:
             disk.apply(op)
         root = world.root / f"after-{moment}"
         root.mkdir()
-        disk.write_to(root, safe_names=True, safe_data=True)
+        disk.write_to(root, safe_names=True, kept=Kept.SYNCED)
         assert assert_old_or_new(world, root, f"killed after {ops[:moment][-1:]}") == {OLD, NEW}
 
 
@@ -165,28 +163,6 @@ def assert_old_or_new_or_gone(world: World, store: Path, why: str) -> None:
             assert (place / stored.generation / name).read_bytes() == wanted, why
 
 
-def run_and_die(world: World, work: Callable[[], object], calls: int) -> bool:
-    """Run `work` in a child that dies before its call number `calls`; True if it lived to its end."""
-    child = os.fork()
-    if child == 0:
-        left = [calls]
-
-        def before(_: str) -> None:
-            if left[0] == 0:
-                os._exit(KILLED)
-            left[0] -= 1
-
-        try:
-            with record(world.root, before):
-                work()
-        except BaseException:  # noqa: BLE001 - the child must not return into pytest
-            os._exit(1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in {0, KILLED}
-    return code == 0
-
-
 def test_death_before_each_call_of_drain_and_commit(world: World) -> None:
     """Killed at any call, then started again: old or new in between, new in the end."""
     captured = capture_new(world)
@@ -197,7 +173,7 @@ def test_death_before_each_call_of_drain_and_commit(world: World) -> None:
     while not finished:
         shutil.rmtree(world.store)
         shutil.copytree(pristine, world.store)
-        finished = run_and_die(world, lambda: make_durable(world, captured), calls)
+        finished = run_and_die(world.root, lambda: make_durable(world, captured), calls)
         offered = assert_old_or_new(world, world.store, f"death before call {calls}")
         assert OLD in offered
         make_durable(world, captured)
@@ -214,7 +190,7 @@ def test_death_before_each_call_of_capture(world: World) -> None:
     folder = scratch.generation(NEW)
     while not finished:
         shutil.rmtree(folder.root, ignore_errors=True)
-        finished = run_and_die(world, lambda: world.capture("n1", 20, content(20)["n1"]), calls)
+        finished = run_and_die(world.root, lambda: world.capture("n1", 20, content(20)["n1"]), calls)
         path = folder.manifests / "n1.json"
         if path.exists():
             assert len(NodeManifest.from_bytes(path.read_bytes()).files) == 2
@@ -234,7 +210,7 @@ def test_death_before_each_call_of_quarantine(world: World) -> None:
     while not finished:
         shutil.rmtree(world.store)
         shutil.copytree(pristine, world.store)
-        finished = run_and_die(world, lambda: quarantine(world.store, NEW, "test", AT), calls)
+        finished = run_and_die(world.root, lambda: quarantine(world.store, NEW, "test", AT), calls)
         here = world.paths.generation(NEW).root
         there = world.paths.quarantine / NEW
         assert here.exists() != there.exists()

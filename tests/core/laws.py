@@ -11,12 +11,16 @@ from functools import singledispatchmethod
 
 from ftslurm.core.actions import (
     Action,
+    AskToSave,
+    CleanScratch,
     CommitDurable,
     CommitLocal,
+    Drain,
     EndRun,
     FenceAttempt,
     LaunchAttempt,
     ReleaseRanks,
+    Replicate,
     Requeue,
     Restore,
     SetTimer,
@@ -30,6 +34,7 @@ from ftslurm.core.events import (
     NodeProbed,
     Outcome,
     PartDrained,
+    PartReplicated,
     Phase,
     RequeueAnswered,
     RestoreReady,
@@ -55,6 +60,8 @@ class Laws:
     mustered: dict[int, WorldMustered] = field(default_factory=dict)
     at_hand: dict[tuple[int, str], set[str]] = field(default_factory=dict)
     drained: dict[str, set[str]] = field(default_factory=dict)
+    copied: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    orders: int = 0
     tokens: set[int] = field(default_factory=set)
     requeues_asked: int = 0
     fell: dict[str, float] = field(default_factory=dict)
@@ -83,6 +90,8 @@ class Laws:
             self.at_hand.setdefault((event.attempt, event.generation), set()).add(event.node)
         elif isinstance(event, PartDrained) and not event.error:
             self.drained.setdefault(event.generation, set()).add(event.node)
+        elif isinstance(event, PartReplicated) and not event.error:
+            self.copied.setdefault((event.generation, event.owner), set()).add(event.holder)
         elif isinstance(event, AllocationGranted):
             self.requeues_asked = 0
             self.fell = dict.fromkeys(self.fell, event.mono) if event.same_incarnation else {}
@@ -178,11 +187,58 @@ class Laws:
         assert attempt is not None, "a checkpoint is restored for an attempt"
         assert action.attempt == attempt.number, "a checkpoint is restored for the current attempt only"
         assert saved is not None, "a known checkpoint is restored"
-        assert saved.state is SavedState.DURABLE, "only a durable checkpoint is restored"
+        assert saved.state in (SavedState.DURABLE, SavedState.LOCAL), "only a whole checkpoint is restored"
+        if saved.state is SavedState.LOCAL:
+            for part in saved.parts:
+                there = self._keepers(action.generation, part.node) - set(self.run.condemned)
+                drained = part.node in self.drained.get(action.generation, set())
+                assert there or drained, f"nobody holds the part of {part.node} any more"
+        for where in action.wanted:
+            for part, holders in zip(where.parts, where.holders, strict=True):
+                assert set(holders) <= self._keepers(where.generation, part.node), "only holders are asked for a part"
+                assert set(holders) <= self.run.agents, "only nodes that answer are asked for a part"
         assert action.generation == attempt.generation, "the checkpoint of the plan is restored"
         assert action.nodes, "a checkpoint is restored somewhere"
         assert set(action.nodes) <= set(attempt.nodes), "a checkpoint is restored on planned nodes"
         assert not attempt.fencing, "nothing is restored for an attempt that is being stopped"
+
+    def _keepers(self, generation: str, owner: str) -> set[str]:
+        return {owner} | self.copied.get((generation, owner), set())
+
+    @_action.register
+    def _replicate(self, action: Replicate) -> None:
+        assert self.policy.partner, "copies are made where they are wanted"
+        for pair in action.pairs:
+            assert pair.holder not in pair.sources, "a copy lies on another node than what it is made from"
+            assert {pair.holder, *pair.sources} <= self.run.agents, "copies are made by nodes that answer"
+            assert set(pair.sources) <= self._keepers(action.generation, pair.owner), "a copy is made from a holder"
+
+    @_action.register
+    def _drain(self, action: Drain) -> None:
+        saved = self.run.find_saved(action.generation)
+        assert saved is not None, "a known checkpoint is drained"
+        assert saved.state is SavedState.LOCAL, "a checkpoint is drained until it is durable"
+        assert len(action.nodes) + len(action.stand_ins) <= self.policy.drain_width, "not too many copy at a time"
+        assert set(action.nodes) <= self.run.agents, "only nodes that answer are asked to copy"
+        for owner, holder in action.stand_ins:
+            assert holder in self._keepers(action.generation, owner) - {owner}, "a stand-in holds a copy"
+            assert owner not in self.run.agents, "nobody stands in for an owner that answers"
+        base = self.run.find_saved(saved.base) if saved.base else None
+        assert not saved.base or (base is not None and base.state is SavedState.DURABLE), "a base is drained first"
+
+    @_action.register
+    def _clean(self, action: CleanScratch) -> None:
+        run = self.run
+        mark = run.find_saved(action.watermark)
+        assert mark is not None, "the watermark is a known checkpoint"
+        for saved in run.saved:
+            local = saved.state is SavedState.LOCAL and saved.order <= mark.order
+            assert not local or saved.generation in action.keep, f"{saved.generation} counts on scratch, and is deleted"
+
+    @_action.register
+    def _asked(self, action: AskToSave) -> None:
+        assert action.number > self.orders, "orders have numbers that grow"
+        self.orders = action.number
 
     @_action.register
     def _fence(self, action: FenceAttempt) -> None:

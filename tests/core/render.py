@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from ftslurm.core.actions import Action, Say, SetTimer
+from ftslurm.core.actions import Action, Pair, Say, SetTimer, Whereabouts
 from ftslurm.core.health import level_of
 from ftslurm.core.state import Run
 
@@ -29,12 +29,22 @@ def action_line(action: Action) -> str:
     words = [type(action).__name__]
     for spec in dataclasses.fields(action):
         value = getattr(action, spec.name)
-        if value != spec.default:
+        if value != spec.default and _word(spec.name, value):
             words.append(f"{spec.name}={_word(spec.name, value)}")
     return " ".join(words)
 
 
 def _word(name: str, value: Any) -> str:
+    if name == "wanted":
+        return _elsewhere(value)
+    if name == "pairs":
+        return ",".join(f"{pair.owner}>{pair.holder}" + _from(pair) for pair in value)
+    if name == "stand_ins":
+        return ",".join(f"{owner}<{holder}" for owner, holder in value)
+    if name == "about":
+        return f"based_on_{short(value.base)}" if value.base else "full"
+    if name in {"keep", "protected"}:
+        return ",".join(short(each) for each in value)
     if name == "parts":
         return ",".join(part.node for part in value)
     if name in {"generation", "watermark"}:
@@ -43,6 +53,21 @@ def _word(name: str, value: Any) -> str:
         return ",".join(str(each) for each in value) or "none"
     text = str(value)
     return f'"{text}"' if " " in text else text
+
+
+def _elsewhere(wanted: tuple[Whereabouts, ...]) -> str:
+    """Who is asked for a part that is not simply asked of its owner; and that there is a base."""
+    others = [
+        f"{part.node}:{'+'.join(holders) or 'nobody'}"
+        for where in wanted
+        for part, holders in zip(where.parts, where.holders, strict=True)
+        if holders != (part.node,)
+    ]
+    return ",".join([*(f"and_{short(where.generation)}" for where in wanted[1:]), *dict.fromkeys(others)])
+
+
+def _from(pair: Pair) -> str:
+    return "" if pair.sources == (pair.owner,) else f"(from {'+'.join(pair.sources)})"
 
 
 def state_lines(run: Run) -> list[str]:

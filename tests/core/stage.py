@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from ftslurm.core.actions import Action
+from ftslurm.core.actions import Action, CleanScratch, Whereabouts
 from ftslurm.core.events import ENDED, Event, PartSaved, Phase, RankExited
+from ftslurm.core.manifest import parse_generation
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run
@@ -37,9 +38,20 @@ class Node:
     told: set[int] = field(default_factory=set)
     ends: list[RankExited] = field(default_factory=list)
     scratch: dict[str, PartSaved] = field(default_factory=dict)
+    partner: set[tuple[str, str]] = field(default_factory=set)
     bad_since: float | None = None
     unkillable_until: float = 0.0
     hangs: int = 0
+
+    def clean(self, action: CleanScratch) -> None:
+        """Keep the two newest generations, those above the watermark, and what has to be kept."""
+        limit = parse_generation(action.watermark)
+        names = sorted(self.scratch, key=parse_generation)
+        gone = {name for name in names[:-2] if parse_generation(name) <= limit and name not in action.keep}
+        self.scratch = {name: part for name, part in self.scratch.items() if name not in gone}
+        kept = {*sorted({name for _, name in self.partner}, key=parse_generation)[-2:], *action.keep}
+        self.partner = {(owner, name) for owner, name in self.partner if name in kept or parse_generation(name) > limit}
+
     ill: bool = False
 
 
@@ -54,6 +66,7 @@ class Stage:
     now: float = 1000.0
     entries: list[Entry] = field(default_factory=list)
     dies_at_next_action: bool = False
+    parts_there: dict[str, set[str]] = field(default_factory=dict)
     epoch: int = 0
     wall_s: float = 0.0
 
@@ -87,6 +100,26 @@ class Stage:
             assert self.now < MOST_S, f"stuck: {self.story()}"
             work()
         raise AssertionError(f"the run goes in circles: {self.story()}")
+
+    def planned(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return where the ranks of an attempt on these nodes go."""
+        return tuple(name for name in nodes for _ in range(self.policy.ranks_per_node))
+
+    def has(self, generation: str, owner: str, holders: tuple[str, ...]) -> bool:
+        """Tell whether a part can be had: from shared storage, or from a node that answers."""
+        there = owner in self.parts_there.get(generation, ())
+        nodes = [self.nodes[name] for name in holders if self.nodes[name].state == UP and self.nodes[name].agent]
+        return there or any(
+            (owner, generation) in node.partner or (node.name == owner and generation in node.scratch) for node in nodes
+        )
+
+    def has_all(self, wanted: tuple[Whereabouts, ...]) -> bool:
+        """Tell whether every part of these generations can be had."""
+        return all(
+            self.has(where.generation, part.node, holders)
+            for where in wanted
+            for part, holders in zip(where.parts, where.holders, strict=True)
+        )
 
     def story(self) -> str:
         """Return the last entries, for the reader of a failed test."""

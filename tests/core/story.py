@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
+from ftslurm.core.about import About, SaveKind
 from ftslurm.core.events import (
     AgentLost,
     AgentUp,
     AllocationGranted,
     Event,
     Finding,
-    GenerationDurable,
     LaunchEnded,
     NodeFenced,
     NodeHeard,
@@ -21,13 +21,10 @@ from ftslurm.core.events import (
     NodeSuspected,
     Outcome,
     Part,
-    PartDrained,
     PartPending,
     PartSaved,
     RankExited,
     RequeueAnswered,
-    RestoreReady,
-    RestoreRefused,
     SlurmReported,
     StopRequested,
     StorageStalled,
@@ -36,7 +33,6 @@ from ftslurm.core.events import (
     Witness,
     WorldMustered,
 )
-from ftslurm.core.manifest import generation_name
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run
@@ -47,6 +43,7 @@ from tests.core.health_words import HealthWords
 from tests.core.laws import Laws
 from tests.core.render import action_line, state_lines
 from tests.core.ring_words import RingWords
+from tests.core.saving_words import SavingWords, generation_of
 
 DASHES = "----"
 
@@ -89,12 +86,6 @@ class Words:
         return tuple(self.plain) or tuple(default)
 
 
-def generation_of(text: str) -> str:
-    """Return the full name of `20@0`."""
-    step, _, attempt = text.partition("@")
-    return generation_name(int(step), int(attempt))
-
-
 def policy_of(line: str) -> Policy:
     """Return the policy of a scenario's first line: fields of `core.recovery.Policy`, a bare word is True."""
     name, *texts = shlex.split(line)
@@ -107,7 +98,7 @@ def policy_of(line: str) -> Policy:
 
 
 @dataclass
-class Story(HealthWords, HangWords, ClusterWords, RingWords):
+class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
     """A run that is told line by line."""
 
     policy: Policy
@@ -328,7 +319,9 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords):
             self.happen(PartPending(attempt=number, step=int(step), node=node, gone=gone))
 
     def do_part(self, words: Words) -> None:
-        """`part 20 [n1 ...] [ranks=0,1] [attempt=0]`: nodes hold complete files."""
+        """`part 20 [n1 ...] [ranks=0,1] [attempt=0] [base=10@0]`: nodes hold complete files."""
+        base = generation_of(words.named["base"]) if "base" in words.named else ""
+        about = About(kind=SaveKind.DIFF, base=base) if base else None
         attempt = self.run.attempt
         step, *nodes = words.plain
         ranks = tuple(_numbers(words.named["ranks"])) if "ranks" in words.named else ()
@@ -336,46 +329,7 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords):
             part = Part(node=node, manifest_digest=f"{int(step):032x}", files=1, size_bytes=1 << 20, ranks=ranks)
             number = words.whole("attempt", attempt.number if attempt else 0)
             world = attempt.world_size if attempt else 0
-            self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world))
-
-    def do_drained(self, words: Words) -> None:
-        """`drained 20@0 [n1 ...] [error=...]`: by default every holder that has not drained yet."""
-        text, *nodes = words.plain
-        saved = self.run.find_saved(generation_of(text))
-        holders = sorted(saved.holders - saved.drained) if saved else []
-        for node in nodes or holders:
-            self.happen(PartDrained(generation=generation_of(text), node=node, error=words.named.get("error", "")))
-
-    def do_durable(self, words: Words) -> None:
-        dropped = tuple(generation_of(text) for text in words.named.get("dropped", "").split(",") if text)
-        name = generation_of(words.plain[0])
-        error = words.named.get("error", "")
-        self.happen(GenerationDurable(generation=name, digest="d" * 32, dropped=dropped, error=error))
-
-    def do_ready(self, words: Words) -> None:
-        """`ready [20@0 [n1 ...]]`: nodes have the checkpoint at hand, by default the one that the attempt waits for."""
-        attempt = self.run.attempt
-        assert attempt is not None
-        text, *nodes = words.plain or [""]
-        name = generation_of(text) if text else attempt.generation
-        number = words.whole("attempt", attempt.number)
-        for node in nodes or attempt.nodes:
-            path = f"/scratch/{node}/{name}"
-            self.happen(RestoreReady(generation=name, node=node, attempt=number, path=path))
-
-    def do_refused(self, words: Words) -> None:
-        """`refused 20@0 n2 [damaged] [reason=...]`."""
-        damaged, attempt = words.flag("damaged"), self.run.attempt
-        text, node = words.plain
-        self.happen(
-            RestoreRefused(
-                generation=generation_of(text),
-                node=node,
-                attempt=words.whole("attempt", attempt.number if attempt else 0),
-                reason=words.named.get("reason", "step_20.pt, chunk 3 differs"),
-                damaged=damaged,
-            )
-        )
+            self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world, about=about))
 
 
 def _numbers(text: str) -> list[int]:

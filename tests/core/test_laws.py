@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ftslurm.core.about import About, SaveKind
 from ftslurm.core.events import (
     AgentLost,
     AgentUp,
@@ -21,15 +22,18 @@ from ftslurm.core.events import (
     Part,
     PartDrained,
     PartPending,
+    PartReplicated,
     PartSaved,
     Phase,
     RankExited,
     RequeueAnswered,
     RestoreReady,
     RestoreRefused,
+    SaveRequested,
     SlurmReported,
     StopRequested,
     StorageStalled,
+    StoreDiffers,
     StoreScanned,
     TimerFired,
     Witness,
@@ -39,7 +43,7 @@ from ftslurm.core.manifest import generation_name
 from ftslurm.core.phases import LAUNCHING, LEGAL
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
-from ftslurm.core.state import Run
+from ftslurm.core.state import Run, SavedState
 from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksResumed, RanksStalled, Stack
 from ftslurm.journal import Entry, parse_line, replay
 from tests.core.laws import Laws
@@ -76,8 +80,11 @@ class AnythingMayHappen(RuleBasedStateMachine):
         continue_by=st.sampled_from(["requeue", "none"]),
         can_ask=MAYBE,
         on_nan=st.sampled_from(["say", "rollback"]),
+        partner=MAYBE,
+        width=st.sampled_from([1, 16]),
+        every=st.sampled_from([0.0, 20.0]),
     )
-    def begin(self, per_node, min_nodes, multiple, continue_by, can_ask, on_nan):
+    def begin(self, per_node, min_nodes, multiple, continue_by, can_ask, on_nan, partner, width, every):
         self.policy = Policy(
             ranks_per_node=per_node,
             min_nodes=min_nodes,
@@ -85,6 +92,10 @@ class AnythingMayHappen(RuleBasedStateMachine):
             continue_by=continue_by,
             can_ask_to_save=can_ask,
             on_nan=on_nan,
+            partner=partner,
+            library=partner,
+            drain_width=width,
+            durable_every_s=every,
             checkpoints=True,
             max_attempts=6,
         )
@@ -232,11 +243,33 @@ class AnythingMayHappen(RuleBasedStateMachine):
     def pending(self, step, node, gone, offset):
         self.happen(PartPending(attempt=self.attempt(offset), step=step, node=node, gone=gone))
 
-    @rule(step=STEP, node=st.sampled_from(NODES), offset=OFFSET)
-    def part(self, step, node, offset):
+    @rule(step=STEP, node=st.sampled_from(NODES), offset=OFFSET, base=st.sampled_from(["", "", "000000010-0000"]))
+    def part(self, step, node, offset, base=""):
         part = Part(node=node, manifest_digest=f"{step:032x}", files=1, size_bytes=1)
+        about = About(kind=SaveKind.DIFF, base=base) if base and step > 10 else None
         if self.run.attempt is None or node in self.run.attempt.nodes:
-            self.happen(PartSaved(attempt=self.attempt(offset), step=step, part=part, world_size=4))
+            attempt = self.attempt(offset)
+            self.happen(PartSaved(attempt=attempt, step=step, part=part, world_size=4, about=about))
+
+    @rule(step=STEP, owner=ANY_NODE, holder=ANY_NODE, error=WORD, offset=OFFSET)
+    def copied(self, step, owner, holder, error, offset):
+        name = self.generation(step, offset)
+        self.happen(PartReplicated(generation=name, owner=owner, holder=holder, error=error))
+
+    @precondition(lambda self: any(each.state is SavedState.LOCAL for each in self.run.saved))
+    @rule()
+    def everything_is_copied(self):
+        saved = next(each for each in reversed(self.run.saved) if each.state is SavedState.LOCAL)
+        for owner, holder in zip(NODES, NODES[2:] + NODES[:2], strict=True):
+            self.happen(PartReplicated(generation=saved.generation, owner=owner, holder=holder))
+
+    @rule()
+    def a_save_is_wanted(self):
+        self.happen(SaveRequested())
+
+    @rule(step=STEP, offset=OFFSET)
+    def store_differs(self, step, offset):
+        self.happen(StoreDiffers(generation=self.generation(step, offset), reason="chunk 3"))
 
     @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET)
     def drained(self, step, node, error, offset):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Mapping
 from enum import Enum
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftslurm.core.about import About, SaveKind
 from ftslurm.core.actions import Action, EndRun, Say
 from ftslurm.core.events import AgentUp, Event, Finding, NodeProbed, Outcome, Part, PartSaved, Phase, Witness
 from ftslurm.core.records import _KINDS, from_record, to_record
@@ -24,6 +26,11 @@ JSON = st.recursive(
 )
 
 
+NAMES = st.text(st.characters(codec="ascii", min_codepoint=33, exclude_characters="\x7f"), min_size=1, max_size=8)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+ABOUT = st.builds(About, reason=NAMES, epoch=st.none() | FINITE, metrics=st.dictionaries(NAMES, FINITE, max_size=3))
+
+
 def values(hint):
     """Return a strategy for a field of an event or an action."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -33,10 +40,12 @@ def values(hint):
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is tuple:
         return st.tuples(*(values(each) for each in arguments))
-    if origin is dict:
+    if origin in (dict, Mapping):
         return st.dictionaries(st.text(), st.text(), max_size=3)
     if issubclass(hint, Enum):
         return st.sampled_from(hint)
+    if hint is About:
+        return ABOUT | st.just(About(kind=SaveKind.DIFF, base="000000010-0000"))
     plain = {str: st.text(), int: st.integers(), float: FLOATS, bool: st.booleans()}
     return plain[hint] if hint in plain else records(hint)
 

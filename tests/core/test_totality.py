@@ -59,9 +59,9 @@ def events_for(kind: type[Event], run: Run) -> Iterator[Event]:
     if kind is TimerFired:
         yield from (TimerFired(name=name, token=token, mono=2000.0) for name, token in run.timers.items())
     for names in (
-        {"attempt": attempt, "node": node, "generation": generation},
-        {"attempt": attempt, "node": suspect, "generation": generation},
-        {"attempt": max(attempt - 1, 0), "node": "x9", "generation": "000000999-0000"},
+        {"attempt": attempt, "node": node, "generation": generation, "base": "", "parent": ""},
+        {"attempt": attempt, "node": suspect, "generation": generation, "base": "", "parent": ""},
+        {"attempt": max(attempt - 1, 0), "node": "x9", "generation": "000000999-0000", "base": "", "parent": ""},
     ):
         for bare in (True, False):
             scanned = {"generations": ((names["generation"], 20, 4),), "refused": ((names["generation"], "why"),)}

@@ -29,6 +29,9 @@ POLICIES = st.builds(
     continue_by=st.sampled_from(["requeue", "requeue", "none"]),
     checkpoints=st.just(True),
     can_ask_to_save=st.booleans(),
+    partner=st.booleans(),
+    durable_every_s=st.sampled_from([0.0, 0.0, 25.0]),
+    drain_width=st.sampled_from([1, 16]),
     max_attempts=st.sampled_from([4, 20]),
     max_requeues=st.sampled_from([1, 10]),
     on_nan=st.sampled_from(["say", "rollback"]),
@@ -63,9 +66,10 @@ def test_run_ends_whatever_happens(policy, faults, seed, spares, no_kill, sharde
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"cancel"}))
 @pytest.mark.parametrize("at_s", [0.2, 1.0, 12.0, 25.3, 45.0])
-def test_run_finishes_after_one_fault(kind, at_s):
+@pytest.mark.parametrize("partner", [False, True], ids=["alone", "partnered"])
+def test_run_finishes_after_one_fault(kind, at_s, partner):
     """One fault of any kind, at any moment, never keeps a run from success."""
-    policy = Policy(checkpoints=True, can_ask_to_save=True)
+    policy = Policy(checkpoints=True, can_ask_to_save=True, partner=partner, durable_every_s=30.0 * partner)
     world = world_with(policy, [Fault(at_s, kind, which=1, for_s=20.0)])
     world.live()
     assert world.run.phase is Phase.FINISHED, world.story()

@@ -13,6 +13,7 @@ from functools import singledispatchmethod
 from ftslurm.core.actions import (
     Action,
     AskToSave,
+    CleanScratch,
     CommitDurable,
     Drain,
     FenceAttempt,
@@ -21,6 +22,7 @@ from ftslurm.core.actions import (
     ProbeNode,
     Quarantine,
     ReleaseRanks,
+    Replicate,
     Requeue,
     Restore,
     SetTimer,
@@ -40,6 +42,7 @@ from ftslurm.core.events import (
     Part,
     PartDrained,
     PartPending,
+    PartReplicated,
     PartSaved,
     Phase,
     RankExited,
@@ -69,7 +72,6 @@ class World(Stage):
     no_kill: bool = True
     sharded: bool = True
     store: dict[str, tuple[int, int]] = field(default_factory=dict)
-    parts_there: dict[str, set[str]] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
     torn_next: list[str] = field(default_factory=list)
@@ -154,7 +156,7 @@ class World(Stage):
 
     @singledispatchmethod
     def perform(self, action: Action) -> None:
-        """Say, CommitLocal, CleanScratch and EndRun ask for nothing that comes back."""
+        """Say, CommitLocal and EndRun ask for nothing that comes back."""
 
     @perform.register
     def _set_timer(self, action: SetTimer) -> None:
@@ -214,10 +216,6 @@ class World(Stage):
                 attempt=action.attempt, placement=placement, master_addr=placement[0], master_port=29500
             )
             self.from_supervisor(0.5, mustered)
-
-    def planned(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """Return where the ranks of an attempt on these nodes go."""
-        return tuple(name for name in nodes for _ in range(self.policy.ranks_per_node))
 
     @perform.register
     def _fence(self, action: FenceAttempt) -> None:
@@ -281,8 +279,10 @@ class World(Stage):
         common = {"generation": action.generation, "node": name, "attempt": action.attempt}
         if not self.nodes[name].agent:
             return
-        if action.generation in self.damaged or action.generation not in self.store:
+        if action.generation in self.damaged or not (action.generation in self.store or action.wanted):
             self.from_node(name, 1.0, RestoreRefused(**common, reason="chunk 3 differs", damaged=True))
+        elif action.generation not in self.store and not self.has_all(action.wanted):
+            self.from_node(name, 1.0, RestoreRefused(**common, reason="n3 does not answer", damaged=False))
         elif self.now < self.storage_back:
             self.from_node(name, 1.0, RestoreRefused(**common, reason="Stale file handle", damaged=False))
         else:
@@ -290,15 +290,32 @@ class World(Stage):
 
     @perform.register
     def _drain(self, action: Drain) -> None:
-        for name in action.nodes:
+        for owner, name in (*((name, name) for name in action.nodes), *action.stand_ins):
             node = self.nodes[name]
             if not node.agent:
                 continue
-            assert action.generation in node.scratch, f"{name} is asked for a part that it never had"
+            assert action.generation in node.scratch or owner != name, f"{name} is asked for a part that it never had"
+            assert (owner, action.generation) in node.partner or owner == name, f"{name} never copied it"
             error = "No space left on device" if self.now < self.storage_back else ""
             if not error:
-                self.parts_there.setdefault(action.generation, set()).add(name)
-            self.from_node(name, 2.0, PartDrained(generation=action.generation, node=name, error=error))
+                self.parts_there.setdefault(action.generation, set()).add(owner)
+            self.from_node(name, 2.0, PartDrained(generation=action.generation, node=owner, error=error))
+
+    @perform.register
+    def _replicate(self, action: Replicate) -> None:
+        for pair in action.pairs:
+            holder = self.nodes[pair.holder]
+            found = self.has(action.generation, pair.owner, pair.sources)
+            if found and holder.agent and holder.state == UP:
+                holder.partner.add((pair.owner, action.generation))
+            error = "" if found else "nobody answers"
+            common = {"generation": action.generation, "owner": pair.owner, "holder": pair.holder}
+            self.from_node(pair.holder, 1.5, PartReplicated(**common, error=error))
+
+    @perform.register
+    def _clean(self, action: CleanScratch) -> None:
+        for node in self.nodes.values():
+            node.clean(action)
 
     @perform.register
     def _commit(self, action: CommitDurable) -> None:

@@ -307,6 +307,8 @@ def settings(name: str, command: Sequence[str], nodes: int, more: Mapping[str, A
         "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1"}},
         "checkpoint": {"files": "step_*.pt", "settle": "1s"},
     }
+    if more.get("checkpoint", {}).get("layout") == "library":
+        base["checkpoint"] = {}  # it has no names of files
     return merged(base, more)
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ftslurm import training
+from ftslurm import beats
 from ftslurm.core.progress import WARM_UP
 from ftslurm.paths import LocalPaths, rank_log_name
 from ftslurm.runtime.progress import ProgressReader, RankState
@@ -42,7 +42,7 @@ class Node:
 def test_beats_are_digested(tmp_path):
     """How far, in what, for how long silent; how long phases took after the first steps; losses, a bad one first."""
     node = Node(tmp_path)
-    rank = training.Reporter(f"{node.folder}/0-{os.getpid()}")
+    rank = beats.Reporter(f"{node.folder}/0-{os.getpid()}")
     for step in range(WARM_UP):
         rank.write(step, "step", None, None)
     assert node.look()["taken_s"] == {}
@@ -64,7 +64,7 @@ def test_beats_are_digested(tmp_path):
 def test_an_observer_that_stood_still_blames_nobody(tmp_path):
     """The time in which nobody looked is no silence of the rank."""
     node = Node(tmp_path)
-    training.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
+    beats.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
     node.look()
     assert node.look(31.0, stood_s=30.0)["age_s"] == 1.0
 
@@ -95,7 +95,7 @@ def test_who_writes_much_is_saving(tmp_path, monkeypatch):
     """A rank that is silent in a step and writes is taken to save, as long as it writes."""
     node, wrote = Node(tmp_path), 0
     monkeypatch.setattr("ftslurm.runtime.progress._written", lambda _: wrote)
-    training.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
+    beats.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
     node.look()
     node.look(4.0)
     wrote = 5 * 2**20
@@ -110,7 +110,7 @@ def test_digests_are_rare_and_end(tmp_path):
     node.look(0.25)
     assert node.look(1.0)["source"] == ""
     assert len(node.told) == 1
-    training.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
+    beats.Reporter(f"{node.folder}/0-{os.getpid()}").write(1, "step", None, None)
     for _ in range(8):
         node.look(0.25)
     assert 4 <= len(node.told) <= 6
@@ -126,9 +126,7 @@ def test_only_some_losses_travel():
     """The newest, and one that is no number whenever it was."""
     state = RankState(0, 0.0)
     found = [
-        training.Interval(
-            n, n, 0.1, 0.0, math.nan if n == 3 else 1.0, training.BEAT | training.HAS_LOSS, "step", "step"
-        )
+        beats.Interval(n, n, 0.1, 0.0, math.nan if n == 3 else 1.0, beats.BEAT | beats.HAS_LOSS, "step", "step")
         for n in range(1, 100)
     ]
     state.take(found, 1.0)

@@ -12,6 +12,7 @@ from ftslurm.checkpoint.store import scan
 from ftslurm.config import parse
 from ftslurm.core.actions import CommitDurable
 from ftslurm.core.events import Event, GenerationDurable, StoreScanned
+from ftslurm.core.recovery import Policy
 from ftslurm.core.retention import Rules
 from ftslurm.core.saving import on_scanned
 from ftslurm.core.state import Run, Saved, SavedState
@@ -91,5 +92,5 @@ def test_after_a_rollback_nothing_of_the_branch_is_started_from(world: World, to
         Saved(generation=name, step=step, attempt=0, world_size=2, state=state)
         for step, (name, state) in enumerate(zip(names, states, strict=True), start=1)
     )
-    run, _ = on_scanned(Run(saved=known), event)
+    run, _ = on_scanned(Run(saved=known), event, Policy())
     assert [each.generation for each in run.saved] == [names[0]]

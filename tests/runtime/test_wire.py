@@ -33,6 +33,89 @@ def met(*, key: bytes = KEY, run_id: str = "r", epoch: int = 3) -> tuple[Wire, W
     return client, server
 
 
+def open_to_data(*wires: Wire) -> None:
+    """Let these ends take raw data."""
+    for wire in wires:
+        wire.takes_data = True
+
+
+def said_data(wire: Wire, data: bytes) -> bytes:
+    """Send raw data; return its bytes."""
+    wire.send_data(data)
+    return wire.take()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.binary(max_size=5000) | st.dictionaries(st.text(), JSON, max_size=3), max_size=6), st.integers())
+def test_raw_data_arrives_between_messages(parts: list, seed: int) -> None:
+    """Both ways, in order, however the network cuts the bytes; whatever the data looks like."""
+    client, server = met()
+    open_to_data(client, server)
+    cuts = random.Random(seed)
+    for sender, receiver in ((client, server), (server, client)):
+        data = b"".join(said_data(sender, part) if isinstance(part, bytes) else said(sender, part) for part in parts)
+        found = []
+        while data:
+            cut = cuts.randint(1, len(data))
+            found += receiver.feed(data[:cut])
+            data = data[cut:]
+        assert found == [{"data": part} if isinstance(part, bytes) else part for part in parts]
+
+
+def test_raw_data_is_refused_where_nobody_wants_it() -> None:
+    """Supervisor, agents and ranks speak JSON to each other: anything else ends the connection."""
+    client, server = met()
+    with pytest.raises(WireError, match="not JSON"):
+        server.feed(said_data(client, b"{}"))
+
+
+def test_raw_data_is_no_greeting() -> None:
+    """Before the handshake nothing but the handshake is taken, also where data will be."""
+    server = Wire(KEY, "r", {}, epoch=3)
+    open_to_data(server)
+    with pytest.raises(WireError):
+        server.feed(HEAD.pack(3, bytes(32)) + b"\0ab")
+    with pytest.raises(WireError, match="before the handshake"):
+        server.send_data(b"x")
+
+
+@given(st.data())
+def test_no_changed_byte_of_raw_data_is_accepted(data: st.DataObject) -> None:
+    """Any bit flipped anywhere in a frame of data: nothing comes out of it, ever."""
+    client, server = met()
+    open_to_data(server)
+    frame = bytearray(said_data(client, b"tensor" * 10))
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        found = server.feed(bytes(frame) + bytes(MAX_GREETING))
+    except WireError:
+        return
+    assert found == []
+    assert server.partial
+
+
+@pytest.mark.parametrize(
+    "deceit",
+    [lambda one, two, other: one + one, lambda one, two, other: two, lambda one, two, other: other],
+    ids=["replayed", "skipped", "of another connection"],
+)
+def test_frames_of_data_count_once_and_in_order(deceit) -> None:
+    """A block recorded on the network is worth nothing at any other place of the file, or in another one."""
+    client, server = met()
+    stranger, _ = met()
+    open_to_data(server)
+    one, two = said_data(client, b"1"), said_data(client, b"2")
+    with pytest.raises(WireError, match="no holder of the key"):
+        server.feed(deceit(one, two, said_data(stranger, b"1")))
+
+
+def test_data_is_bounded_as_messages_are() -> None:
+    """Nobody may send more than 8 MiB at once."""
+    client, _ = met()
+    with pytest.raises(WireError, match="too large"):
+        client.send_data(bytes(MAX_FRAME))
+
+
 def said(wire: Wire, message: dict[str, object]) -> bytes:
     """Send a message; return its bytes."""
     wire.send(message)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.training import BEAT, FOLDER, HAS_BUSY, HAS_LOSS, RING, SIZE, Reporter, _reporter, beat, intervals, phase
+from ftslurm.beats import BEAT, FOLDER, HAS_BUSY, HAS_LOSS, RING, SIZE, Reporter, _reporter, beat, intervals, phase
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""All of an agent's dealings with checkpoints in one place: its keeper, what it gives to others, its ranks' requests.
+
+The agent's event loop calls `obey` with what the supervisor says; whatever blocks is done in the agent's threads, and
+reported as events.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftslurm.core.actions import Replicate, Restore
+from ftslurm.core.records import from_record
+from ftslurm.paths import PRIVATE_FILE
+from ftslurm.runtime import attempt_env
+from ftslurm.runtime.keeper import Keeper, Post
+from ftslurm.runtime.libsaver import LibSaver
+from ftslurm.runtime.ranks import RankTable
+from ftslurm.runtime.saver import Saver
+
+log = logging.getLogger(__name__)
+
+Message = Mapping[str, Any]
+Later = Callable[[Callable[[Message], None], Message], None]
+
+
+class Vault:
+    """The checkpoints of one node, as its agent knows them."""
+
+    def __init__(self, post: Post, ranks: RankTable, epoch: Callable[[], int], folder: Path) -> None:
+        """`folder` is private to this user: the socket for the ranks lies there."""
+        from ftslurm.runtime.storesocket import StoreSocket
+        from ftslurm.runtime.transfer import StoreServer
+
+        self._post, self._ranks = post, ranks
+        library = LibSaver(post) if post.spec.checkpoint.in_library else None
+        self.keeper: Keeper = library or Saver(post)
+        self._library = library
+        self._server = StoreServer(post.who, epoch, self.keeper.tree)
+        self._socket: StoreSocket | None = None
+        if library is not None:
+            self._socket = StoreSocket(folder / f"store-{post.node}.sock", library.fetch, library.told)
+
+    @property
+    def port(self) -> int:
+        """Where other agents get the parts that this node has."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Begin to watch and to serve."""
+        self.keeper.start()
+        self._server.start()
+        if self._socket is not None:
+            self._socket.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop watching, moving and serving."""
+        self.keeper.stop(timeout_s)
+        self._server.stop()
+        if self._socket is not None:
+            self._socket.stop()
+
+    def environment(self) -> dict[str, str]:
+        """What the ranks are told."""
+        common = {attempt_env.CHECKPOINT_DIR: str(self.keeper.folder)}
+        if self._socket is not None:
+            common[attempt_env.STORE_SOCKET] = str(self._socket.path)
+        return common
+
+    def commands(self, later: Later) -> dict[str, Callable[[Message], None]]:
+        """What the supervisor may say about checkpoints; `later` runs what blocks."""
+        return {
+            "save": lambda message: self._save(message, later),
+            "restore": lambda message: later(self._restore, message),
+            "drain": lambda message: later(self._drain, message),
+            "replicate": lambda message: later(self._replicate, message),
+            "clean": lambda message: later(self._clean, message),
+            "local": lambda message: later(self.keeper.record_local, message),
+        }
+
+    def _save(self, message: Message, later: Later) -> None:
+        if self._library is not None:
+            later(self._library.order, message)
+            return
+        kind, _, value = str(message["save_on"]).partition(":")
+        if kind == "signal":
+            self._ranks.signal(int(message["attempt"]), getattr(signal, f"SIG{value.removeprefix('SIG')}"))
+        elif kind == "file":
+            later(lambda _: Path(value).touch(mode=PRIVATE_FILE), message)
+
+    def _restore(self, message: Message) -> None:
+        asked: Restore = from_record(message["action"])
+        self._post.report(self.keeper.restore(asked.wanted, asked.generation, asked.attempt))
+
+    def _drain(self, message: Message) -> None:
+        self._post.report(self.keeper.drain(str(message["generation"]), str(message["owner"])))
+
+    def _replicate(self, message: Message) -> None:
+        asked: Replicate = from_record(message["action"])
+        for pair in asked.pairs:
+            if pair.holder == self._post.node:
+                self._post.report(self.keeper.replicate(asked.generation, pair))
+
+    def _clean(self, message: Message) -> None:
+        self.keeper.clean(str(message["watermark"]), tuple(str(name) for name in message["keep"]))
