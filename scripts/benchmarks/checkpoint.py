@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -162,19 +163,27 @@ def ours(took: Took, state: State, base: Path) -> None:
 
 
 def drains(took: Took, mine: Ours, folder: Path) -> None:
-    """Bring what was saved to another place, from the page cache."""
+    """Bring what was saved to another place, from the page cache; who goes first changes from round to round."""
     source = mine.store.generation(mine.generation)
-    for name, transport in (("drain", Transport.COPY), ("rsync", Transport.RSYNC)):
-        target = folder / name
-        warm(source.root)
-        os.sync()
+
+    def drain(target: Path, transport: Transport) -> float:
         report = drain_part(source.root, NODE, Target(destination=str(target), transport=transport))
         if not report.ok:
             raise NotRight(report.error)
-        took[name].append(report.took_s)
-    warm(source.root)
-    os.sync()
-    took["cp"].append(timed(lambda: copy(source.data, folder / "cp")))
+        return report.took_s
+
+    ways: dict[str, Callable[[Path], float]] = {
+        "drain": lambda target: drain(target, Transport.COPY),
+        "rsync": lambda target: drain(target, Transport.RSYNC),
+        "cp": lambda target: timed(lambda: copy(source.data, target)),
+    }
+    turn = len(took["cp"]) % len(ways)
+    for name in [*ways, *ways][turn : turn + len(ways)]:
+        target = folder / name
+        warm(source.root)
+        os.sync()
+        took[name].append(ways[name](target))
+        shutil.rmtree(target)
 
 
 def copy(source: Path, target: Path) -> None:
