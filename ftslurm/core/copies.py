@@ -61,7 +61,7 @@ def _lacking(run: Run, saved: Saved, ring: Mapping[str, str]) -> list[Pair]:
 
     They are of no use where another part is with nobody.
     """
-    if not all(saved.keepers(owner) & run.agents for owner in saved.holders):
+    if not saved.on_nodes(run.agents):
         return []
     pairs = []
     for part in saved.parts:
@@ -118,7 +118,11 @@ def _clean(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
 
 
 def whereabouts(run: Run, saved: Saved) -> tuple[Whereabouts, ...]:
-    """Return who can be asked for each part of a checkpoint, and of the one that it builds upon."""
+    """Return who can be asked for each part of a checkpoint, and of the one that it builds upon.
+
+    Of one that lies otherwise on shared storage than on the nodes, nothing where the nodes do not have all of it: then
+    it is taken as it was committed, as a whole.
+    """
     base = run.find_saved(saved.base) if saved.base else None
     return tuple(
         Whereabouts(
@@ -127,9 +131,10 @@ def whereabouts(run: Run, saved: Saved) -> tuple[Whereabouts, ...]:
             parts=each.parts,
             holders=tuple(_asked(run, each, part.node) for part in each.parts),
             about=each.about,
+            packed=bool(each.packed),
         )
         for each in (saved, base)
-        if each is not None and each.parts
+        if each is not None and each.parts and (not each.packed or each.on_nodes(run.agents))
     )
 
 

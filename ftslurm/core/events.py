@@ -224,12 +224,17 @@ class PartPending(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDrained(Event):
-    """A node's part of a generation lies, verified and fsynced, on shared storage."""
+    """A node's part of a generation lies, verified and fsynced, on shared storage.
+
+    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not.
+    """
 
     generation: str
     node: str
     took_s: float = 0.0
     error: str = ""
+    part: Part | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -354,7 +354,8 @@ class Performer:
 
     def _drain(self, action: Drain) -> None:
         for owner, worker in (*((node, node) for node in action.nodes), *action.stand_ins):
-            self._each((worker,), {"t": "drain", "generation": action.generation, "owner": owner})
+            asked = {"t": "drain", "generation": action.generation, "owner": owner, "base": action.base}
+            self._each((worker,), asked)
 
     # ----------------------------------------------------------------------------------------------------- end
 

@@ -42,6 +42,11 @@ class CheckpointSpec:
         return self.layout == "library"
 
     @property
+    def packs(self) -> bool:
+        """Whether parts may leave the nodes packed."""
+        return self.in_library and self.delta == "auto"
+
+    @property
     def is_watched(self) -> bool:
         """Whether there will be checkpoints at all."""
         return self.in_library or bool(self.files)
