@@ -110,12 +110,16 @@ class AllocationGranted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentUp(Event):
-    """An agent is connected; `address` is where other nodes reach it, `attempt` the attempt its ranks belong to."""
+    """An agent is connected; `address` is where other nodes reach it, `attempt` the attempt its ranks belong to.
+
+    `scratch`: whether the node has any; without, checkpoints are written to shared storage at once.
+    """
 
     node: str
     address: str
     port: int
     attempt: int | None = None
+    scratch: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,9 +171,9 @@ class Run:
     """Everything the core knows about a run.
 
     `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
-    launches took. `drain_named` is when the last drain target was named; `urgent`: the next one does not wait for its
-    time. `packs` are the kinds of saves that go packed to shared storage at present. `orders` is the number of the last
-    order to save, `asked_mono` when it was given.
+    launches took. `bare` are the nodes without scratch. `drain_named` is when the last drain target was named;
+    `urgent`: the next one does not wait for its time. `packs` are the kinds of saves that go packed to shared storage
+    at present. `orders` is the number of the last order to save, `asked_mono` when it was given.
     """
 
     phase: Phase = Phase.SUBMITTED
@@ -188,6 +188,7 @@ class Run:
     end_time: float | None = None
     started_mono: float = 0.0
     agents: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
     suspects: Mapping[str, float] = field(default_factory=dict)
     condemned: Mapping[str, Diagnosis] = field(default_factory=dict)
     incident: tuple[str, ...] = ()

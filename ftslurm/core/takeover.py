@@ -45,6 +45,7 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         end_time=event.end_time,
         started_mono=event.mono,
         agents=frozenset(),
+        bare=frozenset(),
         suspects={},
         doubts={},
         fallen={},

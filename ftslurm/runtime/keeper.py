@@ -71,6 +71,11 @@ class Keeper:
         return self._scratch.write if self._scratch else self._store.write(self._node)
 
     @property
+    def has_scratch(self) -> bool:
+        """Whether this node keeps checkpoints of its own."""
+        return self._scratch is not None
+
+    @property
     def _generations(self) -> Path:
         return self._scratch.generations if self._scratch else self._store.generations
 

@@ -216,6 +216,7 @@ class Laws:
             assert pair.holder not in pair.sources, "a copy lies on another node than what it is made from"
             assert {pair.holder, *pair.sources} <= self.run.agents, "copies are made by nodes that answer"
             assert set(pair.sources) <= self._keepers(action.generation, pair.owner), "a copy is made from a holder"
+            assert not {pair.owner, pair.holder} & self.run.bare, "copies go from scratch to scratch"
 
     @_action.register
     def _drain(self, action: Drain) -> None:
