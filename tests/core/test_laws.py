@@ -187,9 +187,9 @@ class AnythingMayHappen(RuleBasedStateMachine):
             )
         )
 
-    @rule(node=ANY_NODE)
-    def agent_up(self, node):
-        self.happen(AgentUp(node=node, address=node, port=1))
+    @rule(node=ANY_NODE, bare=MAYBE)
+    def agent_up(self, node, bare):
+        self.happen(AgentUp(node=node, address=node, port=1, scratch=not bare))
 
     @rule(node=ANY_NODE)
     def agent_lost(self, node):
