@@ -65,7 +65,9 @@ class Launch(Section):
     modules: Lines = Field((), description="Environment modules that are loaded for the ranks, in this order")
     setup: Lines = Field((), description="Lines of bash that run before the ranks, in this order")
     env: Variables = Field({}, description="Environment variables of the ranks")
-    srun: Texts = Field((), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets")
+    srun: Texts = Field(
+        (), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets"
+    )
 
 
 class Network(Section):

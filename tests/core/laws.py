@@ -200,7 +200,9 @@ class Laws:
             for part, holders in zip(where.parts, where.holders, strict=True):
                 assert set(holders) <= self._keepers(where.generation, part.node), "only holders are asked for a part"
                 assert set(holders) <= self.run.agents, "only nodes that answer are asked for a part"
-            assert not where.packed or all(where.holders), "what is packed on shared storage is asked of nodes as a whole"
+            assert not where.packed or all(where.holders), (
+                "what is packed on shared storage is asked of nodes as a whole"
+            )
         assert action.generation == attempt.generation, "the checkpoint of the plan is restored"
         assert action.nodes, "a checkpoint is restored somewhere"
         assert set(action.nodes) <= set(attempt.nodes), "a checkpoint is restored on planned nodes"
