@@ -58,7 +58,7 @@ def _silence(world: World, node: Node, state: str, for_s: float) -> None:
 def _back(world: World, node: Node, state: str, for_s: float) -> None:
     if node.state != state:
         return
-    node.state, node.bad_since = UP, None
+    node.state, node.bad_since, node.well_since = UP, None, world.now
     killed = node.ranks if state == CUT and for_s > DEADMAN_S else set()
     attempt = world.run.attempt
     for number in list(killed):

@@ -40,6 +40,7 @@ class Node:
     scratch: dict[str, PartSaved] = field(default_factory=dict)
     partner: set[tuple[str, str]] = field(default_factory=set)
     bad_since: float | None = None
+    well_since: float = -1e9
     unkillable_until: float = 0.0
     hangs: int = 0
 
@@ -137,7 +138,9 @@ class Stage:
         self.run = run
         self.laws.check(event, run, actions)
         for node in (self.nodes[name] for name in given_up):
-            excused = self.now < node.unkillable_until + 5.0 or node.hangs > 1 or node.ill
+            # The answers that speak against a node may be as old as the deadline for giving them.
+            just_back = self.now < node.well_since + 5.0
+            excused = just_back or self.now < node.unkillable_until + 5.0 or node.hangs > 1 or node.ill
             assert node.bad_since is not None or excused, f"{node} is sound"
         dies = self.dies_at_next_action and bool(actions) and run.phase not in ENDED | {Phase.REQUEUED}
         done = actions[: self.random.randrange(len(actions))] if dies else actions
