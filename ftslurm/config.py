@@ -39,6 +39,7 @@ from ftslurm.fields import (
 from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignments, is_secret
 from ftslurm.quantities import format_duration, format_slurm_time
 from ftslurm.sections import HealthRule, Hooks, Probes, Progress, Recovery, Section
+from ftslurm.srunline import refusals
 from ftslurm.yamldoc import MAX_CHARACTERS, Document, Problem, read
 
 Finding = tuple[tuple[str, ...], str]
@@ -64,7 +65,9 @@ class Launch(Section):
     modules: Lines = Field((), description="Environment modules that are loaded for the ranks, in this order")
     setup: Lines = Field((), description="Lines of bash that run before the ranks, in this order")
     env: Variables = Field({}, description="Environment variables of the ranks")
-    srun: Texts = Field((), description="Further options of srun, verbatim, for the training's job step only")
+    srun: Texts = Field(
+        (), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets"
+    )
 
 
 class Network(Section):
@@ -188,6 +191,7 @@ def cross_findings(config: Config) -> list[Finding]:
          "resources.sbatch.gres", "asks for GPUs a second time, beside resources.gpus_per_node"),
     ]  # fmt: skip
     found = [(key, sentence) for wrong, key, sentence in checks if wrong]
+    found += [("launch.srun", sentence) for sentence in refusals(config.launch.srun)]
     found += checkpoint_section.findings(saved, resources.nodes[1])
     return [(tuple(key.split(".")), sentence) for key, sentence in found]
 

@@ -135,7 +135,7 @@ def parse(words: Sequence[str]) -> SrunLine:
         value = left.pop(0) if _wants_value(word) and left else None
         name, text = _name_and_value(word, value)
         if name in _SET_BY_US:
-            raise UsageError(f"srun's option --{name} cannot be used here: {_SET_BY_US[name]}")
+            raise UsageError(_refusal(name))
         if name in _COUNTS:
             counts[name] = _count(name, text)
         elif name in ("mpi", "job-name"):
@@ -155,6 +155,24 @@ def parse(words: Sequence[str]) -> SrunLine:
         job_name=named.get("job-name", ""),
         mpi=named.get("mpi", ""),
     )
+
+
+def refusals(words: Sequence[str]) -> list[str]:
+    """Return why options of srun that a configuration asks for cannot be used, one sentence each."""
+    left = list(words)
+    found = []
+    while left:
+        word = left.pop(0)
+        if not word.startswith("-") or word in ("-", "--"):
+            continue
+        value = left.pop(0) if _wants_value(word) and left else None
+        name, _ = _name_and_value(word, value)
+        found += [_refusal(name)] if name in _SET_BY_US else []
+    return found
+
+
+def _refusal(name: str) -> str:
+    return f"srun's option --{name} cannot be used here: {_SET_BY_US[name]}"
 
 
 def _name_and_value(word: str, value: str | None) -> tuple[str, str]:

@@ -66,6 +66,10 @@ ONE = [
     ("launch:", "launch: expected a section (lines of `key: value`), got nothing"),
     ("launch: [srun]", "launch: expected a section (lines of `key: value`), got a list"),
     ("launch: {launcher: srum}", "launch.launcher: expected srun or mpirun, got 'srum'; did you mean srun?"),
+    (
+        "launch: {srun: [--cpu-bind=none, -w, n1]}",
+        "launch.srun: srun's option --nodelist cannot be used here: the plan chooses the nodes",
+    ),
     ("launch: {modules: cuda}", "launch.modules: expected a list, got 'cuda'"),
     ("launch: {modules: [[a]]}", "launch.modules[0]: expected text, got a list"),
     ("launch: {setup: ['']}", "launch.setup[0]: must not be empty"),

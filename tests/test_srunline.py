@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from ftslurm.errors import UsageError
-from ftslurm.srunline import SrunLine, parse, split_own
+from ftslurm.srunline import SrunLine, parse, refusals, split_own
 
 TRAIN = ("python", "train.py", "-n", "3")
 
@@ -36,18 +36,19 @@ def test_options_of_srun(line, dashes, expected):
     assert parse([*shlex.split(line), *dashes, *TRAIN]) == SrunLine(command=TRAIN, **expected)
 
 
-@pytest.mark.parametrize(
-    ("line", "option"),
-    [
-        ("-w n1", "nodelist"), ("-wn1", "nodelist"), ("--nodelist=n1", "nodelist"), ("-x n1", "exclude"),
-        ("--exclude n1", "exclude"), ("-r 1", "relative"), ("-F file", "nodefile"), ("--nodefile=file", "nodefile"),
-        ("-o out", "output"), ("--error=err", "error"), ("-i in", "input"), ("--pty", "pty"), ("--multi-prog", "multi-prog"),
-    ],
-)  # fmt: skip
+SET_BY_US = [
+    ("-w n1", "nodelist"), ("-wn1", "nodelist"), ("--nodelist=n1", "nodelist"), ("-x n1", "exclude"),
+    ("--exclude n1", "exclude"), ("-r 1", "relative"), ("-F file", "nodefile"), ("--nodefile=file", "nodefile"),
+    ("-o out", "output"), ("--error=err", "error"), ("-i in", "input"), ("--pty", "pty"), ("--multi-prog", "multi-prog"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "option"), SET_BY_US)
 def test_options_that_contradict_supervision(line, option):
-    """Who chooses nodes, output or input against the plan is told so by the option's long name."""
-    with pytest.raises(UsageError, match=f"--{option} cannot be used here"):
+    """Who chooses nodes, output or input against the plan is told so by the option's long name; in a file, too."""
+    with pytest.raises(UsageError, match=f"--{option} cannot be used here") as raised:
         parse([*shlex.split(line), *TRAIN])
+    assert refusals(["--mpi", "-w", "-", "--", *shlex.split(line), "--cpu-bind=none"]) == [str(raised.value)]
 
 
 @pytest.mark.parametrize("line", ["-N many", "-n", "--nodes=", "--nodes=99999999", "-c1.5"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from ftslurm.checkpoint import refs
 from ftslurm.checkpoint.handover import TOLD, Fetched, Op, Order, write_order
 from ftslurm.checkpoint.rollback import add_rollback
 from ftslurm.checkpoint.store import read_commit
@@ -176,6 +177,24 @@ def test_differential_saves(runs, tmp_path):
     assert other.restore() == 5
     assert frozen[-1] == 1_999_999
     assert moving.tolist() == [5, 5, 5]
+
+
+def test_names_follow_the_commits(runs, tmp_path, caplog):
+    """`latest` is the newest, `best` that of the lowest loss, which stays; a damaged tag costs no save, and is told."""
+    run = runs(extra={"n": 0}, every=1)
+    for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, 4.0, 5.0], start=1):
+        run.step(step, loss=loss)
+        wait(run)
+    assert generations(tmp_path) == ["000000002-0000", *(f"00000000{step}-0000" for step in (4, 5, 6))]
+    assert {name: refs.read(tmp_path / "c", name).generation for name in ("latest", "best")} == {
+        "latest": "000000006-0000",
+        "best": "000000002-0000",
+    }
+    (tmp_path / "c" / "refs" / "stable").write_text("{")
+    run.step(7, loss=6.0)
+    wait(run)
+    assert len(generations(tmp_path)) == 5
+    assert "old checkpoints" in caplog.text
 
 
 def test_a_rollback_is_respected(runs, tmp_path):

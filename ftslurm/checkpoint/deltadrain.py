@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,8 +82,8 @@ def drain_packed(
     return PartOut(report=report, account=packing.account, folder=generation, reason="")
 
 
-def clean_packed(folder: Path, watermark: str) -> tuple[str, ...]:
-    """Delete the packed parts of generations at or below `watermark`; returns their names.
+def clean_packed(folder: Path, watermark: str, protected: Collection[str] = ()) -> tuple[str, ...]:
+    """Delete the packed parts of generations at or below `watermark` that are not protected; returns their names.
 
     Raises:
         DataDamaged: `watermark` is not the name of a generation.
@@ -95,7 +95,7 @@ def clean_packed(folder: Path, watermark: str) -> tuple[str, ...]:
         for node in disk.entries_of(folder):
             generations = StorePaths(folder / node).generations
             for name in filter(is_generation, disk.entries_of(generations)):
-                if parse_generation(name) <= limit:
+                if parse_generation(name) <= limit and name not in protected:
                     shutil.rmtree(generations / name)
                     gone.add(name)
     except OSError as error:

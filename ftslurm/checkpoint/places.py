@@ -59,6 +59,14 @@ class Place:
             raise DataDamaged(f"the manifest of {owner} was changed: digest {found}, committed as {digest}")
         return data, NodeManifest.from_bytes(data)
 
+    def holds(self, owner: str, digest: str) -> bool:
+        """Whether what lies here is the part with this manifest, and not the same one packed, or not packed."""
+        try:
+            self.manifest(owner, digest)
+        except (OSError, DataDamaged):
+            return False
+        return True
+
     @property
     def source(self) -> Path | Remote:
         """As `Copier` takes it."""

@@ -123,9 +123,13 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """Submit; a run that Slurm refuses leaves no folder behind."""
     from ftslurm import runs, submission
     from ftslurm.errors import FtslurmError, ServiceUnavailable
+    from ftslurm.slurm.client import NotStarted
 
     try:
         job_id = client.submit(submission.write_script(paths, request), submission.command_line(request))
+    except NotStarted:
+        submission.discard(paths)
+        raise
     except ServiceUnavailable as error:
         # The job may exist nevertheless (the answer was lost): its comment names the run.
         raise ServiceUnavailable(

@@ -56,13 +56,17 @@ class ReleaseRanks(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whereabouts:
-    """A whole generation, and the nodes that can be asked for each of its parts."""
+    """A whole generation, and the nodes that can be asked for each of its parts.
+
+    `packed`: on shared storage, once it is committed, it lies otherwise than on the nodes.
+    """
 
     generation: str
     world_size: int
     parts: tuple[Part, ...]
     holders: tuple[tuple[str, ...], ...]
     about: About | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +151,14 @@ class Replicate(Action):
 class Drain(Action):
     """The one drain target of the job: these nodes copy their parts to shared storage.
 
-    `stand_ins`: (owner, holder), where the holder of a partner copy does it for an owner that is gone.
+    `stand_ins`: (owner, holder), where the holder of a partner copy does it for an owner that is gone. `base`: the
+    durable generation that this one builds upon, against which parts may be packed.
     """
 
     generation: str
     nodes: tuple[str, ...]
     stand_ins: tuple[tuple[str, str], ...] = ()
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,14 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, CleanScratch, Pair, Replicate, Say, Whereabouts
 from ftslurm.core.draining import WHOLE, needed, without_older
-from ftslurm.core.events import PartReplicated
+from ftslurm.core.events import AgentUp, PartReplicated
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
 from ftslurm.core.timers import set_timer
 
 RETRY = "copy:"
 RETRY_S = 5.0
+NO_SCRATCH = "no_scratch"
 
 
 def partners(nodes: Sequence[str], switches: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +46,7 @@ def replicate(run: Run, policy: Policy, concerning: str = "") -> tuple[Replicate
     newest = next((each for each in reversed(run.saved) if each.state in WHOLE and each.parts), None)
     if newest is None or not policy.partner:
         return ()
-    ring = partners(run.usable, run.survey.places.switches)
+    ring = partners([node for node in run.usable if node not in run.bare], run.survey.places.switches)
     base = run.find_saved(newest.base) if newest.base else None
     asked = []
     for saved in (newest, *((base,) if base is not None and base.state in WHOLE else ())):
@@ -56,17 +57,26 @@ def replicate(run: Run, policy: Policy, concerning: str = "") -> tuple[Replicate
     return tuple(asked)
 
 
+def on_scratch(run: Run, event: AgentUp, policy: Policy) -> tuple[Run, tuple[Say, ...]]:
+    """An agent tells whether its node has scratch: without, there is nothing to copy from, and nowhere to copy to."""
+    run = replace(run, bare=run.bare - {event.node} if event.scratch else run.bare | {event.node})
+    if event.scratch or not policy.partner or NO_SCRATCH in run.told:
+        return run, ()
+    text = f"{event.node} has no scratch: checkpoints are written to shared storage there, and partners get no copies"
+    return replace(run, told=run.told | {NO_SCRATCH}), (Say(text=text, slug=NO_SCRATCH),)
+
+
 def _lacking(run: Run, saved: Saved, ring: Mapping[str, str]) -> list[Pair]:
     """The copies that are missing: a part that only one node holds which can be asked.
 
     They are of no use where another part is with nobody.
     """
-    if not all(saved.keepers(owner) & run.agents for owner in saved.holders):
+    if not saved.on_nodes(run.agents):
         return []
     pairs = []
     for part in saved.parts:
         there = saved.keepers(part.node) & run.agents
-        if len(there) != 1:
+        if len(there) != 1 or part.node in run.bare:
             continue
         (source,) = there
         holder = ring.get(source, source)
@@ -103,8 +113,8 @@ def on_copy_again(run: Run, owner: str, policy: Policy) -> tuple[Run, tuple[Acti
 
 
 def is_partnered(run: Run, saved: Saved) -> bool:
-    """Tell whether every part lies with two nodes that can be asked."""
-    return all(len(saved.keepers(owner) & run.agents) > 1 for owner in saved.holders)
+    """Tell whether every part lies with two nodes that can be asked, or on shared storage from the beginning."""
+    return all(owner in run.bare or len(saved.keepers(owner) & run.agents) > 1 for owner in saved.holders)
 
 
 def _clean(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
@@ -118,7 +128,11 @@ def _clean(run: Run, saved: Saved) -> tuple[Run, tuple[Action, ...]]:
 
 
 def whereabouts(run: Run, saved: Saved) -> tuple[Whereabouts, ...]:
-    """Return who can be asked for each part of a checkpoint, and of the one that it builds upon."""
+    """Return who can be asked for each part of a checkpoint, and of the one that it builds upon.
+
+    Of one that lies otherwise on shared storage than on the nodes, nothing where the nodes do not have all of it: then
+    it is taken as it was committed, as a whole.
+    """
     base = run.find_saved(saved.base) if saved.base else None
     return tuple(
         Whereabouts(
@@ -127,9 +141,10 @@ def whereabouts(run: Run, saved: Saved) -> tuple[Whereabouts, ...]:
             parts=each.parts,
             holders=tuple(_asked(run, each, part.node) for part in each.parts),
             about=each.about,
+            packed=bool(each.packed),
         )
         for each in (saved, base)
-        if each is not None and each.parts
+        if each is not None and each.parts and (not each.packed or each.on_nodes(run.agents))
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ftslurm.core.about import SaveKind
 from ftslurm.core.actions import Action, CleanScratch, CommitDurable, Drain, Say, SetTimer
 from ftslurm.core.events import GenerationDurable, PartDrained, Phase, StoreDiffers
 from ftslurm.core.recovery import Policy
@@ -81,7 +82,9 @@ def _ask(run: Run, saved: Saved, owners: Iterable[str]) -> tuple[Drain, ...]:
     stand_ins = tuple((owner, worker) for owner, worker in workers.items() if worker not in ("", owner))
     if not nodes and not stand_ins:
         return ()
-    return (Drain(generation=saved.generation, nodes=nodes, stand_ins=stand_ins),)
+    base = run.find_saved(saved.base) if saved.base else None
+    durable_base = saved.base if base is not None and base.state is SavedState.DURABLE else ""
+    return (Drain(generation=saved.generation, nodes=nodes, stand_ins=stand_ins, base=durable_base),)
 
 
 def _worker(run: Run, saved: Saved, owner: str) -> str:
@@ -126,11 +129,27 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
         text = f"checkpoint {event.generation}: {event.node} cannot copy its part to shared storage yet: {event.error}"
         return run, (Say(text=text, slug="drain_failed"), timer)
     before = _window(saved, policy)
-    changed = replace(saved, drained=saved.drained | {event.node})
-    run = run.with_saved(changed)
+    packed = {owner: part for owner, part in saved.packed.items() if owner != event.node}
+    if event.part is not None and event.part not in saved.parts:
+        packed |= {event.node: event.part}
+    changed = replace(saved, drained=saved.drained | {event.node}, packed=packed)
+    run, said = _packing(run.with_saved(changed), changed, event.reason)
     if changed.drained >= changed.holders:
-        return run, (durable(run, changed),)
-    return run, _ask(run, changed, [owner for owner in _window(changed, policy) if owner not in before])
+        return run, (*said, durable(run, changed))
+    return run, (*said, *_ask(run, changed, [owner for owner in _window(changed, policy) if owner not in before]))
+
+
+def _packing(run: Run, saved: Saved, reason: str) -> tuple[Run, tuple[Say, ...]]:
+    """Tell, when it changes, whether saves of this kind go packed to shared storage, and why."""
+    kind = saved.about.kind if saved.about else SaveKind.FULL
+    over = saved.drained >= saved.holders and not saved.packed
+    if saved.packed and kind not in run.packs:
+        text = f"{kind} checkpoints go packed to shared storage from {saved.generation} on: {reason}"
+        return replace(run, packs=run.packs | {kind}), (Say(text=text, slug="drain_packed"),)
+    if over and kind in run.packs:
+        text = f"{kind} checkpoints go as they are to shared storage from {saved.generation} on: {reason}"
+        return replace(run, packs=run.packs - {kind}), (Say(text=text, slug="drain_as_is"),)
+    return run, ()
 
 
 def durable(run: Run, saved: Saved) -> CommitDurable:
@@ -139,7 +158,7 @@ def durable(run: Run, saved: Saved) -> CommitDurable:
         generation=saved.generation,
         step=saved.step,
         world_size=saved.world_size,
-        parts=saved.parts,
+        parts=saved.shared_parts,
         about=saved.about,
         protected=tuple(sorted(needed(run))),
     )
@@ -193,7 +212,7 @@ def on_differs(run: Run, event: StoreDiffers, policy: Policy) -> tuple[Run, tupl
     """Shared storage does not hold what was written there: where the nodes still do, it is copied once more."""
     saved = run.find_saved(event.generation)
     text = f"checkpoint {event.generation}, read again from shared storage, is not what was written: {event.reason}"
-    again = replace(saved, drained=frozenset(), state=SavedState.LOCAL) if saved else None
+    again = replace(saved, drained=frozenset(), packed={}, state=SavedState.LOCAL) if saved else None
     if again is None or saved is None or saved.state is not SavedState.DURABLE or not saved.parts:
         return run, (Say(text=text, slug="store_differs"),)
     if not again.at_hand(run.agents):

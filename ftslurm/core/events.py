@@ -110,12 +110,16 @@ class AllocationGranted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentUp(Event):
-    """An agent is connected; `address` is where other nodes reach it, `attempt` the attempt its ranks belong to."""
+    """An agent is connected; `address` is where other nodes reach it, `attempt` the attempt its ranks belong to.
+
+    `scratch`: whether the node has any; without, checkpoints are written to shared storage at once.
+    """
 
     node: str
     address: str
     port: int
     attempt: int | None = None
+    scratch: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,12 +228,17 @@ class PartPending(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDrained(Event):
-    """A node's part of a generation lies, verified and fsynced, on shared storage."""
+    """A node's part of a generation lies, verified and fsynced, on shared storage.
+
+    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not.
+    """
 
     generation: str
     node: str
     took_s: float = 0.0
     error: str = ""
+    part: Part | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

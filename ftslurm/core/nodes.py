@@ -39,11 +39,13 @@ def on_agent_up(run: Run, event: AgentUp, policy: Policy) -> Step:
         return run, ()
     timers = {name: token for name, token in run.timers.items() if name != AGENT + event.node}
     run = replace(_acquit(run, event.node), agents=run.agents | {event.node}, timers=timers)
+    run, said = copies.on_scratch(run, event, policy)
     attempt = run.attempt
     if run.phase is Phase.STARTING and attempt is None:
-        return launching.first(run, policy)
+        run, first = launching.first(run, policy)
+        return run, (*said, *first)
     run, drain = draining.on_agent_back(run, event.node, policy)
-    drain += copies.replicate(run, policy, event.node)
+    drain = (*said, *drain, *copies.replicate(run, policy, event.node))
     if attempt is not None and attempt.fencing and event.node not in attempt.fenced:
         return run, (FenceAttempt(attempt=attempt.number, nodes=(event.node,)), *drain)
     run, restore = launching.on_agent_back(run, event.node)

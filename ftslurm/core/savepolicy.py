@@ -77,6 +77,11 @@ class SavePolicy:
     full_every: int = 1
     compression: Literal["none", "zstd"] = "none"
 
+    @property
+    def best_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric, and what good means, by which a save is the best one; the loss where nothing else is said."""
+        return (self.metric, self.metric_mode) if self.metric else ("loss", "min")
+
     def to_json(self) -> str:
         """Return the form that travels in the environment of the ranks."""
         return encode(asdict(self)).decode("ascii").strip()

@@ -148,15 +148,28 @@ def _expected(run: Run) -> frozenset[str]:
 def _commit_local(run: Run, saved: Saved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     local = replace(saved, state=SavedState.LOCAL)
     run = replace(run.with_saved(local), saw_save=True)
-    commit = CommitLocal(
-        generation=local.generation,
-        step=local.step,
-        world_size=max(local.world_size, 1),
-        parts=local.parts,
-        about=local.about,
-    )
     run, more = next_target(run, policy)
-    return run, (commit, *replicate(run, policy), *more)
+    return run, (_local(local), *replicate(run, policy), *more)
+
+
+def _local(saved: Saved) -> CommitLocal:
+    return CommitLocal(
+        generation=saved.generation,
+        step=saved.step,
+        world_size=max(saved.world_size, 1),
+        parts=saved.parts,
+        about=saved.about,
+    )
+
+
+def whole_on_nodes(run: Run) -> tuple[CommitLocal, ...]:
+    """What an agent has to be told that was not there before: its ranks may build upon these.
+
+    They are the LOCAL ones, and the newest of those that are DURABLE.
+    """
+    known = [each for each in run.saved if each.parts and each.state in WHOLE]
+    newest = [each for each in known if each.state is SavedState.DURABLE][-1:]
+    return tuple(_local(each) for each in known if each.state is SavedState.LOCAL or each in newest)
 
 
 def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

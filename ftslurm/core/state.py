@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from ftslurm.core.about import About
+from ftslurm.core.about import About, SaveKind
 from ftslurm.core.diagnosis import Cause, Diagnosis
 from ftslurm.core.events import Event, Part, Phase, RankExited, StopRequested
 from ftslurm.core.health import Condition
@@ -35,7 +35,8 @@ class Saved:
     """One checkpoint.
 
     `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
-    partners that hold a copy of a node's part.
+    partners that hold a copy of a node's part. `packed` are the parts that lie on shared storage otherwise than on
+    their nodes, by node.
     """
 
     generation: str
@@ -48,6 +49,7 @@ class Saved:
     torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    packed: Mapping[str, Part] = field(default_factory=dict)
     about: About | None = None
     since_mono: float | None = None
 
@@ -69,6 +71,15 @@ class Saved:
     def keepers(self, owner: str) -> frozenset[str]:
         """The nodes that hold the part of a node: itself, and its partners."""
         return frozenset({owner}) | self.copies.get(owner, frozenset())
+
+    @property
+    def shared_parts(self) -> tuple[Part, ...]:
+        """The parts as they lie on shared storage, once they do."""
+        return tuple(self.packed.get(part.node, part) for part in self.parts)
+
+    def on_nodes(self, agents: frozenset[str]) -> bool:
+        """Tell whether every part lies with one of these nodes."""
+        return all(self.keepers(owner) & agents for owner in self.holders)
 
     def at_hand(self, agents: frozenset[str]) -> bool:
         """Tell whether every part lies on shared storage or with one of these nodes."""
@@ -160,8 +171,9 @@ class Run:
     """Everything the core knows about a run.
 
     `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
-    launches took. `drain_named` is when the last drain target was named; `urgent`: the next one does not wait for its
-    time. `orders` is the number of the last order to save, `asked_mono` when it was given.
+    launches took. `bare` are the nodes without scratch. `drain_named` is when the last drain target was named;
+    `urgent`: the next one does not wait for its time. `packs` are the kinds of saves that go packed to shared storage
+    at present. `orders` is the number of the last order to save, `asked_mono` when it was given.
     """
 
     phase: Phase = Phase.SUBMITTED
@@ -176,6 +188,7 @@ class Run:
     end_time: float | None = None
     started_mono: float = 0.0
     agents: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
     suspects: Mapping[str, float] = field(default_factory=dict)
     condemned: Mapping[str, Diagnosis] = field(default_factory=dict)
     incident: tuple[str, ...] = ()
@@ -192,6 +205,7 @@ class Run:
     drain_target: str = ""
     drain_named: float | None = None
     urgent: bool = False
+    packs: frozenset[SaveKind] = frozenset()
     orders: int = 0
     asked_mono: float | None = None
     scanned: bool = False

@@ -45,6 +45,7 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         end_time=event.end_time,
         started_mono=event.mono,
         agents=frozenset(),
+        bare=frozenset(),
         suspects={},
         doubts={},
         fallen={},
@@ -67,8 +68,13 @@ def anew(run: Run, event: AllocationGranted) -> Run:
 def _without_scratch(run: Run) -> Run:
     """What lay on the nodes alone is gone with the allocation, and nothing is on its way any more."""
     safe = (SavedState.DURABLE, SavedState.DAMAGED, SavedState.SUSPECT)
-    kept = tuple(replace(each, copies={}) for each in run.saved if each.state in safe)
-    return replace(run, saved=kept, drain_target="", drain_named=None, urgent=False, asked_mono=None)
+    kept = tuple(
+        # What was packed lies nowhere any more as it did on the nodes: COMMIT.json knows its parts.
+        replace(each, copies={}, packed={}, parts=() if each.packed else each.parts)
+        for each in run.saved
+        if each.state in safe
+    )
+    return replace(run, saved=kept, drain_target="", drain_named=None, urgent=False, packs=frozenset(), asked_mono=None)
 
 
 def adopt(run: Run, event: AllocationGranted, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

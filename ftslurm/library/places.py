@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.commit import commit_durable, prepare_store, quarantine
@@ -27,6 +27,7 @@ from ftslurm.checkpoint.reader import Generation
 from ftslurm.checkpoint.retention import apply
 from ftslurm.checkpoint.rollback import read_rollbacks
 from ftslurm.checkpoint.store import scan
+from ftslurm.checkpoint.versions import refresh
 from ftslurm.core.branches import is_live
 from ftslurm.core.manifest import (
     MANIFEST_LIMIT_BYTES,
@@ -138,12 +139,15 @@ class AgentPlace:
 class StorePlace:
     """A store that the program keeps by itself."""
 
-    def __init__(self, root: Path, ranks: Ranks, keep: int) -> None:
+    def __init__(self, root: Path, ranks: Ranks, keep: int, best_by: tuple[str, Literal["min", "max"]]) -> None:
         """Prepare the store. Raises StorageError, on all ranks alike.
+
+        `keep` generations stay, and the best by the metric `best_by`.
 
         The incarnation is one more than any that the store has seen: rank 0 looks once, and tells the others.
         """
         self._paths, self._ranks, self._keep = StorePaths(root), ranks, keep
+        self._best_by = best_by
         self.run_id, attempt = self._of_rank_0("store", lambda: _prepare(root))
         self.attempt = int(attempt)
 
@@ -161,7 +165,15 @@ class StorePlace:
             raise StorageError(f"cannot write to {paths.manifests}: {error.strerror}") from error
         if index.rank == 0:
             self._commit(paths, index)
-            apply(self._paths.root, Rules(last=self._keep), {index.generation}, now=time.time())
+            self._tidy(index.generation)
+
+    def _tidy(self, newest: str) -> None:
+        """Let `latest` and `best` follow, and delete what no rule keeps; the commit counts in any case."""
+        try:
+            refresh(self._paths.root, *self._best_by)
+            apply(self._paths.root, Rules(last=self._keep), {newest}, now=time.time())
+        except (FtslurmError, OSError) as error:
+            log.warning("old checkpoints in %s cannot be removed: %s", self._paths.root, error)
 
     def failed(self, generation: str, reason: str) -> None:
         """A word for rank 0, so that it does not wait; where it cannot be written, rank 0's patience ends."""

@@ -264,7 +264,7 @@ class Run:
     def _place_of(self, handover: Handover | None, setup: Setup) -> Place:
         if handover is not None:
             return AgentPlace(handover)
-        return StorePlace(setup.folder, self._ranks, setup.keep_last)
+        return StorePlace(setup.folder, self._ranks, setup.keep_last, policy_of(setup.every).best_by)
 
 
 def policy_of(every: int | str | Mapping[str, Any] | SavePolicy | None) -> SavePolicy:

@@ -251,6 +251,7 @@ class Agent:
             "pid": os.getpid(),
             "attempt": self._ranks.newest_attempt(),
             "epoch": self._uplink.epoch,
+            "scratch": self._saver.has_scratch,
         }
 
     def _on_connected(self) -> None:

@@ -187,7 +187,9 @@ class Hub:
         address = str(hello.get("address") or channel.peer.address)
         if address == self._own_address:
             self._near.add(node)
-        self._emit(AgentUp(node=node, address=address, port=int(hello.get("port", 0)), attempt=hello.get("attempt")))
+        port, attempt = int(hello.get("port", 0)), hello.get("attempt")
+        scratch = bool(hello.get("scratch", True))
+        self._emit(AgentUp(node=node, address=address, port=port, attempt=attempt, scratch=scratch))
         reason = "closed"
         try:
             while True:

@@ -21,17 +21,17 @@ from ftslurm.core.actions import Pair, Whereabouts
 from ftslurm.core.events import Event, PartDrained, PartReplicated, RestoreReady, RestoreRefused
 from ftslurm.errors import DataDamaged, FtslurmError
 from ftslurm.runtime.control import Credentials
+from ftslurm.runtime.drains import Drains
 from ftslurm.runtime.scratch import scratch_of, scratch_paths
 
 if TYPE_CHECKING:
-    from ftslurm.checkpoint.places import Gatherer, Place
+    from ftslurm.checkpoint.places import Gatherer, Place, Tally
     from ftslurm.checkpoint.restore import RestoreResult
     from ftslurm.core.manifest import Commit
     from ftslurm.runtime.spec import AgentSpec
 
 log = logging.getLogger(__name__)
 
-DRAIN_PATIENCE_S = 30.0
 KEPT = 2
 """Generations of its own, and of each partner, that a node keeps: the newest whole one, and one being made."""
 
@@ -63,11 +63,17 @@ class Keeper:
         self._scratch = scratch_paths(base, spec.run_id) if base is not None else None
         self._restored: dict[int, str] = {}
         self._stop = threading.Event()
+        self._drains = Drains(spec.checkpoint, self._scratch.packed if self._scratch else None, self._stop)
 
     @property
     def folder(self) -> Path:
         """Where the program writes its checkpoints."""
         return self._scratch.write if self._scratch else self._store.write(self._node)
+
+    @property
+    def has_scratch(self) -> bool:
+        """Whether this node keeps checkpoints of its own."""
+        return self._scratch is not None
 
     @property
     def _generations(self) -> Path:
@@ -112,34 +118,15 @@ class Keeper:
             return None
         return (self._scratch if owner == self._node else self._scratch.partner(owner)).generation(generation)
 
-    def drain(self, generation: str, owner: str) -> PartDrained:
-        """Copy this node's part, or that of an owner who is gone, to shared storage, verified."""
-        from ftslurm.checkpoint.drain import Target, Transport, drain_part
+    def drain(self, generation: str, owner: str, base: str = "") -> PartDrained:
+        """Copy this node's part, or that of an owner who is gone, to shared storage, verified.
 
-        saved = self._spec.checkpoint
+        `base` is the durable generation that it builds upon; "" for none.
+        """
         source = self.tree(generation, owner)
         if source is None:
             return PartDrained(generation=generation, node=owner)
-        target = Target(
-            destination=str(self._store.root),
-            transport=Transport(saved.drain),
-            rate_limit=int(saved.rate_limit),
-            patience_s=DRAIN_PATIENCE_S,
-        )
-        done = drain_part(source.root, owner, target, stop=self._stop)
-        if done.ok and saved.drain_to:
-            self._further_copy(source.root, generation, owner)
-        return PartDrained(generation=generation, node=owner, took_s=done.took_s, error=done.error)
-
-    def _further_copy(self, source: Path, generation: str, owner: str) -> None:
-        """Copy the part to `drain_to` as well; a failure there does not make the checkpoint less durable."""
-        from ftslurm.checkpoint.drain import Target, drain_part
-
-        saved = self._spec.checkpoint
-        target = Target(destination=saved.drain_to, rate_limit=int(saved.rate_limit), patience_s=DRAIN_PATIENCE_S)
-        done = drain_part(source, owner, target, stop=self._stop)
-        if not done.ok:
-            log.error("checkpoint %s cannot be copied to %s: %s", generation, saved.drain_to, done.error)
+        return self._drains.drain(source.root, owner, base)
 
     # ------------------------------------------------------------------------------------------------- from elsewhere
 
@@ -228,19 +215,27 @@ class Keeper:
                 )
         return read_commit(self._store.root, generation)[0]
 
-    def gatherer(self, wanted: Sequence[Whereabouts]) -> Gatherer:
-        """What brings single files together: from this node, from the nodes that hold them, from shared storage."""
-        from ftslurm.checkpoint.places import Gatherer, Kind, Place
+    def gatherer(
+        self, wanted: Sequence[Whereabouts], committed: Commit | None = None, tally: Tally | None = None
+    ) -> Gatherer:
+        """What brings single files together: from this node, from the nodes that hold them, from shared storage.
+
+        `committed`: what is wanted as shared storage has it; nodes may have it otherwise.
+        """
+        from ftslurm.checkpoint.places import Gatherer, Kind, Place, Tally
 
         holders = holders_of(wanted)
+        digests = {part.node: part.manifest_digest for part in committed.parts} if committed else {}
 
         def places(generation: str, owner: str) -> list[Place]:
+            near = self._near(generation, owner)
+            if committed is not None:
+                near = [place for place in near if place.holds(owner, digests[owner])]
             peers = self._peers_of(generation, owner, holders.get((generation, owner), ()))
-            shared = Place(Kind.SHARED, self._store.generation(generation))
-            return [*self._near(generation, owner), *peers, shared]
+            return [*near, *peers, Place(Kind.SHARED, self._store.generation(generation))]
 
         quarantine = self._scratch.quarantine if self._scratch else self._store.quarantine
-        return Gatherer(places=places, quarantine=quarantine)
+        return Gatherer(places=places, quarantine=quarantine, tally=tally or Tally())
 
     def _refused(self, generation: str, attempt: int, reason: str, *, damaged: bool) -> RestoreRefused:
         return RestoreRefused(generation=generation, node=self._node, attempt=attempt, reason=reason, damaged=damaged)
@@ -249,9 +244,12 @@ class Keeper:
 
     def clean(self, watermark: str, keep: Sequence[str]) -> None:
         """Let generations up to the watermark leave scratch; the newest ones stay, for a quick restore."""
+        from ftslurm.checkpoint.deltadrain import clean_packed
         from ftslurm.checkpoint.retention import clean_partners, clean_scratch
 
         if self._scratch is not None:
+            # Shared storage is read again after a commit, and may need the newest part once more.
+            clean_packed(self._scratch.packed, watermark, (watermark, *keep))
             clean_scratch(self._scratch, watermark, KEPT, keep)
             clean_partners(self._scratch, watermark, KEPT, keep)
 

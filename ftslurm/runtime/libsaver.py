@@ -12,8 +12,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.handover import Op, Order, write_order
@@ -24,12 +25,29 @@ from ftslurm.core.manifest import is_generation, parse_generation
 from ftslurm.errors import DataDamaged, FtslurmError, StorageError
 from ftslurm.runtime.keeper import Keeper, Post
 
+if TYPE_CHECKING:
+    from ftslurm.checkpoint.places import Gatherer, Tally
+    from ftslurm.core.manifest import Commit
+
 log = logging.getLogger(__name__)
 
 SCAN_S = 0.1
 RETRY_S = 1.0
 FETCH_PATIENCE_S = 60.0
 """How long a file is asked for again where nobody who has it answers: nodes come and go in a recovery."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A generation as it is wanted: as the nodes have it, who are named in `where`, or as it is committed."""
+
+    commit: Commit
+    where: Whereabouts | None = None
+
+    @property
+    def is_packed_elsewhere(self) -> bool:
+        """Whether shared storage has other files of it: then what no node has is not damaged."""
+        return self.where is not None and self.where.packed
 
 
 class LibSaver(Keeper):
@@ -44,7 +62,7 @@ class LibSaver(Keeper):
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="libsaver", daemon=True)
         self._fetches: dict[tuple[str, str], threading.Lock] = {}
-        self._wanted: dict[str, tuple[Whereabouts, ...]] = {}
+        self._forms: dict[str, Form] = {}
         self._out_of_reach: set[str] = set()
 
     def start(self) -> None:
@@ -126,23 +144,56 @@ class LibSaver(Keeper):
     # ------------------------------------------------------------------------------------------------- coming back
 
     def _restore(self, wanted: Sequence[Whereabouts], generation: str) -> tuple[Path, str]:
-        from ftslurm.checkpoint.prepare import prepare
+        from ftslurm.checkpoint.places import Tally
         from ftslurm.checkpoint.restore import clean_restores
 
         if self._scratch is None:
             commit = self.commit_of(wanted, generation)
             return self._store.generation(commit.generation).root, "in place"
-        gatherer = self.gatherer(wanted)
-        names = [generation]
+        tally, names, forms = Tally(), [generation], {}
         for name in names:
-            commit = self.commit_of(wanted, name)
-            prepare(commit, gatherer, self._scratch.restores)
-            names += [commit.about.base] if commit.about and commit.about.base and len(names) == 1 else []
-        self._wanted = dict.fromkeys(names, tuple(wanted))
+            forms[name] = form = self._prepare(name, wanted, tally, self._scratch.restores)
+            about = form.commit.about
+            names += [about.base] if about and about.base and len(names) == 1 else []
+        self._forms = forms
         clean_restores(self._scratch.restores, names)
-        for reason in gatherer.tally.wrong:
+        for reason in tally.wrong:
             log.error("checkpoint %s: a copy was wrong and is repaired: %s", generation, reason)
-        return self._scratch.restore(generation), str(gatherer.tally)
+        return self._scratch.restore(generation), str(tally)
+
+    def _prepare(self, name: str, wanted: Sequence[Whereabouts], tally: Tally, restores: Path) -> Form:
+        """Make a generation ready as the nodes have it; one that was packed on its way, else as it is committed."""
+        from ftslurm.checkpoint.prepare import prepare
+
+        where = next((each for each in wanted if each.generation == name), None)
+        if where and where.packed and name in self._out_of_reach:
+            where = None
+        form = Form(commit=self.commit_of((where,) if where else (), name), where=where)
+        try:
+            prepare(form.commit, self._gatherer_of(form, tally), restores)
+        except (DataDamaged, StorageError) as error:
+            if not form.is_packed_elsewhere:
+                raise
+            log.warning("checkpoint %s cannot be had from the nodes: %s", name, error)
+            form = Form(commit=self.commit_of((), name))
+            self._prepare_committed(form, error, tally, restores)
+        return form
+
+    def _prepare_committed(self, form: Form, before: FtslurmError, tally: Tally, restores: Path) -> None:
+        """As it is committed; where that is damaged, nodes that did not answer may have it nevertheless."""
+        from ftslurm.checkpoint.prepare import prepare
+
+        try:
+            prepare(form.commit, self._gatherer_of(form, tally), restores)
+        except DataDamaged:
+            if isinstance(before, StorageError):
+                raise before from None
+            raise
+
+    def _gatherer_of(self, form: Form, tally: Tally | None = None) -> Gatherer:
+        if form.where is None:
+            return self.gatherer((), form.commit, tally)
+        return self.gatherer((form.where,), tally=tally)
 
     def fetch(self, generation: str, name: str) -> tuple[Path, str]:
         """Bring a data file of a restored generation to this node, once for all its ranks; where from is told.
@@ -153,8 +204,8 @@ class LibSaver(Keeper):
         """
         from ftslurm.checkpoint.prepare import fetch
 
-        wanted = self._wanted.get(generation)
-        if wanted is None or self._scratch is None:
+        form = self._forms.get(generation)
+        if form is None or self._scratch is None:
             raise DataDamaged(f"{generation} was not restored on this node")
         folder = GenerationPaths(self._scratch.restore(generation))
         with self._lock:
@@ -162,16 +213,17 @@ class LibSaver(Keeper):
         with once:
             if disk.is_there(folder.data, name):
                 return folder.data / name, "own"
-            gatherer = self.gatherer(wanted)
-            commit = self.commit_of(wanted, generation)
+            gatherer = self._gatherer_of(form)
             deadline = time.monotonic() + FETCH_PATIENCE_S
             while True:
                 try:
-                    path, kind = fetch(folder, name, commit, gatherer)
-                except StorageError as error:
+                    path, kind = fetch(folder, name, form.commit, gatherer)
+                except (DataDamaged, StorageError) as error:
+                    if isinstance(error, DataDamaged) and not form.is_packed_elsewhere:
+                        raise
                     if time.monotonic() > deadline:
                         self._out_of_reach.add(generation)
-                        raise
+                        raise StorageError(str(error)) from error
                     log.info("%s of checkpoint %s cannot be had yet: %s", name, generation, error)
                     self._stop.wait(RETRY_S)
                     continue

@@ -38,6 +38,7 @@ from ftslurm.core.actions import (
 from ftslurm.core.conditions import CallHook
 from ftslurm.core.events import AgentUp, LaunchEnded, Phase
 from ftslurm.core.records import to_record
+from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
@@ -141,6 +142,11 @@ class Performer:
         muster = self._of.muster
         if muster is not None:
             self._announce_attempt(muster.attempt, muster.world_size, (event.node,))
+        self._later(self._tell_whole, event.node)
+
+    def _tell_whole(self, node: str) -> None:
+        for action in whole_on_nodes(self._of.run):
+            self._each((node,), self._stores.local_message(action))
 
     def _tell_peers(self) -> None:
         addresses = self._of.addresses
@@ -210,8 +216,7 @@ class Performer:
         self._forecast.expect_plan(self._of.run)
         address = self._of.addresses.get(action.node, action.node)
         # Another node than this one: the observer's own address would always answer.
-        addresses, here = self._of.addresses, self._of.context.address
-        ports = self._of.hub.ports()
+        addresses, ports, here = self._of.addresses, self._of.hub.ports(), self._of.context.address
         others = {
             node: (addresses[node], ports[node])
             for node in self._of.hub.last_heard_first()
@@ -338,13 +343,13 @@ class Performer:
         self._later(self._tell_local, action)
 
     def _tell_local(self, action: CommitLocal) -> None:
-        record = self._stores.local_record(action)
-        self._of.hub.broadcast({"t": "local", "generation": action.generation, "record": record})
+        self._of.hub.broadcast(self._stores.local_message(action))
         self._stores.note_local(action)
 
     def _drain(self, action: Drain) -> None:
         for owner, worker in (*((node, node) for node in action.nodes), *action.stand_ins):
-            self._each((worker,), {"t": "drain", "generation": action.generation, "owner": owner})
+            asked = {"t": "drain", "generation": action.generation, "owner": owner, "base": action.base}
+            self._each((worker,), asked)
 
     # ----------------------------------------------------------------------------------------------------- end
 

@@ -42,6 +42,11 @@ class CheckpointSpec:
         return self.layout == "library"
 
     @property
+    def packs(self) -> bool:
+        """Whether parts may leave the nodes packed."""
+        return self.in_library and self.delta == "auto"
+
+    @property
     def is_watched(self) -> bool:
         """Whether there will be checkpoints at all."""
         return self.in_library or bool(self.files)
@@ -51,7 +56,7 @@ class CheckpointSpec:
         """The metric, and what good means, by which a generation is `best`; the loss where nothing else is said."""
         if self.keep.metric:
             return self.keep.metric, self.keep.mode
-        return (self.save.metric, self.save.metric_mode) if self.save.metric else ("loss", "min")
+        return self.save.best_by
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> CheckpointSpec:

@@ -111,11 +111,12 @@ class Stores:
             log.error("checkpoint %s, read again, is not what was written: %s", generation, wrong)
             self._emit(StoreDiffers(generation=generation, reason=wrong))
 
-    def local_record(self, action: CommitLocal) -> str:
-        """The sealed record of a generation that is whole on the nodes."""
+    def local_message(self, action: CommitLocal) -> dict[str, str]:
+        """What agents are told of a generation that is whole on the nodes: its sealed record."""
         from ftslurm.checkpoint.store import seal
 
-        return seal(self._commit_of(action))[0].decode()
+        record = seal(self._commit_of(action))[0].decode()
+        return {"t": "local", "generation": action.generation, "record": record}
 
     def note_local(self, action: CommitLocal) -> None:
         """Let `ftslurm checkpoint ls` see that a generation is whole on the nodes."""

@@ -96,7 +96,8 @@ class Vault:
         self._post.report(self.keeper.restore(asked.wanted, asked.generation, asked.attempt))
 
     def _drain(self, message: Message) -> None:
-        self._post.report(self.keeper.drain(str(message["generation"]), str(message["owner"])))
+        generation, owner, base = (str(message[name]) for name in ("generation", "owner", "base"))
+        self._post.report(self.keeper.drain(generation, owner, base))
 
     def _replicate(self, message: Message) -> None:
         asked: Replicate = from_record(message["action"])

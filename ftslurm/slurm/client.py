@@ -114,6 +114,10 @@ class Answer:
         raise Refused(said)
 
 
+class NotStarted(ServiceUnavailable):
+    """A command of Slurm could not be run at all: Slurm has not heard of what it was to do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmClient:
     """Slurm as seen from this host; `environ` is cleaned before use, `timeout_s` bounds every read."""
@@ -125,7 +129,8 @@ class SlurmClient:
         """Run one command to its end and return what it said; success is not checked.
 
         Raises:
-            ServiceUnavailable: the command is not installed, or did not end in time.
+            NotStarted: the command is not installed.
+            ServiceUnavailable: it did not end in time.
             UsageError: an argument that no command can get (NUL inside).
         """
         deadline = self.timeout_s if timeout_s is None else timeout_s
@@ -139,7 +144,7 @@ class SlurmClient:
                     text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
-            raise ServiceUnavailable(
+            raise NotStarted(
                 f"{argv[0]} cannot be run: {error.strerror or error}", hint="is Slurm installed and on PATH?"
             ) from error
         except ValueError as error:
@@ -161,6 +166,7 @@ class SlurmClient:
 
         Raises:
             Refused: Slurm does not take the job.
+            NotStarted: nothing was asked.
             ServiceUnavailable: no answer; the job may exist nevertheless.
         """
         answer = self._sbatch(script, ["--parsable", *options], arguments)

@@ -175,6 +175,23 @@ def test_a_refused_job_leaves_no_folder(fake, tmp_path):
     assert not runs_of(tmp_path / "home")
 
 
+def test_without_sbatch_no_folder_is_left(fake, tmp_path, monkeypatch, capfd):
+    """Nothing was asked of Slurm: the run does not exist, and `status` must not list it as lost."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    file = written(tmp_path)
+    assert cli.exit_code(["submit", str(file)]) == 69
+    assert "sbatch cannot be run" in capfd.readouterr().err
+    assert not runs_of(tmp_path / "home")
+
+
+def test_after_a_lost_answer_the_folder_is_kept(fake, tmp_path, capfd):
+    """The job may exist nevertheless: its folder has to."""
+    fake.fail("sbatch", "down")
+    assert cli.exit_code(["submit", str(written(tmp_path))]) == 69
+    assert "is kept; see `squeue --me`" in capfd.readouterr().err
+    assert runs_of(tmp_path / "home")
+
+
 def test_there_are_enough_hostile_values():
     """At least 200 different hostile values go the whole way in the test below."""
     assert len([text for text in TEXTS if text and not REFUSED.search(text)]) >= 200

@@ -33,6 +33,7 @@ from ftslurm.core.events import (
     NodeFenced,
     NodeProbed,
     Outcome,
+    Part,
     PartDrained,
     PartReplicated,
     Phase,
@@ -60,6 +61,7 @@ class Laws:
     mustered: dict[int, WorldMustered] = field(default_factory=dict)
     at_hand: dict[tuple[int, str], set[str]] = field(default_factory=dict)
     drained: dict[str, set[str]] = field(default_factory=dict)
+    brought: set[Part] = field(default_factory=set)
     copied: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     orders: int = 0
     tokens: set[int] = field(default_factory=set)
@@ -90,6 +92,7 @@ class Laws:
             self.at_hand.setdefault((event.attempt, event.generation), set()).add(event.node)
         elif isinstance(event, PartDrained) and not event.error:
             self.drained.setdefault(event.generation, set()).add(event.node)
+            self.brought |= {event.part} if event.part else set()
         elif isinstance(event, PartReplicated) and not event.error:
             self.copied.setdefault((event.generation, event.owner), set()).add(event.holder)
         elif isinstance(event, AllocationGranted):
@@ -197,6 +200,9 @@ class Laws:
             for part, holders in zip(where.parts, where.holders, strict=True):
                 assert set(holders) <= self._keepers(where.generation, part.node), "only holders are asked for a part"
                 assert set(holders) <= self.run.agents, "only nodes that answer are asked for a part"
+            assert not where.packed or all(where.holders), (
+                "what is packed on shared storage is asked of nodes as a whole"
+            )
         assert action.generation == attempt.generation, "the checkpoint of the plan is restored"
         assert action.nodes, "a checkpoint is restored somewhere"
         assert set(action.nodes) <= set(attempt.nodes), "a checkpoint is restored on planned nodes"
@@ -212,6 +218,7 @@ class Laws:
             assert pair.holder not in pair.sources, "a copy lies on another node than what it is made from"
             assert {pair.holder, *pair.sources} <= self.run.agents, "copies are made by nodes that answer"
             assert set(pair.sources) <= self._keepers(action.generation, pair.owner), "a copy is made from a holder"
+            assert not {pair.owner, pair.holder} & self.run.bare, "copies go from scratch to scratch"
 
     @_action.register
     def _drain(self, action: Drain) -> None:
@@ -260,6 +267,9 @@ class Laws:
         holders = {part.node for part in action.parts}
         assert holders, "a checkpoint has parts"
         assert holders <= self.drained.get(action.generation, set()), "COMMIT is written when every part is there"
+        saved = self.run.find_saved(action.generation)
+        assert saved is not None, "a known checkpoint is committed"
+        assert set(action.parts) <= {*saved.parts, *self.brought}, "COMMIT names what was brought to shared storage"
 
     @_action.register
     def _requeue(self, action: Requeue) -> None:

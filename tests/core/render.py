@@ -9,6 +9,7 @@ from typing import Any
 from ftslurm.core.actions import Action, Pair, Say, SetTimer, Whereabouts
 from ftslurm.core.health import level_of
 from ftslurm.core.state import Run
+from tests.core.saving_words import PACKED
 
 _GENERATION = re.compile(r"0*(\d+)-0*(\d+)")
 
@@ -46,8 +47,8 @@ def _word(name: str, value: Any) -> str:
     if name in {"keep", "protected"}:
         return ",".join(short(each) for each in value)
     if name == "parts":
-        return ",".join(part.node for part in value)
-    if name in {"generation", "watermark"}:
+        return ",".join(part.node + ("(packed)" if part.manifest_digest == PACKED else "") for part in value)
+    if name in {"generation", "watermark", "base"}:
         return short(value)
     if isinstance(value, tuple):
         return ",".join(str(each) for each in value) or "none"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ftslurm.core.actions import Replicate
 from ftslurm.core.events import (
     GenerationDurable,
+    Part,
     PartDrained,
     PartReplicated,
     RestoreReady,
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from ftslurm.core.state import Run
     from ftslurm.journal import Entry
     from tests.core.story import Words
+
+
+PACKED = "9" * 32
+"""The digest of packed parts."""
 
 
 def generation_of(text: str) -> str:
@@ -86,12 +91,15 @@ class SavingWords:
         )
 
     def do_drained(self, words: Words) -> None:
-        """`drained 20@0 [n1 ...] [error=...]`: by default every holder that has not drained yet."""
+        """`drained 20@0 [n1 ...] [packed] [reason=...] [error=...]`: by default every holder that has not drained yet."""
+        packed = words.flag("packed")
         text, *nodes = words.plain
         saved = self.run.find_saved(generation_of(text))
         holders = sorted(saved.holders - saved.drained) if saved else []
         for node in nodes or holders:
-            self.happen(PartDrained(generation=generation_of(text), node=node, error=words.named.get("error", "")))
+            part = Part(node=node, manifest_digest=PACKED, files=1, size_bytes=1) if packed else None
+            told = {name: words.named.get(name, "") for name in ("error", "reason")}
+            self.happen(PartDrained(generation=generation_of(text), node=node, part=part, **told))
 
     def do_durable(self, words: Words) -> None:
         dropped = tuple(generation_of(text) for text in words.named.get("dropped", "").split(",") if text)

@@ -230,8 +230,9 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
     # ------------------------------------------------------------------------------------------------ the nodes
 
     def do_agent(self, words: Words) -> None:
+        scratch = not words.flag("bare")
         for node in words.nodes():
-            self.happen(AgentUp(node=node, address=f"10.0.0.{node.strip('n')}", port=20000))
+            self.happen(AgentUp(node=node, address=f"10.0.0.{node.strip('n')}", port=20000, scratch=scratch))
 
     def do_agent_lost(self, words: Words) -> None:
         for node in words.nodes():

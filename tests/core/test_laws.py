@@ -164,11 +164,12 @@ class AnythingMayHappen(RuleBasedStateMachine):
                 self.part(step, node, 0)
 
     @precondition(lambda self: self.run.drain_target)
-    @rule()
-    def the_target_becomes_durable(self):
+    @rule(packed=MAYBE)
+    def the_target_becomes_durable(self, packed):
         saved = self.run.find_saved(self.run.drain_target)
-        for node in sorted(saved.holders):
-            self.happen(PartDrained(generation=saved.generation, node=node))
+        for part in saved.parts:
+            sent = replace(part, manifest_digest="9" * 32) if packed else None
+            self.happen(PartDrained(generation=saved.generation, node=part.node, part=sent))
         self.happen(GenerationDurable(generation=saved.generation, digest="d"))
 
     # ------------------------------------------------------------------------------------------------- and anything else
@@ -186,9 +187,9 @@ class AnythingMayHappen(RuleBasedStateMachine):
             )
         )
 
-    @rule(node=ANY_NODE)
-    def agent_up(self, node):
-        self.happen(AgentUp(node=node, address=node, port=1))
+    @rule(node=ANY_NODE, bare=MAYBE)
+    def agent_up(self, node, bare):
+        self.happen(AgentUp(node=node, address=node, port=1, scratch=not bare))
 
     @rule(node=ANY_NODE)
     def agent_lost(self, node):
@@ -271,9 +272,11 @@ class AnythingMayHappen(RuleBasedStateMachine):
     def store_differs(self, step, offset):
         self.happen(StoreDiffers(generation=self.generation(step, offset), reason="chunk 3"))
 
-    @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET)
-    def drained(self, step, node, error, offset):
-        self.happen(PartDrained(generation=self.generation(step, offset), node=node, error=error))
+    @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET, packed=MAYBE)
+    def drained(self, step, node, error, offset, packed):
+        part = Part(node=node, manifest_digest="9" * 32, files=2, size_bytes=1) if packed else None
+        generation = self.generation(step, offset)
+        self.happen(PartDrained(generation=generation, node=node, error=error, part=part, reason="it pays"))
 
     @rule(step=STEP, error=WORD, offset=OFFSET)
     def durable(self, step, error, offset):

@@ -137,3 +137,28 @@ def test_wrong_bytes_on_scratch_are_repaired_from_the_partner(lab: Cluster) -> N
         assert any(event["node"] == rank.node and "peer=" in event["source"] for event in restored)
     assert run.wait_end(240) == ("finished", 0)
     assert set(run.done()) == {right_digest()}
+
+
+def test_packed_differences_are_restored_from_shared_storage(lab: Cluster) -> None:
+    """Both holders of a part are lost: a difference that went packed is taken as committed, with its base, and is right."""
+    saved = {"rate_limit": "1M/s", "full_every": 6, "delta": "auto"}
+    run = library(lab, name="packed", checkpoint=saved, recovery={"min_nodes": 2})
+
+    def packed() -> list[str]:
+        raw = {commit["generation"]: commit["parts"] for commit in run.actions("CommitLocal")}
+        known = [each for each in run.actions("CommitDurable") if each["generation"] in run.durable()]
+        return [
+            each["generation"]
+            for each in known
+            if each["parts"] != raw.get(each["generation"]) and each.get("about", {}).get("base")
+        ]
+
+    run.wait("a packed difference", packed)
+    lab.kill("n2")
+    lab.kill("n4")
+    run.wait("the next attempt", lambda: len(run.restored_steps()) >= 2)
+    restored = {each["generation"] for each in run.events("RestoreReady") if "shared=" in each.get("source", "")}
+    assert restored & set(packed()), run.story()
+    assert run.wait_end(240) == ("finished", 0)
+    assert set(run.done()) == {right_digest()}
+    assert "go packed to shared storage" in run.story()

@@ -33,6 +33,11 @@ def some_bytes(size: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def of_rank(size: int, step: int, rank: int) -> bytes:
+    """What a rank holds at a step: nothing that another one has, of a length of its own."""
+    return some_bytes(size + rank, step + rank)
+
+
 def write_rank(folder: Path, generation: str, rank: int, data: bytes, world: int, about: About | None = None) -> None:
     """What `ftslurm.training` writes of one rank that holds one tensor of bytes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +72,8 @@ class Node:
 class Cluster:
     """Nodes, each with one rank, and a store."""
 
-    def __init__(self, root: Path, names: tuple[str, ...] = ("n1", "n2", "n3", "n4")) -> None:
-        self.root = root
+    def __init__(self, root: Path, names: tuple[str, ...] = ("n1", "n2", "n3", "n4"), **how: str) -> None:
+        self.root, self.how, self.content = root, how, of_rank
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -86,6 +91,7 @@ class Cluster:
             files=(), scratch=str(self._base(name)), shared=str(self.store), drain="auto", drain_to="", rate_limit=0.0,
             settle_s=1.0, done_marker="", save_on="none", layout="library",
         )  # fmt: skip
+        saved = replace(saved, **self.how)
         spec = AgentSpec(
             run_id=RUN, run_dir=str(self.root), host="127.0.0.1", port=1, epoch=1, interface="", ports=(20000, 30000),
             interval_s=1.0, deadman_s=10.0, checkpoint=saved,
@@ -136,7 +142,7 @@ class Cluster:
             node.keeper.begin(0, len(self.nodes))
             node.keeper.expect(0, frozenset({rank}))
             folder = node.keeper.folder / generation
-            write_rank(folder, generation, rank, some_bytes(size + rank, step + rank), len(self.nodes), about)
+            write_rank(folder, generation, rank, self.content(size, step, rank), len(self.nodes), about)
             node.keeper._scan()
             saved = node.said[-1]
             assert isinstance(saved, PartSaved), f"{name} has kept nothing"
