@@ -331,21 +331,26 @@ def _save_on(text: str) -> str:
 SaveOn: TypeAlias = Annotated[Line, AfterValidator(_save_on)]
 
 
-def _hang_after(value: object) -> float | str:
-    if value in ("auto", "none"):
-        return str(value)
-    seconds = _text_of_duration(value)
-    if not 1.0 <= seconds <= 7 * 86400:
-        raise ValueError("must be auto, none, or between 1s and 7d")
-    return seconds
+def _words_or_duration(*words: str) -> Any:  # noqa: ANN401 - as above
+    """The metadata of a field that is one of some words, or a duration of 1 s to 7 days."""
+
+    def read(value: object) -> float | str:
+        if value in words:
+            return str(value)
+        seconds = _text_of_duration(value)
+        if not 1.0 <= seconds <= 7 * 86400:
+            raise ValueError(f"must be {', '.join(words)}, or between 1s and 7d")
+        return seconds
+
+    return (
+        BeforeValidator(read),
+        PlainSerializer(lambda value: value if isinstance(value, str) else format_duration(value), return_type=str),
+        WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(words)})$|{DURATION_PATTERN}"}),
+    )
 
 
-HangAfter: TypeAlias = Annotated[
-    float | Literal["auto", "none"],
-    BeforeValidator(_hang_after),
-    PlainSerializer(lambda value: value if isinstance(value, str) else format_duration(value), return_type=str),
-    WithJsonSchema({"type": "string", "pattern": f"^(auto|none)$|{DURATION_PATTERN}"}),
-]
+HangAfter: TypeAlias = Annotated[float | Literal["auto", "none"], *_words_or_duration("auto", "none")]
+CollectiveTimeout: TypeAlias = Annotated[float | Literal["none"], *_words_or_duration("none")]
 
 
 def _save_every(value: object) -> float | str | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ftslurm.fields import (
     AbsolutePath,
+    CollectiveTimeout,
     Count,
     CountOrNone,
     HangAfter,
@@ -42,6 +43,11 @@ class Progress(Section):
         "auto",
         description="Silence after which a training step counts as a hang: auto (learnt), none, or a duration;"
         " too low ends healthy runs that pause without saying so",
+    )
+    collective_timeout: CollectiveTimeout = Field(
+        600.0,
+        description="After so long a collective ends the program by itself (NCCL: 10m); ranks that are silent for 0.8"
+        " times that are looked at before it, and nothing is ended; none: they are not",
     )
     log_pattern: LogPattern | None = Field(
         None, description=r"Regular expression for the output of ranks that do not beat, as in step (?P<step>\d+)"

@@ -40,7 +40,14 @@ DEFAULTS = {
         "takeover_after": "6s",
         "no_quorum_after": "5m",
     },
-    "progress": {"startup": "30m", "hang_after": "auto", "log_pattern": None, "files": [], "on_nan": "say"},
+    "progress": {
+        "startup": "30m",
+        "hang_after": "auto",
+        "collective_timeout": "10m",
+        "log_pattern": None,
+        "files": [],
+        "on_nan": "say",
+    },
     "recovery": {
         "prefer": "auto",
         "min_nodes": 1,

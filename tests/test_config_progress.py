@@ -13,12 +13,14 @@ BASE = "name: a\ncommand: [x]\nresources: {nodes: 1}\nprogress: "
 @pytest.mark.parametrize(
     ("text", "patience"),
     [
-        ("{}", Patience()),
-        ("{hang_after: auto, startup: 5m}", Patience(startup_s=300.0)),
-        ("{hang_after: none}", Patience(auto=False)),
-        ("{hang_after: 90s}", Patience(auto=False, hang_after_s=90.0)),
-        ('{files: "*.csv"}', Patience(expected=True)),
-        (r"{log_pattern: 'step (?P<step>\d+)'}", Patience(expected=True)),
+        ("{}", Patience(collective_s=600.0)),
+        ("{hang_after: auto, startup: 5m}", Patience(startup_s=300.0, collective_s=600.0)),
+        ("{hang_after: none}", Patience(auto=False, collective_s=600.0)),
+        ("{hang_after: 90s}", Patience(auto=False, hang_after_s=90.0, collective_s=600.0)),
+        ("{collective_timeout: none}", Patience()),
+        ("{collective_timeout: 30m}", Patience(collective_s=1800.0)),
+        ('{files: "*.csv"}', Patience(expected=True, collective_s=600.0)),
+        (r"{log_pattern: 'step (?P<step>\d+)'}", Patience(expected=True, collective_s=600.0)),
     ],
 )
 def test_patience(text, patience):
@@ -42,6 +44,8 @@ def test_the_rest():
         ("{hang_after: 5}", "hang_after: a duration needs a unit; write 5s or 5ms"),
         ("{hang_after: 20d}", "hang_after: must be auto, none, or between 1s and 7d"),
         ("{hang_after: soon}", "hang_after: expected a duration"),
+        ("{collective_timeout: auto}", "collective_timeout: expected a duration"),
+        ("{collective_timeout: 0s}", "collective_timeout: must be none, or between 1s and 7d"),
         ("{log_pattern: 'step 1'}", "log_pattern: must have a group named step"),
         ("{log_pattern: '(?P<step>'}", "log_pattern: is no regular expression: "),
         ("{on_nan: die}", "on_nan: "),

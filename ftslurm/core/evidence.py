@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftslurm.core.conditions import MemoryKilled, NodeHealth, XidSeen
-from ftslurm.core.diagnosis import Diagnosis
+from ftslurm.core.diagnosis import Cause, Diagnosis
 from ftslurm.core.events import (
     ENDED,
     Event,
@@ -24,7 +24,7 @@ from ftslurm.core.events import (
     StopRequested,
     StorageStalled,
 )
-from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksStalled
+from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksResumed, RanksStalled
 
 if TYPE_CHECKING:
     from ftslurm.core.state import Run
@@ -66,6 +66,8 @@ def speaks(event: Event) -> bool:
 
 def add(evidence: tuple[Event, ...], event: Event, attempt: int) -> tuple[Event, ...]:
     """Return the evidence on an attempt with one more event, unless it is about another one or says nothing new."""
+    if isinstance(event, RanksResumed) and event.attempt == attempt:
+        return tuple(each for each in evidence if not (of_stall(each) or isinstance(each, AutopsyTaken)))
     if not speaks(event) or getattr(event, "attempt", attempt) != attempt or len(evidence) >= MOST:
         return evidence
     if isinstance(event, RankExited):
@@ -76,6 +78,12 @@ def add(evidence: tuple[Event, ...], event: Event, attempt: int) -> tuple[Event,
     if any(replace(each, at=0.0, mono=0.0) == timeless for each in evidence if type(each) is type(event)):
         return evidence
     return (*evidence, event)
+
+
+def of_stall(event: Event) -> bool:
+    """Tell whether it says that the program hangs, which ranks that go on disprove."""
+    judged = isinstance(event, Judged) and event.diagnosis.cause is Cause.PROGRAM_HANG
+    return judged or isinstance(event, RanksStalled)
 
 
 def _tells_already(event: RankExited, other: RankExited) -> bool:

@@ -265,6 +265,8 @@ def _of_stall(event: RanksStalled) -> Fact:
     odd = event.behind or (event.ranks if event.count == 1 else ())
     who = f"rank {odd[0]}" if len(odd) == 1 else f"{event.count} ranks"
     text = f"{who} made no progress for {event.silent_s:.0f} s in {event.phase} (limit {event.limit_s:.0f} s)"
+    if event.early:
+        text = f"{who} had made no progress for {event.silent_s:.0f} s in {event.phase}, shortly before"
     return _job(Cause.PROGRAM_HANG, 0.85, "the supervisor", text)
 
 

@@ -4,6 +4,9 @@ A stall is answered by an autopsy: what every rank was doing is written down bef
 afterwards nobody can know. Then the attempt is stopped and started again on the same nodes; the node of the odd rank is
 left out only when it was the odd one twice in a row, at different steps. A slow rank and a strange loss are said, and
 end nothing.
+
+A collective's own time-out (NCCL's watchdog) may be shorter than the limit of a hang, and leaves nobody to be looked
+at. So the ranks are looked at before it, early; nothing is ended then, but what was seen is kept for the diagnosis.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ftslurm.core import nodes, stopping
+from ftslurm.core import evidence, nodes, stopping
 from ftslurm.core.actions import Action, Quarantine, Say, TakeAutopsy
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.events import Event, Phase
@@ -28,6 +31,7 @@ from ftslurm.core.symptoms import (
     AutopsyTaken,
     LossAlarm,
     ProgressSignal,
+    RanksResumed,
     RanksStalled,
     Stack,
     StragglerSeen,
@@ -70,7 +74,8 @@ def on_stalled(run: Run, event: RanksStalled, policy: Policy) -> Step:
         return run, ()
     run, timer = set_timer(replace(run, attempt=replace(attempt, stall=event)), AUTOPSY, PATIENCE_S)
     asked = tuple(node for node in attempt.nodes if node in run.agents)
-    said = Say(text=f"{_stall(event)}; looking at what the ranks are doing", slug="ranks_stalled")
+    more = ": a collective's time-out is near (progress.collective_timeout)" if event.early else ""
+    said = Say(text=f"{_stall(event)}{more}; looking at what the ranks are doing", slug="ranks_stalled")
     return run, (said, TakeAutopsy(attempt=attempt.number, nodes=asked, deadline_s=DEADLINE_S), timer)
 
 
@@ -96,7 +101,7 @@ def _decide(run: Run, autopsy: AutopsyTaken, policy: Policy) -> Step:
     run = replace(run, attempt=replace(attempt, stall=None))
     if stall is None or run.phase is not Phase.TRAINING or attempt.fencing:
         return run, ()
-    alive = replace(run, evidence=tuple(each for each in run.evidence if not isinstance(each, RanksStalled)))
+    alive = replace(run, evidence=tuple(each for each in run.evidence if not evidence.of_stall(each)))
     if autopsy.resumed:
         return alive, (Say(text="the ranks have gone on by themselves meanwhile", slug="stall_over"),)
     ranks = sum(stack.count for stack in autopsy.stacks)
@@ -105,12 +110,28 @@ def _decide(run: Run, autopsy: AutopsyTaken, policy: Policy) -> Step:
         text = f"{blocked} of {ranks} ranks wait in the kernel, for storage as a rule: no hang of the program, waiting"
         return alive, (Say(text=text, slug="stall_storage"),)
     found = diagnose(stall, autopsy, attempt.placement)
+    if stall.early:
+        seen = evidence.Judged(at=autopsy.at, mono=autopsy.mono, diagnosis=found)
+        text = f"{found.reason}; nothing is ended, but a collective's time-out may end it"
+        return evidence.heard(run, seen), (Say(text=text, slug="stall_early"),)
     node = found.where.partition("@")[2]
     if node and autopsy.stacks and _was_odd_before(run, found) and _can_spare(run, policy):
         reason = f"{found.reason}; {node} had the odd rank in the hang before, too"
         found = replace(found, scope=Scope.NODE, where=node, confidence=0.9, reason=reason)
         return nodes.condemn(run, node, found, policy, now=autopsy.mono)
     return stopping.begin(run, found, policy)
+
+
+def on_resumed(run: Run, event: RanksResumed, policy: Policy) -> Step:
+    """Ranks that were looked at early go on: what was seen explains nothing any more, and `core.evidence` drops it."""
+    del policy
+    attempt = run.attempt
+    if attempt is None or event.attempt != attempt.number:
+        return run, ()
+    if attempt.stall is not None and attempt.stall.early:
+        timers = {name: token for name, token in run.timers.items() if name != AUTOPSY}
+        run = replace(run, attempt=replace(attempt, stall=None), timers=timers)
+    return run, (Say(text="the ranks have gone on by themselves meanwhile", slug="stall_over"),)
 
 
 def _was_odd_before(run: Run, found: Diagnosis) -> bool:
@@ -270,6 +291,7 @@ def _set_aside(run: Run, step: int) -> tuple[Run, tuple[Action, ...]]:
 RULES: tuple[tuple[type[Event], Callable[[Run, Any, Policy], Step], frozenset[Phase]], ...] = (
     (ProgressSignal, on_signal, LIVE),
     (RanksStalled, on_stalled, frozenset({Phase.TRAINING})),
+    (RanksResumed, on_resumed, LIVE),
     (AutopsyTaken, on_autopsy, LIVE),
     (StragglerSeen, on_straggler, LIVE),
     (LossAlarm, on_loss, LIVE),

@@ -3,7 +3,8 @@
 - *Stuck.* The patience with a phase is learnt from how long it has taken: max(1.5 x the 99.9th percentile, 3 x the
   median), within a fixed floor and ceiling, so that learning can never switch detection off (NVRx and others, see
   `reliability.md` 6.4). What has not been learnt yet, the first steps, and start-up have the patience of start-up.
-  Ranks that wait for one that saves, loads or evaluates are excused by it.
+  Ranks that wait for one that saves, loads or evaluates are excused by it. Where all this is longer than the time-out
+  of a collective, which ends the ranks unseen, they are looked at before that, and nothing is ended.
 - *Slow.* The modified z-score (Iglewicz and Hoaglin 1993) of a rank's own time for a step, above 3.5 in five windows in
   a row, and more than 10 % over the median: with a thousand ranks chance alone flags one in every third window.
 - *Wrong.* A loss that is NaN or infinite at once; a spike against median and MAD of the last 200 good values.
@@ -22,6 +23,8 @@ STEP, INIT = "step", "init"
 WARM_UP = 5
 FLOOR_S, CEILING_S = 20.0, 1800.0
 KEPT, NEEDED = 400, 5
+EARLY = 0.8
+"""The share of a collective's time-out after which silent ranks are looked at."""
 NAMED = 64
 
 SLOW_SCORE, SLOW_SHARE, SLOW_WINDOWS = 3.5, 0.10, 5
@@ -41,12 +44,14 @@ class Patience:
         auto: it is learnt. Neither: nothing is ever called a hang.
         startup_s: the limit of all that has not been learnt. Too low: a slow first step is taken for a hang.
         expected: the program shows its progress, as is known before it does: then silence in its start counts.
+        collective_s: after so long a collective operation ends the ranks by itself; None: it never does.
     """
 
     hang_after_s: float | None = None
     auto: bool = True
     startup_s: float = 1800.0
     expected: bool = False
+    collective_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +112,14 @@ class Situation:
 
     `quiet_s` is for how long nothing else explains silence: since the ranks were released, shared storage answered
     again, the newest checkpoint came, and the observer itself stood still. `checkpoints`: this attempt has saved one.
+    `looked_s` is how long ago a stall was looked into early.
     """
 
     attempt: int
     quiet_s: float
     checkpoints: bool = False
     hangs: int = 0
+    looked_s: float = math.inf
 
 
 def judge(signs: Sequence[Sign], learnt: Learnt, patience: Patience, now: Situation) -> RanksStalled | None:
@@ -133,6 +140,35 @@ def judge(signs: Sequence[Sign], learnt: Learnt, patience: Patience, now: Situat
     if not over:
         return None
     longest = max(over, key=lambda sign: sign.age_s)
+    return _stall(over, watched, now, limits[longest.phase, longest.beats <= WARM_UP])
+
+
+def foresee(signs: Sequence[Sign], learnt: Learnt, patience: Patience, now: Situation) -> RanksStalled | None:
+    """Return the stall that a collective's time-out would end before `judge` speaks, once for each.
+
+    Nobody is excused by a rank that saves: the time-out excuses nobody either. Silence as long as this phase has had
+    before, and lived through, tells nothing.
+    """
+    if patience.collective_s is None:
+        return None
+    early_s = EARLY * patience.collective_s
+    telling = [sign for sign in signs if sign.source]
+    watched = telling or (signs if patience.expected else [])
+    usual = {phase for phase, taken_s in learnt.taken_s.items() if max(taken_s, default=0.0) >= early_s}
+    silent = [sign for sign in watched if min(sign.age_s, now.quiet_s) >= early_s and sign.phase not in usual]
+    over = [sign for sign in silent if _hang_limit_s(sign, learnt, patience, now.hangs) > early_s]
+    if all(min(sign.age_s, now.quiet_s) > now.looked_s for sign in over):  # none, or seen already
+        return None
+    return replace(_stall(over, watched, now, early_s), early=True)
+
+
+def _hang_limit_s(sign: Sign, learnt: Learnt, patience: Patience, hangs: int) -> float:
+    never = not patience.auto and patience.hang_after_s is None
+    return math.inf if never else limit_s(sign, learnt, patience, hangs)
+
+
+def _stall(over: Sequence[Sign], watched: Sequence[Sign], now: Situation, limit: float) -> RanksStalled:
+    longest = max(over, key=lambda sign: sign.age_s)
     ranks = sorted(sign.rank for sign in over)
     return RanksStalled(
         attempt=now.attempt,
@@ -140,7 +176,7 @@ def judge(signs: Sequence[Sign], learnt: Learnt, patience: Patience, now: Situat
         count=len(ranks),
         phase=longest.phase,
         silent_s=round(min(longest.age_s, now.quiet_s), 1),
-        limit_s=round(limits[longest.phase, longest.beats <= WARM_UP], 1),
+        limit_s=round(limit, 1),
         step=max(sign.step for sign in over),
         behind=_behind(watched),
     )

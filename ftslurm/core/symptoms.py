@@ -29,6 +29,7 @@ class RanksStalled(Event):
         ranks: the first of them; `count` is how many they are.
         behind: ranks that had done fewer steps than the others when it happened, if they are the minority.
         phase: what they were doing, by their own word: init, step, save, load, evaluation.
+        early: the limit of a hang is not over, but a collective's own time-out is near, which ends the ranks unseen.
     """
 
     attempt: int
@@ -39,6 +40,14 @@ class RanksStalled(Event):
     limit_s: float
     step: int = -1
     behind: tuple[int, ...] = ()
+    early: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanksResumed(Event):
+    """Ranks whose stall was looked into early have made progress since."""
+
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from ftslurm.runtime.nodeprobes import Place as ProbePlace
 from ftslurm.runtime.ranks import LocalRank, RankTable, is_alive
 from ftslurm.runtime.scratch import scratch_of
 from ftslurm.runtime.shipping import Shipper
+from ftslurm.runtime.spawning import wait_in_one_thread_only
 from ftslurm.runtime.spec import AgentSpec
 from ftslurm.runtime.succession import send_tail
 from ftslurm.runtime.successor import Legacy
@@ -377,6 +378,7 @@ def _complain(error: BaseException | None, what: str) -> None:
 
 def main() -> None:
     """Run an agent; its settings are in the environment of its job step."""
+    wait_in_one_thread_only()
     spec = AgentSpec.from_json(os.environ["FTSLURM_AGENT"])
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
     to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})

@@ -94,10 +94,13 @@ class Authority:
 
     def fresh(self) -> bool:
         """Tell whether this supervisor may act now."""
-        now = time.monotonic()
         if self.fenced:
             return False
-        return self._majority_age_s() < self._terms.fresh_s or now - self._renewed < LEASE_FRESH_S
+        if self._majority_age_s() < self._terms.fresh_s or time.monotonic() - self._renewed < LEASE_FRESH_S:
+            # Whoever asks: two short absences, minutes apart, are not one long one.
+            self._stale_since, self._warned = None, False
+            return True
+        return False
 
     def wait(self) -> bool:
         """Wait until this supervisor may act; False when it never may again."""
@@ -110,10 +113,9 @@ class Authority:
 
         Has the lease renewed when nothing else is fresh, and has the run given up when that does not help for long.
         """
-        now = time.monotonic()
         if self.fresh():
-            self._stale_since, self._warned = None, False
             return True
+        now = time.monotonic()
         self._wanted.set()
         self._stale_since = now if self._stale_since is None else self._stale_since
         if not self._warned and now > self._stale_since + WARN_S:

@@ -8,6 +8,10 @@ What belongs to an attempt:
   (setproctitle) and have lost their parents. The batch step is never taken for it: mpirun's ranks share it with us.
 
 Processes with FTSLURM_ROLE in their environment (agent, supervisor, ring), this process and its ancestors never belong.
+Neither do the launcher's srun clients at first: with their tasks gone they end by themselves, and to kill them before
+that harms the node (`runtime.clients`). What is left of them after some seconds is killed then, for their supervisor
+may be gone.
+
 A process is named by pid *and* start time, and signalled through a pidfd, so that a reused pid is never hit
 (pidfd_open(2), Linux 5.3). Process groups that belong as a whole are killed as one first: no fork gets away from that
 (kill(2) with a negative pid), and a crowd that starves the machine dies at once.
@@ -36,6 +40,7 @@ STEP = re.compile(r"(.*/job_[0-9]+/step_[0-9]+)(?:/|$)")
 PAUSE_S = 0.02
 LOOKS = 10
 GRACE_S = 2.0
+CLIENT, CLIENTS_S = "srun", 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,11 @@ class Proc:
     attempt: int | None = None
     rank: bool = False
     role: bool = False
+
+    @property
+    def client(self) -> bool:
+        """A launcher's srun or the shepherd that it keeps, not one that a rank has started."""
+        return self.name == CLIENT and self.attempt is not None and not self.rank
 
     @property
     def ended(self) -> bool:
@@ -104,7 +114,18 @@ def fence(run_id: str, attempt: int, deadline_s: float = 15.0, *, groups: Collec
     thread.join(deadline_s + GRACE_S)
     late = ("the process table cannot be read in time",)
     left = late if thread.is_alive() else work.left
+    timer = threading.Timer(CLIENTS_S, end_clients, (run_id, attempt))
+    timer.daemon = True
+    timer.start()
     return FenceReport(killed=len(work.killed), left=left, took_s=time.monotonic() - work.began)
+
+
+def end_clients(run_id: str, attempt: int) -> None:
+    """Kill what is left of the srun clients; the newest first, so that no shepherd sees its srun go."""
+    table = _table(run_id)
+    for proc in sorted(table.values(), key=lambda proc: -proc.start):
+        if proc.client and proc.attempt is not None and proc.attempt <= attempt:
+            _kill(proc)
 
 
 class _Fence:
@@ -142,7 +163,8 @@ class _Fence:
 
     def _strike(self, proc: Proc) -> None:
         """Kill at first sight what carries the mark of the attempt; its kin follows when all have been seen."""
-        if proc.attempt is not None and proc.attempt <= self.attempt and not proc.role and proc.pid not in self.spared:
+        mine = proc.attempt is not None and proc.attempt <= self.attempt and not proc.role and not proc.client
+        if mine and proc.pid not in self.spared:
             _kill(proc)
             self.killed.add((proc.pid, proc.start))
 
@@ -245,7 +267,7 @@ def _belonging(table: dict[int, Proc], attempt: int, groups: Iterable[str]) -> t
     """Who belongs to this attempt or an older one."""
     roots = {pid for pid, proc in table.items() if proc.attempt is not None and proc.attempt <= attempt}
     barred = {pid for pid, proc in table.items() if proc.role or (proc.attempt is not None and pid not in roots)}
-    barred |= _ancestors()
+    barred |= _ancestors() | {pid for pid, proc in table.items() if proc.client}
     for group in groups:
         members = _members(group) & table.keys()
         roots |= members if not members & barred else set()

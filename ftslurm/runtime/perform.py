@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +42,7 @@ from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, launcher
+from ftslurm.runtime.clients import Clients, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
@@ -64,7 +64,6 @@ log = logging.getLogger(__name__)
 LEAVE_S = 20.0
 REQUEUE_S = 45.0
 FEW, PEERS_S = 64, 1.0
-OUTPUT_TAIL = 2000
 
 
 class Performer:
@@ -87,7 +86,8 @@ class Performer:
         self._forecast = Forecaster(self._slurm, forecast_place(context), supervisor.emit)
         self._agent_launches = 0
         self._hooks = Hooks({"health": context.config.hooks.health}, context.paths.run_id)
-        self._launched: dict[int, subprocess.Popen[bytes]] = {}
+        cancel = lambda step: self._slurm.cancel(f"{context.job.job_id}.{step}", "KILL", wait=False)  # noqa: E731
+        self._clients = Clients(supervisor.emit, cancel)
         self._rules: dict[type[Action], Callable[[Any], None]] = {
             Say: self._say,
             LaunchAgents: self._launch_agents,
@@ -132,9 +132,7 @@ class Performer:
         deadline = time.monotonic() + LEAVE_S
         while present & set(self._of.hub.connected) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for process in self._launched.values():
-            if process.poll() is None:
-                process.kill()
+        self._clients.leave()
 
     def on_agent_up(self, event: AgentUp) -> None:
         """Give a new agent the addresses of all; called in the hub's thread."""
@@ -204,7 +202,7 @@ class Performer:
         output.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         process = step.start(output)
         code = process.wait()
-        text = _tail(output)
+        text = tail(output)
         if code or text:
             log.info("the agents' step ended with code %d: %s", code, text)
 
@@ -256,12 +254,7 @@ class Performer:
         except (OSError, FtslurmError) as error:
             self._of.emit(LaunchEnded(attempt=asked.attempt, code=-1, output=str(error)))
             return
-        self._launched[asked.attempt] = process
-        threading.Thread(target=self._wait_ranks, args=(asked.attempt, process, output), daemon=True).start()
-
-    def _wait_ranks(self, attempt: int, process: subprocess.Popen[bytes], output: Path) -> None:
-        code = process.wait()
-        self._of.emit(LaunchEnded(attempt=attempt, code=code, output=_tail(output)))
+        self._clients.add(asked.attempt, process, output)
 
     def _release(self, action: ReleaseRanks) -> None:
         of, config = self._of, self._of.context.config
@@ -304,20 +297,17 @@ class Performer:
 
     def _fence(self, action: FenceAttempt) -> None:
         self._each(action.nodes, {"t": "fence", "attempt": action.attempt, "clean": action.clean})
-        process = self._launched.pop(action.attempt, None)
-        if process is not None and process.poll() is None:
-            process.kill()
         muster = self._of.muster
-        if muster is not None and muster.attempt == action.attempt and not action.clean:
-            for step in sorted(muster.steps):
-                # Never awaited: with an unreachable node it blocks for 12 s and ends in an error (M2).
-                self._later(self._cancel_step, f"{self._of.context.job.job_id}.{step}")
+        mine = muster if muster is not None and muster.attempt == action.attempt else None
+        steps = sorted(mine.steps) if mine is not None and not action.clean else ()
+        at_once = mine is not None and not mine.whole
+        self._clients.end(action.attempt, steps, at_once=at_once, gone=lambda: self._is_gone(action))
 
-    def _cancel_step(self, step: str) -> None:
-        try:
-            self._slurm.cancel(step, "KILL", wait=False)
-        except FtslurmError as error:
-            log.info("scancel of %s: %s", step, error)
+    def _is_gone(self, action: FenceAttempt) -> bool:
+        """Whether all these nodes have confirmed the end of the attempt; those that were given up may not have."""
+        run = self._of.run
+        now = run.attempt is not None and run.attempt.number == action.attempt
+        return (run.current.fenced if now else set(action.nodes) - set(run.condemned)) >= set(action.nodes)
 
     # --------------------------------------------------------------------------------------------- checkpoints
 
@@ -386,10 +376,3 @@ class Performer:
 def _complain(error: BaseException | None, what: object) -> None:
     if error is not None:
         log.error("%r failed", what, exc_info=error)
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-OUTPUT_TAIL:].decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""

@@ -35,6 +35,7 @@ from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of
 from ftslurm.runtime.quorum import leave_mark
 from ftslurm.runtime.settings import policy_of, wanted_of
+from ftslurm.runtime.spawning import wait_in_one_thread_only
 from ftslurm.runtime.succession import Announcer, collect_tails, end_job, watch_the_clock
 from ftslurm.runtime.successor import Legacy
 from ftslurm.runtime.supervisor import Context, Supervisor
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What comes before the handlers stand must not end this process: cancellation is asked of Slurm later.
     signals = _Signals()
     _die_with(asked.parent)
+    wait_in_one_thread_only()
     paths = RunPaths(Path(asked.run_dir))
     legacy = None
     if asked.takeover:

@@ -72,6 +72,7 @@ def patience_of(config: Config) -> Patience:
         auto=wanted.hang_after == "auto",
         startup_s=wanted.startup,
         expected=bool(wanted.log_pattern or wanted.files),
+        collective_s=wanted.collective_timeout if isinstance(wanted.collective_timeout, float) else None,
     )
 
 

@@ -26,6 +26,7 @@ from ftslurm.core.progress import (
     Patience,
     Sign,
     Situation,
+    foresee,
     judge,
     learn,
     learnt_limit_s,
@@ -33,7 +34,15 @@ from ftslurm.core.progress import (
     take_loss,
 )
 from ftslurm.core.state import Run
-from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, ProgressSignal, RanksStalled, Stack, StragglerSeen
+from ftslurm.core.symptoms import (
+    AutopsyTaken,
+    LossAlarm,
+    ProgressSignal,
+    RanksResumed,
+    RanksStalled,
+    Stack,
+    StragglerSeen,
+)
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +80,8 @@ class _Attempt:
     saved_step: int = -1
     nan_told: bool = False
     stalled_at: float = -math.inf
+    looked_at: float = -math.inf
+    early: RanksStalled | None = None
 
 
 class ProgressWatch:
@@ -159,6 +170,9 @@ class ProgressWatch:
         attempt.tick_s = {}
         if now - attempt.window >= WINDOW_S:
             found += self._close_window(attempt, run, now)
+        if attempt.early is not None and _moved_since(attempt, attempt.early):
+            attempt.early = None
+            found.append(RanksResumed(attempt=attempt.number))
         stall = self._stall(attempt, run, now) if run.phase is Phase.TRAINING else None
         return found + ([stall] if stall else [])
 
@@ -215,7 +229,11 @@ class ProgressWatch:
             return None
         quiet_s = now - max(attempt.begun, attempt.newest_saved, self._excused)
         situation = Situation(
-            attempt=attempt.number, quiet_s=quiet_s, checkpoints=attempt.saved_step >= 0, hangs=_hangs(run)
+            attempt=attempt.number,
+            quiet_s=quiet_s,
+            checkpoints=attempt.saved_step >= 0,
+            hangs=_hangs(run),
+            looked_s=now - attempt.looked_at,
         )
         patience = self._patience
         if self._seen_before and not patience.expected:
@@ -224,8 +242,12 @@ class ProgressWatch:
         known = [rank for rank in attempt.ranks.values() if now - rank.heard <= FRESH_S]
         signs = [rank.sign for rank in known if rank.sign.rank not in ended]
         stall = judge(signs, self._learnt, patience, situation)
-        if stall is not None:
-            attempt.stalled_at = now
+        if stall is None:
+            stall = foresee(signs, self._learnt, patience, situation)
+            if stall is None:
+                return None
+            attempt.early, attempt.looked_at = stall, now
+        attempt.stalled_at = now
         return stall
 
     def moved(self, stall: RanksStalled) -> bool:
@@ -235,7 +257,16 @@ class ProgressWatch:
             if attempt is None or attempt.number != stall.attempt:
                 return True
             signs = [attempt.ranks[rank].sign for rank in stall.ranks if rank in attempt.ranks]
-            return any(sign.age_s < stall.silent_s and sign.age_s < AGAIN_S / 2 for sign in signs)
+            moved = any(sign.age_s < stall.silent_s and sign.age_s < AGAIN_S / 2 for sign in signs)
+            if moved and attempt.early is stall:
+                attempt.early = None  # the autopsy itself will say so
+            return moved
+
+
+def _moved_since(attempt: _Attempt, stall: RanksStalled) -> bool:
+    """Whether a rank of a stall has made progress since it was looked at."""
+    ranks = [attempt.ranks[rank] for rank in stall.ranks if rank in attempt.ranks]
+    return any(rank.heard - rank.sign.age_s > attempt.looked_at for rank in ranks)
 
 
 def _hangs(run: Run) -> int:

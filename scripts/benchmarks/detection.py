@@ -68,6 +68,7 @@ class Session:
     runs: Path
     job_id: str
     injected: set[str] = field(default_factory=set)
+    count: int = 0
 
     @property
     def run(self) -> Path:
@@ -119,7 +120,9 @@ def target_of(session: Session, where: str) -> Target | None:
     if where != "none" and len(set(ranks.values())) <= LEAST_NODES:
         return None
     places = [(rank, node) for rank, node in ranks.items() if (node == host.node) == (where == "host")]
-    rank, node = places[-1] if places else (0, host.node)
+    # Another node each time: one whose ranks hang again and again is rightly left out.
+    rank, node = places[-1 - session.count % len(places)] if places else (0, host.node)
+    session.count += 1
     return Target(lab=session.lab, node=node, rank=rank, supervisor=host.pid, run_id=session.run.name)
 
 

@@ -148,7 +148,7 @@ CLASSES: dict[str, Kind] = {
     "supervisor": Kind(
         break_it=_kill_supervisor,
         where="none",
-        slugs=frozenset({"supervisor_restarted", "takeover"}),
+        slugs=frozenset({"supervisor_restarted", "taken_over"}),
         costs_node=False,
         stops_training=False,
         verdict="epoch",

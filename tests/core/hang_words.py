@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, ProgressSignal, RanksStalled, Stack, StragglerSeen
+from ftslurm.core.symptoms import (
+    AutopsyTaken,
+    LossAlarm,
+    ProgressSignal,
+    RanksResumed,
+    RanksStalled,
+    Stack,
+    StragglerSeen,
+)
 
 if TYPE_CHECKING:
     from ftslurm.core.events import Event
@@ -33,7 +41,8 @@ class HangWords:
         self.happen(ProgressSignal(attempt=self._attempt(words), source=words.plain[0] if words.plain else ""))
 
     def do_stalled_ranks(self, words: Words) -> None:
-        """`stalled_ranks 0,1,2,3 [behind=2] [phase=step] [silent=25] [limit=20] [step=42]`."""
+        """`stalled_ranks 0,1,2,3 [behind=2] [phase=step] [silent=25] [limit=20] [step=42] [early]`."""
+        early = words.flag("early")
         ranks = _ranks(words.plain[0])
         self.happen(
             RanksStalled(
@@ -45,8 +54,13 @@ class HangWords:
                 limit_s=words.number("limit", 20.0),
                 step=words.whole("step", 42),
                 behind=_ranks(words.named.get("behind", "")),
+                early=early,
             )
         )
+
+    def do_resumed_ranks(self, words: Words) -> None:
+        """`resumed_ranks`: those that were looked at early go on."""
+        self.happen(RanksResumed(attempt=self._attempt(words)))
 
     def do_autopsy(self, words: Words) -> None:
         """`autopsy running:0,1,3:all_reduce<main stopped:2:main [resumed] [note=...]`: state, ranks, frames."""

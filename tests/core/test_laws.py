@@ -44,7 +44,7 @@ from ftslurm.core.phases import LAUNCHING, LEGAL
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run, SavedState
-from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksStalled, Stack
+from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, RanksResumed, RanksStalled, Stack
 from ftslurm.journal import Entry, parse_line, replay
 from tests.core.laws import Laws
 
@@ -309,12 +309,16 @@ class AnythingMayHappen(RuleBasedStateMachine):
         name = sorted(self.run.timers)[choice % len(self.run.timers)]
         self.happen(TimerFired(name=name, token=self.run.timers[name] - stale))
 
-    @rule(offset=OFFSET, step=STEP)
-    def ranks_stall(self, offset, step):
-        attempt = self.attempt(offset)
-        self.happen(
-            RanksStalled(attempt=attempt, ranks=(0, 1), count=2, phase="step", silent_s=25.0, limit_s=20.0, step=step)
+    @rule(offset=OFFSET, step=STEP, early=MAYBE)
+    def ranks_stall(self, offset, step, early):
+        stall = RanksStalled(
+            attempt=self.attempt(offset), ranks=(0, 1), count=2, phase="step", silent_s=25.0, limit_s=20.0, step=step
         )
+        self.happen(replace(stall, early=early))
+
+    @rule(offset=OFFSET)
+    def ranks_resume(self, offset):
+        self.happen(RanksResumed(attempt=self.attempt(offset)))
 
     @rule(
         offset=OFFSET, rank=st.integers(0, 8), state=st.sampled_from(["running", "stopped", "blocked"]), resumed=MAYBE

@@ -20,6 +20,7 @@ from ftslurm.core.progress import (
     Patience,
     Sign,
     Situation,
+    foresee,
     judge,
     learn,
     learnt_limit_s,
@@ -194,3 +195,50 @@ def test_losses():
     assert take_loss(losses, 0.5)[1] is None
     assert len(told(steady * 9)[0].values) == LOSSES
     assert take_loss(Losses(values=(1.0,) * LOSSES_NEEDED), 9.0)[1] is None
+
+
+# ------------------------------------------------------------------------------------------------- a look before the end
+
+NCCL = replace(AUTO, collective_s=600.0)
+SLOW = learn(Learnt(), 4, {"step": [200.0] * 9})
+
+
+def test_ranks_are_looked_at_before_a_collective_gives_up():
+    """At 0.8 of its time-out, where the limit of a hang is longer or there is none."""
+    signs = [sign(rank, 481.0, step=50 - (rank == 2)) for rank in range(4)]
+    stall = foresee(signs, SLOW, NCCL, QUIET)
+    assert (stall.early, stall.ranks, stall.behind, stall.limit_s, stall.silent_s) == (
+        True,
+        (0, 1, 2, 3),
+        (2,),
+        480.0,
+        481.0,
+    )
+    assert judge(signs, SLOW, NCCL, QUIET) is None
+    for patience in (replace(NONE, collective_s=600.0), replace(FIXED, hang_after_s=3600.0, collective_s=600.0)):
+        assert foresee(signs, SLOW, patience, QUIET) == stall
+    assert foresee([sign(phase="init", beats=0, source="", age_s=500.0)], SLOW, replace(NCCL, expected=True), QUIET)
+    assert foresee([sign(0, 500.0), sign(1, 1.0, phase="save")], SLOW, NCCL, QUIET).ranks == (0,)
+
+
+@pytest.mark.parametrize(
+    ("now", "learnt", "patience", "situation"),
+    [
+        (sign(age_s=479.0), SLOW, NCCL, QUIET),
+        (sign(age_s=999.0), SLOW, AUTO, QUIET),
+        (sign(age_s=999.0), SLOW, NCCL, replace(QUIET, quiet_s=479.0)),
+        (sign(age_s=999.0), QUICK, NCCL, QUIET),
+        (sign(age_s=999.0), SLOW, replace(FIXED, collective_s=600.0), QUIET),
+        (sign(age_s=500.0), learn(Learnt(), 4, {"step": [500.0]}), NCCL, QUIET),
+        (sign(age_s=999.0, source=""), SLOW, NCCL, QUIET),
+        (sign(age_s=600.0), SLOW, NCCL, replace(QUIET, looked_s=100.0)),
+    ],
+)
+def test_who_is_not_looked_at_early(now, learnt, patience, situation):
+    """Too early, turned off, excused, the hang limit comes first, usual, nothing is seen, or seen already."""
+    assert foresee([now], learnt, patience, situation) is None
+
+
+def test_the_next_stall_is_looked_at_anew():
+    """Ranks that went on after a look, and stand still again."""
+    assert foresee([sign(age_s=600.0)], SLOW, NCCL, replace(QUIET, looked_s=700.0)).early

@@ -12,7 +12,7 @@ import pytest
 from ftslurm.errors import FtslurmError
 from ftslurm.lab import prerequisites
 from ftslurm.lab.cluster import Cluster, lab_root
-from tests.lab.oracles import leftovers_of
+from tests.lab.oracles import drained_for_tasks, leftovers_of, log_size
 
 _OTHER_SESSION_S = 240.0
 
@@ -62,10 +62,13 @@ def lab(lab_name: str) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def healed(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Mend every node and cancel every job that a test left behind."""
+    """Mend every node and cancel every job that a test left behind; no healthy node was drained by Slurm meanwhile."""
+    cluster = request.getfixturevalue("lab") if "lab" in request.fixturenames else None
+    since = log_size(cluster) if cluster else 0
     yield
-    if "lab" in request.fixturenames:
-        request.getfixturevalue("lab").restore()
+    if cluster:
+        cluster.restore()
+        assert drained_for_tasks(cluster, since) == []
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ftslurm.lab import layout
 from ftslurm.lab.cluster import Cluster, lab_root
+from ftslurm.slurm import nodeset
 
 
 def processes_of(name: str) -> list[int]:
@@ -40,6 +42,22 @@ def leftovers_of(name: str) -> list[str]:
         *(link["ifname"] for link in json.loads(links) if link["ifname"] == interface),
         *map(str, groups),
     ]
+
+
+def log_size(cluster: Cluster) -> int:
+    """How long slurmctld's log is now."""
+    path = cluster.layout.log / "slurmctld.log"
+    return path.stat().st_size if path.exists() else 0
+
+
+def drained_for_tasks(cluster: Cluster, since: int) -> list[str]:
+    """Nodes that Slurm has drained for "Kill task failed" although it has never missed them; `since` is a log_size."""
+    with (cluster.layout.log / "slurmctld.log").open(encoding="utf-8", errors="replace") as file:
+        file.seek(since)
+        text = file.read()
+    drained = set(re.findall(r"update_node: node (\S+) reason set to: Kill task failed", text))
+    missed = re.findall(r"(?:Nodes?|failed node) (\S+?),?\s", text)
+    return sorted(drained - {node for names in missed for node in nodeset.expand(names)})
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:

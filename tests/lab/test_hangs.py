@@ -62,3 +62,18 @@ def test_hangs(lab: Cluster) -> None:
     for run in (saving, skipping, stopped):
         run.enough()
     assert [run.wait_end() for run in (saving, skipping, stopped)] == [("finished", 0)] * 3
+
+
+def test_a_look_before_a_collective_gives_up(lab: Cluster) -> None:
+    """Nothing is ended by it; when the ranks are aborted, as NCCL's watchdog does, the odd one is named."""
+    patience = {"hang_after": "1h", "collective_timeout": "10s"}
+    run = beating(lab, "early", 3, "--skip-at", 45, progress=patience)
+    run.wait("a look", lambda: "nothing is ended, but a collective's time-out may end it" in run.said())
+    assert [event.get("early") for event in run.events("RanksStalled")] == [True]
+    assert set(bundles(run)) == {0, 1, 2}
+    assert (run.actions("FenceAttempt"), len(run.processes("rank", attempt=0)) >= 3) == ([], True)
+    (first,) = [proc for proc in run.processes("rank", "n1") if proc.rank == 0]
+    first.send(signal.SIGABRT)
+    assert "the odd one out is rank 1 on n2: it is in " in verdict(run)
+    run.enough()
+    assert run.wait_end() == ("finished", 0)

@@ -88,6 +88,21 @@ def test_without_any_authority_somebody_is_told(paths: RunPaths) -> None:
     assert len(asked) == 1
 
 
+def test_two_short_absences_are_not_one_long_one(paths: RunPaths) -> None:
+    """Authority that was lost for a moment long ago, and is lost again now, has not been away all the time."""
+    asked: list[float] = []
+    majority = Majority(float("inf"))
+    lease = Lease(RunPaths(paths.root / "nowhere"), RECORD)
+    authority = Authority(lease, majority, Terms(no_quorum_after_s=0.3), lambda: asked.append(time.monotonic()))
+    assert authority.lasts()
+    majority.age_s = 0.0
+    assert authority.wait()
+    time.sleep(0.4)
+    majority.age_s = float("inf")
+    assert authority.lasts()
+    assert asked == []
+
+
 def test_a_claim_from_an_epoch_takes_it_from_that_one_only(paths: RunPaths) -> None:
     """Of two that saw the same holder fall silent one gets the lease; who comes late must look again."""
     claimed(paths)

@@ -105,6 +105,19 @@ def test_this_process_and_its_parents_are_never_hit() -> None:
     assert done.stdout == "() -9\nalive\n", done.stderr
 
 
+def test_a_launchers_client_is_given_time(spawn: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An srun is no rank: it may end by itself, and is killed some seconds later; one that a rank has started is one."""
+    srun = tmp_path / "srun"
+    srun.symlink_to("/bin/sleep")
+    client, newer = spawn(str(srun), "600"), spawn(str(srun), "600", attempt=2)
+    inner, rank = spawn(str(srun), "600", FTSLURM_RANK="0"), spawn(*SLEEP)
+    wait_until(lambda: len(fence.find(RUN_ID, 1)) == 2, "rank and inner srun are there")
+    monkeypatch.setattr(fence, "CLIENTS_S", 0.2)
+    assert fence.fence(RUN_ID, 1).killed == 2
+    assert [process.wait(PATIENCE_S) for process in (inner, rank, client)] == [-9, -9, -9]
+    assert newer.poll() is None
+
+
 def test_who_hides_its_environment_dies_with_its_kin(spawn: Spawner) -> None:
     """Programs that set a process title overwrite their environment; their parent's mark counts for them."""
     parent = spawn("sh", "-c", "env -i sleep 600 & wait")

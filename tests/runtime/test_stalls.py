@@ -10,7 +10,7 @@ from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.events import Phase
 from ftslurm.core.progress import LOSSES_NEEDED, Patience
 from ftslurm.core.state import Attempt, Failure, Run, Saved, SavedState
-from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, ProgressSignal, RanksStalled, StragglerSeen
+from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, ProgressSignal, RanksResumed, RanksStalled, StragglerSeen
 from ftslurm.runtime.stalls import Autopsies, ProgressWatch
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -167,6 +167,33 @@ def test_losses_are_watched(watched):
         ("spike", 1, 71, "9"),
         ("nan", 3, 74, "nan"),
     ]
+
+
+def test_a_look_before_a_collective_gives_up(monkeypatch):
+    """Once for each stall; that the ranks go on is said once, and another stall is looked at again."""
+    watched = Watched(monkeypatch, replace(FIXED, hang_after_s=3600.0, collective_s=20.0))
+    watched.be_silent(60)
+    (stall,) = watched.found(RanksStalled)
+    assert (stall.early, stall.limit_s, watched.found(RanksResumed)) == (True, 16.0, [])
+    for rank in range(4):
+        watched.tell(rank, 0.5)
+    watched.tick()
+    watched.tick()
+    assert watched.found(RanksResumed) == [RanksResumed(attempt=0)]
+    watched.be_silent(30)
+    assert len(watched.found(RanksStalled)) == 2
+
+
+def test_ranks_that_go_on_while_they_are_looked_at(monkeypatch):
+    """The autopsy says so, and nobody says it again."""
+    watched = Watched(monkeypatch, replace(FIXED, hang_after_s=3600.0, collective_s=20.0))
+    watched.be_silent(20)
+    (stall,) = watched.found(RanksStalled)
+    assert not watched.watch.moved(stall)
+    watched.tell(1, 0.5)
+    assert watched.watch.moved(stall)
+    watched.tick()
+    assert watched.found(RanksResumed) == []
 
 
 STALL = RanksStalled(attempt=0, ranks=(0, 1), count=2, phase="step", silent_s=6.0, limit_s=4.0)
