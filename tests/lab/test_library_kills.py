@@ -64,7 +64,7 @@ def blow(run: LabRun, kind: str, stage: str) -> None:
 def test_killed_in_every_stage(lab: Cluster, kind: str) -> None:
     """Whoever dies, and whenever: the run ends with the right result, and every checkpoint that it leaves is sound."""
     words = ("--columns", COLUMNS, "--steps", STEPS)
-    run = library(lab, name=f"kill-{kind}", nodes=3, words=words, checkpoint={"rate_limit": "3M/s"})
+    run = library(lab, name=f"kill-{kind}", nodes=3, words=words, checkpoint={"rate_limit": "6M/s"})
     run.wait_step(0, 1)
     for stage in ("save", "copy", "drain"):
         blow(run, kind, stage)

@@ -13,7 +13,7 @@ from tests.lab.training import LabRun, let_pass, program, settings, workplace
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
 
-STEPS = 600
+STEPS = 500
 
 
 def on_ill_storage(lab: Cluster, name: str) -> LabRun:
@@ -42,8 +42,8 @@ def suffer(run: LabRun, fault: Fault | None) -> None:
     else:
         storage.fail(fault)
     before, committed = run.step_of(0), run.durable()
-    let_pass(10)
-    run.wait("training goes on", lambda: run.step_of(0) >= before + 60)
+    let_pass(7)
+    run.wait("training goes on", lambda: run.step_of(0) >= before + 40)
     assert run.durable()[-1] == committed[-1] or fault is None  # a request that was in the kernel before it hung
     storage.restore()
     run.wait("a new durable checkpoint", lambda: int(run.durable()[-1].split("-")[0]) > before)
@@ -60,7 +60,7 @@ def test_sick_storage_is_ridden_out(lab: Cluster) -> None:
     assert run.wait_end(240) == ("finished", 0)
     assert set(run.done()) == {right_digest(STEPS)}
     assert len(run.launches()) == 1
-    stalls = [event["error"] for event in run.events("StorageStalled") if event["for_s"]]
+    stalls = [event.get("error", "") for event in run.events("StorageStalled") if event["for_s"]]
     assert len(stalls) == 3
     assert "quota" in stalls[1]
     assert "Input/output" in stalls[2]
