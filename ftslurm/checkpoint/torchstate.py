@@ -155,13 +155,20 @@ class TorchState:
             self._restore_frozen(states)
 
     def _restore_frozen(self, states: Mapping[str, Any]) -> None:
-        """The helper leaves out what an optimizer keeps of weights that are not trained (Adagrad does)."""
-        names = {_place(value): key for key, value in self._tensors_of_model().items()}
-        for optimizer in self._optimizers:
-            for parameter in itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups):
-                kept = states.get(names.get(_place(parameter), ""))
-                if kept is not None and not parameter.requires_grad:
-                    optimizer.state[parameter] = kept
+        """The helper leaves out what an optimizer keeps of weights that are not trained (Adagrad does).
+
+        Which weight has which name is told by the order in the groups: on a rank that has nothing of several weights,
+        their memory does not tell them apart.
+        """
+        if not states:
+            return
+        with _fresh_ones_untouched(self._optimizers):
+            named = self._optimizer_state()["param_groups"]
+        groups = [(optimizer, group) for optimizer in self._optimizers for group in optimizer.param_groups]
+        for (optimizer, group), names in zip(groups, named, strict=True):
+            for parameter, name in zip(group["params"], names["params"], strict=True):
+                if not parameter.requires_grad and name in states:
+                    optimizer.state[parameter] = states[name]
 
     def _model_state(self) -> dict[str, Any]:
         if next(self._model.parameters(), None) is None and next(self._model.buffers(), None) is None:

@@ -69,15 +69,16 @@ class Clients:
         client = self._clients.get(attempt)
         if client is not None and client.process.poll() is None and client.said is None:
             client.said = tail(client.output)
-            if at_once:
-                client.process.kill()
+        if client is not None and at_once and not steps:
+            client.process.kill()  # nobody knows which step it is but its shepherd
+            return
         timer = threading.Timer(0.0 if at_once else PATIENCE_S, self._finish, (client, tuple(steps), gone))
         timer.daemon = True
         timer.start()
 
     def _finish(self, client: _Client | None, steps: Sequence[str], gone: Callable[[], bool]) -> None:
         if client is not None:
-            _kill(client.process)
+            kill(client.process)
         for step in () if gone() else steps:
             # Waits for 12 s and ends in an error where a node cannot be reached (M2); this thread has the time.
             try:
@@ -92,11 +93,11 @@ class Clients:
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             time.sleep(0.05)
         for process in processes:
-            _kill(process)
+            kill(process)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a client with its shepherd: both are in a session of their own, which nobody else is in."""
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a client with its shepherd, so that Slurm is not asked twice: nobody else is in their session."""
     if process.poll() is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

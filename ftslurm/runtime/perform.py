@@ -290,7 +290,7 @@ class Performer:
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs
-        part = link.with_name(f".current-{self._of.epoch}")
+        part = link.with_name(f".current-{self._of.epoch}-{threading.get_ident()}")
         part.unlink(missing_ok=True)
         part.symlink_to(str(attempt))
         part.replace(link)

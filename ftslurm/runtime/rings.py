@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from ftslurm.core.ringing import (
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, ring
+from ftslurm.runtime.clients import kill
 from ftslurm.runtime.launcher import PYTHON, StepCommand
 from ftslurm.runtime.local_ring import REFRESH_S
 from ftslurm.runtime.ring_support import RingSupport, ring_support
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
+TICK_S, LEAVE_S = 0.5, 1.5
 FRESH_S = 2.5 * REFRESH_S
 SILENT_S = 10.0
 ONE_SILENT_S = 60.0
@@ -148,7 +150,7 @@ class Rings:
     def close(self) -> None:
         """End it; the agents have told their members to leave."""
         self._closing.set()
-        self._kill()
+        self._kill(LEAVE_S)
 
     # ------------------------------------------------------------------------------------------------- thread
 
@@ -229,12 +231,18 @@ class Rings:
         self._quiet_since = now
         log.info("ring %s is started on %s: %s", name, ",".join(nodes), self._support.found)
 
-    def _kill(self) -> None:
-        """End the ring's step: srun's end ends it where nodes answer, and nobody waits for one that does not (M2)."""
+    def _kill(self, patience_s: float = 0.0) -> None:
+        """End the ring's step, unless it ends by itself; nobody waits for a node that does not answer (M2)."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+            return
+        if self._steps:
+            kill(process)
+        else:
+            process.kill()  # only its shepherd knows which step it is
         process.wait()
         for each in self._steps:
             try:

@@ -47,7 +47,7 @@ def supervisor_of(run: Path) -> Found:
     holder = journal.holder(RunPaths(run))
     if holder is not None:
         for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and _inner_pid(folder) == holder.pid and _is_on(folder, holder.host):
+            if folder.name.isdigit() and _inner_pid(folder) == holder.pid and _serves(folder, run.name, holder.host):
                 return Found(int(folder.name), holder.host)
     raise DidNotCome(f"no supervisor of {run.name}")
 
@@ -61,13 +61,14 @@ def _inner_pid(folder: Path) -> int:
     return next((int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:")), 0)
 
 
-def _is_on(folder: Path, node: str) -> bool:
-    """Whether it is a supervisor on this node."""
+def _serves(folder: Path, run_id: str, node: str) -> bool:
+    """Whether it is a supervisor of this run on this node; other labs have nodes of the same names."""
     try:
         words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:  # it ended while we looked
         return False
-    return "ftslurm.runtime.serve" in words and environ_of(folder).get("SLURMD_NODENAME") == node
+    ours = "ftslurm.runtime.serve" in words and any(word.endswith(f"/{run_id}") for word in words)
+    return ours and environ_of(folder).get("SLURMD_NODENAME") == node
 
 
 def process_of(run_id: str, rank: int) -> int:

@@ -78,6 +78,7 @@ def test_nothing_in_flight(policy: SavePolicy, moment: Moment) -> None:
 @given(policy=policies, moment=moments)
 def test_floors(policy: SavePolicy, moment: Moment) -> None:
     """Only an order, a signal or the deadline goes below a floor."""
+    assume(moment.now_s >= moment.last_save_s)
     if decide(policy, moment).save and not is_urgent(moment):
         assert moment.step - moment.last_save_step >= policy.min_steps
         assert moment.now_s - moment.last_save_s >= policy.min_interval_s

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     found = Stage(tmp_path)
     yield found
     for process in found.started:
-        clients._kill(process)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also the shepherd of one that has ended
         process.communicate(timeout=PATIENCE_S)
 
 
@@ -92,10 +95,20 @@ def test_what_does_not_end_is_killed_with_its_shepherd(stage: Stage) -> None:
 def test_a_client_that_may_still_start_tasks_is_killed_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that is not whole is stopped by all means."""
     monkeypatch.setattr(clients, "PATIENCE_S", 600.0)
-    process, _ = stage.start()
+    process, shepherd = stage.start()
     order(stage, at_once=True, gone=lambda: False)
     assert process.wait(PATIENCE_S) == -signal.SIGKILL
     wait_until(lambda: stage.cancelled == ["1", "2"], "the steps are cancelled")
+    wait_until(lambda: is_gone(shepherd), "Slurm is not asked twice")
+
+
+def test_a_step_that_nobody_knows_is_left_to_the_shepherd(stage: Stage) -> None:
+    """It alone knows what its srun has started: it outlives it."""
+    process, shepherd = stage.start()
+    stage.clients.end(3, [], at_once=True, gone=lambda: False)
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert not is_gone(shepherd)
+    os.kill(shepherd, signal.SIGKILL)
 
 
 def test_one_that_ends_before_speaks_for_itself(stage: Stage) -> None:

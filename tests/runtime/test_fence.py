@@ -109,7 +109,8 @@ def test_a_launchers_client_is_given_time(spawn: Spawner, tmp_path: Path, monkey
     """An srun is no rank: it may end by itself, and is killed some seconds later; one that a rank has started is one."""
     srun = tmp_path / "srun"
     srun.symlink_to("/bin/sleep")
-    client, newer = spawn(str(srun), "600"), spawn(str(srun), "600", attempt=2)
+    # The fence of the test before this one may still be about to end clients of attempts up to 99.
+    client, newer = spawn(str(srun), "600"), spawn(str(srun), "600", attempt=100)
     inner, rank = spawn(str(srun), "600", FTSLURM_RANK="0"), spawn(*SLEEP)
     wait_until(lambda: len(fence.find(RUN_ID, 1)) == 2, "rank and inner srun are there")
     monkeypatch.setattr(fence, "CLIENTS_S", 0.2)
