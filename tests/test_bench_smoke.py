@@ -80,6 +80,20 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert "total / raw | at most 1.1" in page
 
 
+@pytest.mark.timeout(600)
+def test_restore(tmp_path: Path) -> None:
+    """Three survivors get all four parts: from scratch, partners and each other, or, apart from that, from shared storage."""
+    value, page = bench("restore", "--dir", tmp_path, "--out", tmp_path)
+    part = value["bytes"]["near"]["own"] // 3
+    assert part >= value["mib"] << 18
+    assert value["bytes"]["near"].keys() == {"own", "partner", "peer"}
+    assert value["bytes"]["near"]["partner"] >= 3 * part
+    assert value["bytes"]["near"]["peer"] >= value["bytes"]["floor"]["copied"] == 6 * (value["mib"] << 18)
+    assert value["bytes"]["bare"].keys() == {"shared"}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in value["seconds"].values())
+    assert "shared storage in that case: 0." in page
+
+
 def test_corruption(tmp_path: Path) -> None:
     """All damages are noticed by ftslurm, in every place; what the others do is written beside it."""
     value, page = bench("corruption", "--out", tmp_path)

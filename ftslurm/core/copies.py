@@ -91,8 +91,9 @@ def on_replicated(run: Run, event: PartReplicated, policy: Policy) -> tuple[Run,
     if saved is None or saved.state not in WHOLE or event.owner not in saved.holders:
         return run, ()
     if event.error:
-        if not any(pair.owner == event.owner for ask in replicate(run, policy) for pair in ask.pairs):
-            return run, ()
+        wanted = [ask.pairs for ask in replicate(run, policy) if ask.generation == event.generation]
+        if not any(pair.owner == event.owner for pairs in wanted for pair in pairs):
+            return run, ()  # it was overtaken, and may have left its owner's scratch meanwhile
         run, timer = set_timer(run, f"{RETRY}{event.owner}", RETRY_S)
         text = f"checkpoint {event.generation}: {event.holder} cannot copy the part of {event.owner}: {event.error}"
         return run, (Say(text=text, slug="copy_failed"), timer)

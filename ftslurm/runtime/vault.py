@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ftslurm.core.actions import Replicate, Restore
+from ftslurm.core.actions import Pair, Replicate, Restore
 from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE
 from ftslurm.runtime import attempt_env
+from ftslurm.runtime.errands import Errands
 from ftslurm.runtime.keeper import Keeper, Post
 from ftslurm.runtime.libsaver import LibSaver
 from ftslurm.runtime.ranks import RankTable
@@ -39,6 +40,7 @@ class Vault:
         library = LibSaver(post) if post.spec.checkpoint.in_library else None
         self.keeper: Keeper = library or Saver(post)
         self._library = library
+        self._errands = Errands(self._copy)
         self._server = StoreServer(post.who, epoch, self.keeper.tree)
         self._socket: StoreSocket | None = None
         if library is not None:
@@ -76,7 +78,7 @@ class Vault:
             "save": lambda message: self._save(message, later),
             "restore": lambda message: later(self._restore, message),
             "drain": lambda message: later(self._drain, message),
-            "replicate": lambda message: later(self._replicate, message),
+            "replicate": self._replicate,
             "clean": lambda message: later(self._clean, message),
             "local": lambda message: later(self.keeper.record_local, message),
         }
@@ -103,7 +105,10 @@ class Vault:
         asked: Replicate = from_record(message["action"])
         for pair in asked.pairs:
             if pair.holder == self._post.node:
-                self._post.report(self.keeper.replicate(asked.generation, pair))
+                self._errands.ask(asked.generation, pair)
+
+    def _copy(self, generation: str, pair: Pair) -> None:
+        self._post.report(self.keeper.replicate(generation, pair))
 
     def _clean(self, message: Message) -> None:
         self.keeper.clean(str(message["watermark"]), tuple(str(name) for name in message["keep"]))

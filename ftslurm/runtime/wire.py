@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_FRAME, MAX_GREETING = 8 * 2**20, 4096  # bytes of JSON; the second until the peer has proved that it holds the key
 READ_BYTES = 2**16
+LONG = 1 << 14  # bytes from which a copy costs more than a second call
 DATA = b"\0"  # what no JSON begins with
 RETRY_S, MEET_S = 0.2, 2.0
 HEAD = struct.Struct(">I32s")
@@ -105,7 +106,8 @@ class Wire:
             end = HEAD.size + size
             if len(self._in) < end:
                 break
-            payload = bytes(self._in[HEAD.size : end])
+            with memoryview(self._in) as received:
+                payload = bytes(received[HEAD.size : end])
             del self._in[:end]
             if self.ready:
                 messages.append(self._open(mac, payload))
@@ -140,7 +142,8 @@ class Wire:
         payload = message if isinstance(message, bytes) else encode(message)
         if len(payload) > (MAX_FRAME if self.ready else MAX_GREETING):
             raise WireError(f"a message of {len(payload)} bytes is too large")
-        self._out += HEAD.pack(len(payload), self._mac(self._sent, payload, from_server=self._server)) + payload
+        self._out += HEAD.pack(len(payload), self._mac(self._sent, payload, from_server=self._server))
+        self._out += payload
         self._sent += 1
 
     def _open(self, mac: bytes, payload: bytes) -> dict[str, Any]:
@@ -152,7 +155,12 @@ class Wire:
         return _parse(payload)
 
     def _mac(self, number: int, payload: bytes, *, from_server: bool) -> bytes:
-        return hmac.digest(self._session, struct.pack(">?Q", from_server, number) + payload, "sha256")
+        place = struct.pack(">?Q", from_server, number)
+        if len(payload) < LONG:
+            return hmac.digest(self._session, place + payload, "sha256")
+        mac = hmac.new(self._session, place, "sha256")
+        mac.update(payload)  # without a copy of it, and other threads run meanwhile
+        return mac.digest()
 
 
 def _parse(payload: bytes) -> dict[str, Any]:

@@ -6,52 +6,15 @@ ranks have counted, and a shared store that is not there to be read from.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import signal
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, program, submit, workplace
+from tests.lab.library import at_hand, history, library, partnered, right_digest, scratch_of
 
 pytestmark = pytest.mark.lab
-
-STEPS = 240
-ROWS, COLUMNS = 96, 16384
-
-
-def right_digest(steps: int = STEPS) -> str:
-    """What the array has become after all steps."""
-    array = np.arange(ROWS)[:, None] * np.ones(COLUMNS) * (steps * (steps + 1) // 2)
-    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
-
-
-def library(lab: Cluster, *, name: str, nodes: int = 4, **more) -> LabRun:
-    """Submit the loop with a checkpoint every 20 steps."""
-    work = workplace(lab, name, None)
-    command = program("library_loop", "--steps", STEPS, "--pace", 0.1, "--progress", work / "progress")
-    saved = {"layout": "library", "every": {"steps": 20}, "min_interval": "1s", **more.pop("checkpoint", {})}
-    return submit(lab, command, name=name, nodes=nodes, work=work, checkpoint=saved, **more)
-
-
-def partnered(run: LabRun) -> list[str]:
-    """The generations of which every part has a copy."""
-    copies: dict[str, set[str]] = {}
-    for event in run.events("PartReplicated"):
-        if not event.get("error"):
-            copies.setdefault(event["generation"], set()).add(event["owner"])
-    parts = {commit["generation"]: {part["node"] for part in commit["parts"]} for commit in run.actions("CommitLocal")}
-    return [name for name, owners in parts.items() if owners <= copies.get(name, set())]
-
-
-def at_hand(run: LabRun, node: str) -> str:
-    """What the agent of a node says about restores, from its log."""
-    text = "".join(path.read_text() for path in (run.root / "logs").glob(f"*{node}*") if path.is_file())
-    return "\n".join(re.findall(r"[^\"]*is at hand in[^\"]*|[^\"]*was fetched[^\"]*", text))
 
 
 def test_lost_node_is_survived_without_shared_storage(lab: Cluster) -> None:
@@ -113,8 +76,7 @@ def test_checkpoint_now(lab: Cluster) -> None:
     assert done.returncode == 0, done.stderr + run.story()
     generation = json.loads(done.stdout)["generation"]
     assert generation in run.durable()
-    lines = [json.loads(line) for path in (run.root / "history").iterdir() for line in path.read_text().splitlines()]
-    assert [each["state"] for each in lines if each["generation"] == generation] == ["local", "durable"]
+    assert [each["state"] for each in history(run) if each["generation"] == generation] == ["local", "durable"]
     assert run.wait_end(240) == ("finished", 0)
 
 
@@ -124,10 +86,7 @@ def test_wrong_bytes_on_scratch_are_repaired_from_the_partner(lab: Cluster) -> N
     run.wait("partner copies", lambda: len(partnered(run)) >= 2)
     name = partnered(run)[-1]
     rank = next(proc for proc in run.processes("rank") if proc.rank == 1)
-    environ = Path(f"/proc/{rank.pid}/environ").read_bytes().decode().split("\0")
-    write = next(pair.partition("=")[2] for pair in environ if pair.startswith("FTSLURM_CHECKPOINT_DIR="))
-    scratch = Path(f"/proc/{rank.pid}/root{write}").parent
-    with (scratch / "gen" / name / "d" / "00001.bin").open("r+b") as file:
+    with (scratch_of(rank) / "gen" / name / "d" / "00001.bin").open("r+b") as file:
         file.seek(5000)
         file.write(b"wrong")
     rank.send(signal.SIGKILL)

@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--pace", type=float, default=0.1)
     parser.add_argument("--progress", type=Path, required=True)
+    parser.add_argument("--columns", type=int, default=COLUMNS, help="how wide the array is: 768 bytes a column")
     args = parser.parse_args()
     dist.init_process_group("gloo")
     rank, size, attempt = dist.get_rank(), dist.get_world_size(), os.environ["FTSLURM_ATTEMPT"]
     args.progress.mkdir(parents=True, exist_ok=True)
     first, last = rank * ROWS // size, (rank + 1) * ROWS // size
-    strip = np.zeros((last - first, COLUMNS))
-    shard = Shard(strip, offsets=(first, 0), global_shape=(ROWS, COLUMNS))
+    strip = np.zeros((last - first, args.columns))
+    shard = Shard(strip, offsets=(first, 0), global_shape=(ROWS, args.columns))
     run = attach(extra={"array": shard})
     step = run.restore() or 0
     with (args.progress / f"rank-{rank:05d}-{attempt}.log").open("w", buffering=1) as log:
