@@ -30,7 +30,8 @@ the fault to the first step further than any before, by a new process; `import t
 Seconds. A further node that is lost within five minutes of another needs the word of every witness,
 and so takes longer; a further one that is frozen, and so answers ping, leads to a requeue, which is
 not measured here (`--alone`: a new job for every injection). With n samples the highest percentile
-that they support is (n - 1)/n; p99 of 30 is their largest. `scripts/bench detection` measures all of
+that they support is (n - 1)/n; p99 of 30 is their largest. The machine had other work at the same
+time; each sample holds its load. `scripts/bench detection` measures all of
 it again; the samples are in `detection.json`.
 """
 
