@@ -11,22 +11,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ftslurm.checkpoint.handover import (
+    ATTEMPT,
+    CHECKPOINT,
+    CHECKPOINT_DIR,
+    END_TIME,
+    MTBF_S,
+    RUN_DIR,
+    RUN_ID,
+    SAVE_POLICY,
+    STORE_SOCKET,
+)
 from ftslurm.core.placement import local_ranks, node_ranks
 from ftslurm.slurm import env, nodeset
 
-RUN_ID = "FTSLURM_RUN_ID"
-ATTEMPT = "FTSLURM_ATTEMPT"
+# What the library reads has its names from there; the others are those of the rank's wrapper and of the agent.
+__all__ = [
+    "ATTEMPT",
+    "CHECKPOINT",
+    "CHECKPOINT_DIR",
+    "END_TIME",
+    "MTBF_S",
+    "RUN_DIR",
+    "RUN_ID",
+    "SAVE_POLICY",
+    "STORE_SOCKET",
+    "World",
+    "command",
+    "of_all",
+    "of_rank",
+    "stale",
+]
+
 LOCAL_DIR = "FTSLURM_LOCAL_DIR"
 LAUNCHER = "FTSLURM_LAUNCHER"
 ROLE = "FTSLURM_ROLE"
 ORPHAN_AFTER = "FTSLURM_ORPHAN_AFTER"
-RUN_DIR = "FTSLURM_RUN_DIR"
-CHECKPOINT = "FTSLURM_CHECKPOINT"
-CHECKPOINT_DIR = "FTSLURM_CHECKPOINT_DIR"
-STORE_SOCKET = "FTSLURM_STORE_SOCKET"
-SAVE_POLICY = "FTSLURM_SAVE_POLICY"
-MTBF_S = "FTSLURM_MTBF_S"
-END_TIME = "FTSLURM_END_TIME"
 RESTORE_STEP = "FTSLURM_RESTORE_STEP"
 
 

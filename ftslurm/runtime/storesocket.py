@@ -15,10 +15,10 @@ from pathlib import Path
 
 from ftslurm.checkpoint.handover import LINE_BYTES, TOLD, WAIT, Fetched, Op, Request, address_of, failure_line
 from ftslurm.errors import DataDamaged, FtslurmError
+from ftslurm.runtime.doorkeeper import Doorkeeper
 
 log = logging.getLogger(__name__)
 
-ACCEPT_S = 0.5
 REQUEST_S = 10.0
 WAIT_S = 5.0
 MOST = 256
@@ -31,53 +31,29 @@ class StoreSocket:
         self, path: Path, fetch: Callable[[str, str], tuple[Path, str]], tell: Callable[[Op, str, str], None]
     ) -> None:
         self.path, self._fetch, self._tell = path, fetch, tell
-        self._stop = threading.Event()
-        self._free = threading.Semaphore(MOST)
         path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with address_of(path) as address:
-            self._listener.bind(address)
-        self._listener.listen(MOST)
-        self._listener.settimeout(ACCEPT_S)
-        self._thread = threading.Thread(target=self._accept, name="ranks' store", daemon=True)
+            listener.bind(address)
+        listener.listen(MOST)
+        self._door = Doorkeeper(listener, self._serve, name="ranks' store", most=MOST)
 
     def start(self) -> None:
         """Begin to listen."""
-        self._thread.start()
+        self._door.start()
 
     def stop(self) -> None:
         """Listen no more."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * ACCEPT_S)
-        self._listener.close()
+        self._door.stop()
         self.path.unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        while not self._stop.is_set():
-            try:
-                link, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                log.warning("no rank can be let in: %s", error)
-                self._stop.wait(ACCEPT_S)
-                continue
-            if self._free.acquire(blocking=False):
-                threading.Thread(target=self._serve, args=(link,), name="ranks' store", daemon=True).start()
-            else:
-                link.close()
 
     def _serve(self, link: socket.socket) -> None:
         try:
-            with link:
-                link.settimeout(REQUEST_S)
-                request = Request.from_bytes(_line(link))
-                link.sendall(self._answer(link, request))
+            link.settimeout(REQUEST_S)
+            request = Request.from_bytes(_line(link))
+            link.sendall(self._answer(link, request))
         except (OSError, FtslurmError) as error:
             log.warning("a rank's request came to nothing: %s", error)
-        finally:
-            self._free.release()
 
     def _answer(self, link: socket.socket, request: Request) -> bytes:
         if request.op is not Op.FETCH:

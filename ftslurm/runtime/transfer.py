@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from ftslurm.core.manifest import CHUNK_BYTES, MANIFEST_LIMIT_BYTES, FileEntry, 
 from ftslurm.core.strictjson import safe_name, whole
 from ftslurm.errors import DataDamaged
 from ftslurm.runtime.control import Credentials
+from ftslurm.runtime.doorkeeper import Doorkeeper
 from ftslurm.runtime.wire import Wire, WireError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ MEET_S = 5.0
 STALL_S = 30.0
 """How long one end may say nothing, or take nothing."""
 IDLE_S = 10.0
-ACCEPT_S = 0.5
 MOST = 32
 READ_BYTES = 1 << 18
 _MAX_SIZE = 1 << 60
@@ -190,51 +189,26 @@ class StoreServer:
 
     def __init__(self, who: Credentials, epoch: Callable[[], int], tree: Tree) -> None:
         self._who, self._epoch, self._tree = who, epoch, tree
-        self._stop = threading.Event()
-        self._free = threading.Semaphore(MOST)
-        self._listener = socket.create_server(("", 0), backlog=MOST)
-        self._listener.settimeout(ACCEPT_S)
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="store", daemon=True)
+        listener = socket.create_server(("", 0), backlog=MOST)
+        self.port: int = listener.getsockname()[1]
+        self._door = Doorkeeper(listener, self._serve, name="store", most=MOST)
 
     def start(self) -> None:
         """Begin to listen."""
-        self._thread.start()
+        self._door.start()
 
     def stop(self) -> None:
         """Listen no more; what is being sent ends at its next block."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * ACCEPT_S)
-        self._listener.close()
+        self._door.stop()
 
-    def _accept(self) -> None:
-        while not self._stop.is_set():
-            try:
-                sock, address = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                log.warning("nobody can be let in: %s", error)
-                self._stop.wait(ACCEPT_S)
-                continue
-            if not self._free.acquire(blocking=False):
-                log.warning("%s is turned away: %d others are being served", address[0], MOST)
-                sock.close()
-                continue
-            threading.Thread(target=self._serve, args=(sock, address[0]), name="store", daemon=True).start()
-
-    def _serve(self, sock: socket.socket, address: str) -> None:
+    def _serve(self, sock: socket.socket) -> None:
         try:
-            with sock:
-                line = Line(sock, Wire(self._who.key, self._who.run_id, {"role": "store"}, epoch=self._epoch()))
-                line.meet()
-                while not self._stop.is_set():
-                    self._answer(line, line.receive(IDLE_S))
+            line = Line(sock, Wire(self._who.key, self._who.run_id, {"role": "store"}, epoch=self._epoch()))
+            line.meet()
+            while not self._door.closing:
+                self._answer(line, line.receive(IDLE_S))
         except OSError as error:
-            log.debug("the line to %s is over: %s", address, error)
-        finally:
-            self._free.release()
+            log.debug("a line is over: %s", error)
 
     def _answer(self, line: Line, request: Mapping[str, Any]) -> None:
         try:
@@ -243,7 +217,7 @@ class StoreServer:
                 size = disk.size_of(descriptor)
                 line.send({"size": size})
                 for _, block in blocks(descriptor, size, start):
-                    if self._stop.is_set():
+                    if self._door.closing:
                         raise ConnectionAbortedError(errno.ECONNABORTED, "this agent leaves")
                     line.send_data(block)
         except FileNotFoundError:
