@@ -53,6 +53,8 @@ class Line:
         self._sock, self._wire = sock, wire
         self._inbox: deque[dict[str, Any]] = deque()
         wire.takes_data = True
+        # Else a small answer behind another one waits for an acknowledgement, which may take 40 ms (RFC 896, 1122).
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def meet(self) -> None:
         """Take the handshake to its end."""

@@ -19,11 +19,12 @@ import numpy as np
 
 from ftslurm.checkpoint.arrays import Shard, sources
 from ftslurm.checkpoint.pacing import Pacer
-from ftslurm.checkpoint.places import Gatherer
+from ftslurm.checkpoint.places import Gatherer, Tally
 from ftslurm.checkpoint.stage import Stage
 from ftslurm.checkpoint.writer import Header, write_rank
 from ftslurm.core.actions import Pair, Whereabouts
 from ftslurm.core.events import Event, Part, PartSaved, RestoreReady
+from ftslurm.core.manifest import Commit
 from ftslurm.core.rankindex import data_name
 from ftslurm.runtime.control import Channel, Credentials, Server, serve
 from ftslurm.runtime.keeper import Post
@@ -63,9 +64,11 @@ class Slow(LibSaver):
         super().__init__(post)
         self._pacer = Pacer(rate_limit=rate)
 
-    def gatherer(self, wanted: Sequence[Whereabouts]) -> Gatherer:
+    def gatherer(
+        self, wanted: Sequence[Whereabouts], committed: Commit | None = None, tally: Tally | None = None
+    ) -> Gatherer:
         """As of any node, paced."""
-        return replace(super().gatherer(wanted), pace=self._pacer)
+        return replace(super().gatherer(wanted, committed, tally), pace=self._pacer)
 
 
 class Node:
