@@ -6,9 +6,16 @@ from pathlib import Path
 
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.shelf import Access, Shelf
-from ftslurm.core.rankindex import Entry
+from ftslurm.checkpoint.store import read_stored
+from ftslurm.core.rankindex import Entry, index_name
 from ftslurm.core.wholeness import merge
 from ftslurm.errors import DataDamaged
+
+
+def has_indexes(root: Path, generation: str) -> bool:
+    """Whether a durable generation is the library's: its manifests list rank indexes; raises as `read_stored`."""
+    files = read_stored(root, generation).files
+    return any(entry.rank is not None and entry.name == index_name(entry.rank) for entry in files)
 
 
 def check_whole(root: Path, generation: str) -> None:

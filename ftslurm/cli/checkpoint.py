@@ -179,15 +179,14 @@ def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], N
 
 
 def _read(root: Path, name: str, size_bytes: int) -> dict[str, Any]:
-    from ftslurm.checkpoint.examine import check_whole
+    from ftslurm.checkpoint.examine import check_whole, has_indexes
     from ftslurm.checkpoint.pacing import Pacer
-    from ftslurm.checkpoint.store import read_commit
     from ftslurm.checkpoint.store import verify as read_all
     from ftslurm.errors import DataDamaged, StorageError
 
     try:
         found = read_all(root, name, Pacer(progress=Meter(name), total=size_bytes))
-        if found.ok and read_commit(root, name)[0].about is not None:  # the library's: it has indexes
+        if found.ok and has_indexes(root, name):
             check_whole(root, name)
     except (DataDamaged, StorageError) as error:
         state = Found.DAMAGED if isinstance(error, DataDamaged) else Found.UNREADABLE

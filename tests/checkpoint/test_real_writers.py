@@ -58,6 +58,7 @@ elif kind == "child":
         with open(path, "wb", buffering=0) as file:
             for piece in pieces():
                 file.write(piece)
+            time.sleep(3600)  # it is killed before it closes the file, however late that is
     child = multiprocessing.get_context("fork").Process(target=save)
     child.start()
     print(child.pid, flush=True)
