@@ -44,8 +44,13 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
+@pytest.hookimpl(trylast=True)  # after the order was drawn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with its reason, what this machine cannot run; each need is looked at once."""
+    """Skip, with its reason, what this machine cannot run; each need is looked at once. The lab's tests come first.
+
+    They take minutes a file: were one of them the last, all workers but one would wait for it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("lab") is None)
     used = {name for name in NEEDS if any(item.get_closest_marker(name) for item in items)}
     missing = {name: reason for name, (present, reason) in NEEDS.items() if name in used and not present()}
     for item in items:

@@ -12,6 +12,7 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab.library import held_in_save, library, partnered, right_digest
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
@@ -62,8 +63,11 @@ def blow(run: LabRun, kind: str, stage: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "stages", "steps"),
-    [("rank", ("save", "copy", "drain"), 360), ("agent", ("save", "copy"), 300), ("supervisor", ("save", "copy"), 300)],
-    ids=["rank", "agent", "supervisor"],
+    [
+        pytest.param("rank", ("save", "copy", "drain"), 360, id="rank"),
+        pytest.param("agent", ("save", "copy"), 300, id="agent", marks=long_test("agents")),
+        pytest.param("supervisor", ("save", "copy"), 300, id="supervisor", marks=long_test("supervisors")),
+    ],
 )
 def test_killed_in_every_stage(lab: Cluster, kind: str, stages: tuple[str, ...], steps: int) -> None:
     """Whoever dies, and whenever: the run ends with the right result, and every checkpoint that it leaves is sound.

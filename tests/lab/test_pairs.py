@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -13,11 +12,11 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab import epochs
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, await_that, patient
 
 pytestmark = pytest.mark.lab
 
-PATIENT = os.environ.get("FTSLURM_LONG_TESTS") == "1"
 SHORT = {("kill", "corrupt"), ("corrupt", "cut"), ("cut", "supervisor"), ("supervisor", "kill")}
 """Each fault once as the first and once as the second."""
 
@@ -95,8 +94,8 @@ def misread(run: LabRun) -> list[str]:
 def pairs() -> Iterator[object]:
     """All ordered pairs; most of them belong to the longer tests."""
     for pair in itertools.product(("kill", "cut", "supervisor", "corrupt"), repeat=2):
-        skip = pytest.mark.skipif(not PATIENT and pair not in SHORT, reason="FTSLURM_LONG_TESTS=1 is not set")
-        yield pytest.param(*pair, marks=skip, id="-".join(pair))
+        marks = () if pair in SHORT else long_test("one of the other pairs")
+        yield pytest.param(*pair, marks=marks, id="-".join(pair))
 
 
 @pytest.mark.parametrize(("first", "second"), list(pairs()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.storage import Fault
 from tests.lab import epochs
+from tests.lab.longer import long_test
 from tests.lab.test_recovery import loss_of, state_of
 from tests.lab.training import LabRun, await_that, ddp, let_pass, patient, program, settings, workplace
 from tests.local_ranks import PROGRAMS, run_ranks
@@ -22,10 +22,7 @@ pytestmark = pytest.mark.lab
 
 BATCH = "n1"
 STEPS = 240
-PATIENT = os.environ.get("FTSLURM_LONG_TESTS") == "1"
-long_test = pytest.mark.skipif(
-    not PATIENT, reason="FTSLURM_LONG_TESTS=1 is not set: one of the longer ways to lose a host"
-)
+long_way = long_test("one of the longer ways to lose a host")
 
 
 def start_soon(run: LabRun, state: str) -> None:
@@ -133,7 +130,7 @@ def test_cut_batch_host(lab: Cluster, undisturbed: float) -> None:
     assert len(takeovers(run)) == 1
 
 
-@long_test
+@long_way
 def test_killed_batch_host(lab: Cluster, undisturbed: float) -> None:
     """The same when the host loses its power."""
     run = ddp(lab, name="killed-host", nodes=4, steps=STEPS)
@@ -156,7 +153,7 @@ def test_frozen_batch_host_wakes_up(lab: Cluster) -> None:
     finish(run)
 
 
-@long_test
+@long_way
 def test_batch_host_cut_and_healed(lab: Cluster) -> None:
     """The old script never returns while the run goes on elsewhere: Slurm would end the job with it."""
     run = patient(lab, name="healed-host", nodes=4)
@@ -171,7 +168,7 @@ def test_batch_host_cut_and_healed(lab: Cluster) -> None:
     finish(run)
 
 
-@long_test
+@long_way
 def test_two_of_four_nodes_at_once(lab: Cluster) -> None:
     """Half of the nodes go, the batch host among them: the other half goes on."""
     run = patient(lab, name="half", nodes=4)
@@ -209,7 +206,7 @@ def test_stopped_supervisor_is_replaced(lab: Cluster) -> None:
     finish(run)
 
 
-@long_test
+@long_way
 def test_stopped_parent_and_killed_supervisor(lab: Cluster) -> None:
     """Neither is there for 20 s: another node takes over; the parent, woken, waits for the end of the run."""
     run = patient(lab, name="both", nodes=3)
@@ -226,7 +223,7 @@ def test_stopped_parent_and_killed_supervisor(lab: Cluster) -> None:
     finish(run)
 
 
-@long_test
+@long_way
 def test_requeue_while_a_node_is_cut(lab: Cluster) -> None:
     """An administrator requeues the job while a node is cut off: what is left there claims nothing and ends."""
     run = patient(lab, name="requeued", nodes=3)
@@ -247,7 +244,7 @@ def test_requeue_while_a_node_is_cut(lab: Cluster) -> None:
     finish(run)
 
 
-@long_test
+@long_way
 def test_without_quorum_the_job_is_requeued(lab: Cluster) -> None:
     """Neither the other node answers nor shared storage takes a write: the job is requeued, and the run goes on."""
     storage = lab.storage
