@@ -49,10 +49,22 @@ def resolve(spec: LabSpec, layout: Layout) -> LabSpec:
 def assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], None]) -> None:
     """Start every machine of a lab with all its daemons; Slurm may still need a moment after that.
 
+    A machine that does not boot gets a second try: MariaDB 10.11 was seen to crash (signal 11) in slurmdbd's first
+    questions, on a busy machine, about once in ten labs.
+
     Raises:
         UsageError: the lab's ordinary user cannot be given access to what it must run.
         ServiceUnavailable: a part did not start.
     """
+    try:
+        _assemble(spec, layout, lock, report)
+    except machine.DidNotBoot as error:
+        report(f"{error}; trying once more")
+        dismantle(layout)
+        _assemble(spec, layout, lock, report)
+
+
+def _assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], None]) -> None:
     report(f"lab {layout.name}: preparing {spec.node_count} nodes")
     trees = view.needed_trees()
     _require_access(layout, trees)

@@ -187,12 +187,16 @@ def start(command: Sequence[str], log: Path, timeout_s: float) -> None:
         )
 
 
-def _boot_failed(machine: Machine) -> ServiceUnavailable:
+class DidNotBoot(ServiceUnavailable):
+    """A machine of a lab has ended before it was up."""
+
+
+def _boot_failed(machine: Machine) -> DidNotBoot:
     tail = ""
     with contextlib.suppress(FileNotFoundError):
         tail = "\n".join(machine.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
     where = "the login host" if machine.name == LOGIN else f"node {machine.name}"
-    return ServiceUnavailable(
+    return DidNotBoot(
         f"{where} of lab {machine.spec.name} did not boot: {tail}", hint=f"see {machine.layout.log}"
     )
 

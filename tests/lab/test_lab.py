@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftslurm.errors import ServiceUnavailable, UsageError
-from ftslurm.lab import boot, layout, prerequisites, process, view
+from ftslurm.lab import boot, layout, machine, prerequisites, process, view
 from ftslurm.lab.cluster import Cluster
 from tests.lab.oracles import leftovers_of, pings, processes_of, wait_until
 
@@ -170,3 +170,18 @@ def test_eight_nodes_beside_another_lab(lab: Cluster, other: Cluster) -> None:
     assert sorted(done.stdout.split()) == sorted(f"n{number}" for number in range(1, 9))
     assert not pings(lab, "n1", other.spec.address("n1"))
     assert sorted(lab.login(["srun", "-N4", "hostname"]).stdout.split()) == ["n1", "n2", "n3", "n4"]
+
+
+def test_a_machine_that_does_not_boot_gets_a_second_try(other: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that crashes while the lab comes up costs some seconds, and leaves nothing behind."""
+    wait_for, waits = machine.wait_for, []
+
+    def fails_once(booting: machine.Machine, path: Path) -> None:
+        waits.append(path)
+        if len(waits) == 2:
+            raise machine.DidNotBoot("the login host did not boot")
+        wait_for(booting, path)
+
+    monkeypatch.setattr(machine, "wait_for", fails_once)
+    other.up(1)
+    assert other.status()["up"]
