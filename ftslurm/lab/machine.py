@@ -196,9 +196,7 @@ def _boot_failed(machine: Machine) -> DidNotBoot:
     with contextlib.suppress(FileNotFoundError):
         tail = "\n".join(machine.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
     where = "the login host" if machine.name == LOGIN else f"node {machine.name}"
-    return DidNotBoot(
-        f"{where} of lab {machine.spec.name} did not boot: {tail}", hint=f"see {machine.layout.log}"
-    )
+    return DidNotBoot(f"{where} of lab {machine.spec.name} did not boot: {tail}", hint=f"see {machine.layout.log}")
 
 
 def send(pid: int, number: signal.Signals) -> None:
