@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import signal
@@ -64,7 +65,8 @@ class Harm:
         copies = [path for place in places for path in place.rglob(f"step_{int(name.split('-')[0]):08d}.pt")]
         for path in copies:
             if "restore" not in path.parts:  # that one has been verified, and is being handed over
-                flip(path)
+                with contextlib.suppress(FileNotFoundError):  # a newer one is durable by now, and scratch is cleaned
+                    flip(path)
         self.damaged.append((len(self.run.actions("ReleaseRanks")), name))
 
     def loaded(self) -> list[str]:
