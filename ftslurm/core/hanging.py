@@ -260,10 +260,13 @@ def on_loss(run: Run, event: LossAlarm, policy: Policy) -> Step:
         text = f"the loss has jumped to {event.value} ({where}): {event.score:.1f} deviations over {event.median:.6g}"
         return run, (Say(text=text, slug="loss_spike"),)
     text = f"the loss is {event.value} ({where})"
-    if policy.on_nan != "rollback" or run.phase is not Phase.TRAINING:
+    if policy.on_nan != "rollback":
         return run, (
             Say(text=f"{text}; what follows is the program's business (progress.on_nan: say)", slug="loss_nan"),
         )
+    run, aside = _set_aside(run, event.step)
+    if run.phase not in LIVE:
+        return run, aside  # it is being stopped already; a thousand ranks may say the same
     node = attempt.placement[event.rank] if event.rank < len(attempt.placement) else ""
     found = Diagnosis(
         cause=Cause.NAN,
@@ -273,14 +276,16 @@ def on_loss(run: Run, event: LossAlarm, policy: Policy) -> Step:
         reason=f"{text}: back to the checkpoint before it",
         signature="nan",
     )
-    run, aside = _set_aside(run, event.step)
     run, more = stopping.begin(run, found, policy)
     return run, aside + more
 
 
 def _set_aside(run: Run, step: int) -> tuple[Run, tuple[Action, ...]]:
-    """What was saved from that step on may hold the same NaN."""
+    """What was saved from that step on may hold the same NaN, and so may what is still being saved."""
     actions: tuple[Action, ...] = ()
+    attempt = run.current
+    first = step if attempt.spoilt_from is None else min(step, attempt.spoilt_from)
+    run = replace(run, attempt=replace(attempt, spoilt_from=first))
     for saved in run.saved:
         if saved.step >= step and saved.state in (SavedState.PENDING, SavedState.LOCAL, SavedState.DURABLE):
             run = run.with_saved(replace(saved, state=SavedState.DAMAGED))
@@ -294,6 +299,6 @@ RULES: tuple[tuple[type[Event], Callable[[Run, Any, Policy], Step], frozenset[Ph
     (RanksResumed, on_resumed, LIVE),
     (AutopsyTaken, on_autopsy, LIVE),
     (StragglerSeen, on_straggler, LIVE),
-    (LossAlarm, on_loss, LIVE),
+    (LossAlarm, on_loss, LIVE | {Phase.STOPPING}),
 )
 """What each symptom leads to, and in which phases it means something."""

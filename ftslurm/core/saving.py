@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftslurm.core.actions import Action, CommitLocal, Say, SetTimer
+from ftslurm.core.actions import Action, CommitLocal, Quarantine, Say, SetTimer
 from ftslurm.core.copies import replicate
 from ftslurm.core.draining import WHOLE, commit_again, next_target
 from ftslurm.core.events import PartPending, PartSaved, StoreScanned
@@ -146,6 +146,11 @@ def _expected(run: Run) -> frozenset[str]:
 
 
 def _commit_local(run: Run, saved: Saved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    first = run.current.spoilt_from
+    if first is not None and saved.step >= first:
+        reason = f"the loss was no number at step {first}"
+        damaged = replace(saved, state=SavedState.DAMAGED)
+        return run.with_saved(damaged), (Quarantine(generation=saved.generation, reason=reason),)
     local = replace(saved, state=SavedState.LOCAL)
     run = replace(run.with_saved(local), saw_save=True)
     run, more = next_target(run, policy)

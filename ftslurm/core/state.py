@@ -92,7 +92,8 @@ class Attempt:
 
     `restored` maps a node to the path of the verified checkpoint there; `fenced` are the nodes where nothing of this
     attempt is left; `finished` are the ranks that reported exit code 0; `blind` are the nodes whose agent was lost, and
-    with it perhaps the knowledge of files that were just being written; `stall` is the one that is being looked into.
+    with it perhaps the knowledge of files that were just being written; `stall` is the one that is being looked into;
+    what the attempt saves from step `spoilt_from` on is not to be used.
     """
 
     number: int
@@ -114,6 +115,7 @@ class Attempt:
     fenced: frozenset[str] = frozenset()
     blind: frozenset[str] = frozenset()
     stall: RanksStalled | None = None
+    spoilt_from: int | None = None
 
     @property
     def mustered(self) -> bool:

@@ -176,7 +176,8 @@ class LabRun:
 
     def restored_steps(self) -> list[int]:
         """The training step that every released attempt began with."""
-        return [action.get("step", 0) for action in self.actions("ReleaseRanks")]
+        # An agent that comes back is told once more what it may have missed: nobody begins anew for that.
+        return [action.get("step", 0) for action in self.actions("ReleaseRanks") if not action.get("again")]
 
     def durable(self) -> list[str]:
         """The generations whose COMMIT.json is there, oldest first."""
