@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftslurm import runs, submission
+from ftslurm import ownjob, runs, submission
 from ftslurm.errors import CannotCreate, UsageError
 from ftslurm.srunline import SrunLine, parse
 
@@ -30,11 +30,14 @@ def adopt(
     """
     line = parse(words)
     config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
-    root = submission.run_root_of(config, run_root)
+    submitted_to = ownjob.run_root_of(job.submission)
+    root = submission.run_root_of(config, run_root or submitted_to)
     call = ("--run-name", run_name) if run_name else config.command
-    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
+    paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
         return paths
+    if submitted_to is not None:
+        ownjob.keep(job.submission, paths, job.calls_of)
     try:
         # JSON is YAML: the run's own copy, with what srun's options and the allocation said filled in.
         plain = config.model_dump(mode="json", by_alias=True)

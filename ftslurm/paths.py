@@ -13,6 +13,7 @@ Layout of the run's folder::
       logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
       checkpoints/
     <run_root>/by-job/<job_id> -> ../<run_id>
+    <run_root>/submissions/<name>/script.sbatch  submission.json
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ class RunPaths:
     @property
     def script(self) -> Path:
         return self.root / "job.sbatch"
+
+    @property
+    def own_script(self) -> Path:
+        """The user's own script, of a run that began with `submit --from` (`ownjob`)."""
+        return self.root / "own.sbatch"
+
+    @property
+    def own_job(self) -> Path:
+        return self.root / "own.json"
 
     def journal(self, epoch: int) -> Path:
         return self.root / f"journal.{epoch}.jsonl"
@@ -173,6 +183,11 @@ def rank_log_name(rank: int) -> str:
 def by_job(run_root: Path, job_id: str) -> Path:
     """Return the link that leads from a job to its run."""
     return run_root / "by-job" / job_id
+
+
+def submissions(run_root: Path) -> Path:
+    """Return the folder of the submissions of users' own scripts (`ownjob`)."""
+    return run_root / "submissions"
 
 
 def probe_file(folder: Path, run_id: str, node: str) -> Path:

@@ -157,6 +157,22 @@ def parse(words: Sequence[str]) -> SrunLine:
     )
 
 
+def options_only(words: Sequence[str]) -> list[str]:
+    """Return the words of srun's line before the command."""
+    left, found = list(words), []
+    while left and left[0].startswith("-") and left[0] != "--":
+        found.append(left.pop(0))
+        if _wants_value(found[-1]) and left:
+            found.append(left.pop(0))
+    return found
+
+
+def kills_on_failure(options: Sequence[str]) -> bool:
+    """Tell whether srun is asked to end the step with its first failed rank."""
+    named = (_name_and_value(word, None) for word in options if word.startswith("-"))
+    return any(name == "kill-on-bad-exit" and value != "0" for name, value in named)
+
+
 def refusals(words: Sequence[str]) -> list[str]:
     """Return why options of srun that a configuration asks for cannot be used, one sentence each."""
     left = list(words)

@@ -15,6 +15,7 @@ from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.store import Scan
+    from ftslurm.cli.ownsubmit import Request
     from ftslurm.config import Config
     from ftslurm.insight.summary import Summary
     from ftslurm.paths import RunPaths
@@ -102,7 +103,7 @@ def resume(
         return 0
     if start:
         _roll_back(paths, plan, start)
-    job_id = _submit(client, paths, plan.request)
+    job_id = _submit(client, paths, plan)
     text = job_id if parsable else f"Submitted batch job {job_id}"
     told = {"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}
     click.echo(json.dumps(told, indent=2) if as_json else text)
@@ -122,12 +123,17 @@ class Plan:
     start: tuple[str, int] | None
     notes: tuple[str, ...]
     store: Path
+    own: Request | None = None
+    """Where the run began with a script of the user's own: that one again."""
 
     def show(self) -> None:
         """Print the script, and on stderr what stands on sbatch's command line."""
         from ftslurm import submission
         from ftslurm.slurm.script import render
 
+        if self.own is not None:
+            click.echo(self.own.shown(self.own.own.script))
+            return
         click.echo(render(self.request), nl=False)
         click.echo(f"# submitted with: sbatch {' '.join(submission.command_line(self.request))} SCRIPT", err=True)
 
@@ -151,6 +157,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         DataDamaged: no checkpoint of it is intact.
     """
     from ftslurm import journal, siteprofile, submission
+    from ftslurm.cli import ownresume
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
     from ftslurm.runtime.settings import checkpoint_of
@@ -161,17 +168,28 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     _refuse_if_finished(paths, summary, again=wishes.again)
     start, notes = _start(paths, config, wishes)
     changed = _changed(config, wishes)
-    request = submission.request_of(changed, paths, options, resumed=True)
+    is_own = paths.own_job.exists()
+    request = submission.request_of(changed, paths, () if is_own else options, resumed=True)
     exclude = _still_known(client, summary.excluded)
     if exclude:
         notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
     exclude, more = _left_out(client, paths, changed, exclude, wishes)
     notes += more
-    if not paths.script.exists():
+    changes = ownresume.Changes(
+        nodes=wishes.nodes,
+        ranks_per_node=changed.resources.ranks_per_node,
+        time=wishes.time,
+        exclude=exclude,
+        options=options,
+    )
+    own = ownresume.request_of(paths, changes)
+    if own is not None:
+        notes += own.notes
+    elif not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
     store = Path(checkpoint_of(config, paths).shared)
     request = replace(request, exclude=exclude)
-    return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store)
+    return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store, own=own)
 
 
 def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:
@@ -301,18 +319,34 @@ def _still_known(client: SlurmClient, excluded: tuple[str, ...]) -> tuple[str, .
     return tuple(node for node in excluded if node not in unknown)
 
 
-def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
+def _submit(client: SlurmClient, paths: RunPaths, plan: Plan) -> str:
     """Submit and link the job; of two that were submitted at once the later one gives way.
 
     Raises:
         TryAgain: somebody else has resumed the run in the same moment.
     """
-    from ftslurm import runs, submission
-    from ftslurm.errors import FtslurmError, Refused, ServiceUnavailable, TryAgain
+    from ftslurm import runs
+    from ftslurm.cli import ownresume
+    from ftslurm.errors import TryAgain
+
+    own = plan.own
+    job_id = ownresume.submit(client, paths, own) if own is not None else _send(client, paths, plan.request)
+    others = [other for other in client.find_submitted(paths.run_id) if other != job_id]
+    if any(int(other) < int(job_id) for other in others):
+        client.cancel(job_id)
+        raise TryAgain(f"run {paths.run_id} has just been resumed as job {others[0]}; job {job_id} is cancelled")
+    runs.link_job(paths, job_id)
+    return job_id
+
+
+def _send(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
+    """Submit a script that ftslurm writes."""
+    from ftslurm import submission
+    from ftslurm.errors import FtslurmError, Refused, ServiceUnavailable
 
     script = submission.write_script(paths, request)
     try:
-        job_id = client.submit(script, submission.command_line(request)).partition(";")[0]
+        return client.submit(script, submission.command_line(request)).partition(";")[0]
     except ServiceUnavailable as error:
         hint = f"the job may exist nevertheless: `squeue --me` shows it, with {paths.run_id} in its comment"
         raise ServiceUnavailable(str(error), hint=hint) from error
@@ -322,9 +356,3 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
             asked = f"{request.max_nodes} nodes without {', '.join(request.exclude)} were asked for"
             raise Refused(str(error), hint=f"{asked}; --nodes asks for fewer") from error
         raise
-    others = [other for other in client.find_submitted(paths.run_id) if other != job_id]
-    if any(int(other) < int(job_id) for other in others):
-        client.cancel(job_id)
-        raise TryAgain(f"run {paths.run_id} has just been resumed as job {others[0]}; job {job_id} is cancelled")
-    runs.link_job(paths, job_id)
-    return job_id

@@ -13,7 +13,7 @@ Examples:
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
 \b
-Submit the script with --no-kill and `export FTSLURM_NO_KILL=1` in it, so that the job outlives a lost node.
+Submit the script with `ftslurm submit --from SCRIPT`, so that the job outlives a lost node.
 """
 
 
@@ -50,9 +50,11 @@ def run(
     Returns the run's exit code when the run has ended, and never before: a job that Slurm has requeued, or that another
     supervisor has taken over, waits here.
     """
+    from ftslurm import ownjob
     from ftslurm.runtime.parent import Parent
     from ftslurm.slurm.env import job_from_env
 
+    ownjob.forget_if_inherited(os.environ)
     job = job_from_env(os.environ)
     if run_dir is None:
         from ftslurm.adoption import adopt
@@ -61,5 +63,8 @@ def run(
     from ftslurm import runs
     from ftslurm.paths import RunPaths
 
-    runs.link_job(RunPaths(run_dir), job.job_id)
+    paths = RunPaths(run_dir)
+    for name in {job.job_id, job.requeue_id}:  # a task of an array is known by two ids
+        runs.link_job(paths, name)
+    resumed = resumed or job.resumes(paths.run_id)
     return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()

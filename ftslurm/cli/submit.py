@@ -30,12 +30,15 @@ Examples:
   job=$(ftslurm submit train.yaml --parsable)
   ftslurm submit train.yaml --wait && echo trained
   ftslurm submit finetune.yaml --init-from 4711@best  # begins from a checkpoint of another run
+  ftslurm submit --from train.sbatch                  # your own script, with `ftslurm run` for srun
+  ftslurm submit --from train.sbatch --dry-run -- --time=2:00:00 -- --epochs 3
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--from", "script", type=click.Path(path_type=Path), help="Your own batch script, instead of a FILE.")
 @click.option("-x", "--exclude", default="", metavar="NODES", help="Nodes to leave out, as in n[3,7].")
 @click.option("--no-ledger", is_flag=True, help="Leave no node out for the node ledger's sake.")
 @click.option("--dry-run", is_flag=True, help="Print the batch script and submit nothing.")
@@ -48,9 +51,10 @@ Examples:
 )
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder; beats the file.")
 def submit(
-    file: Path,
+    file: Path | None,
     sbatch_options: tuple[str, ...],
     *,
+    script: Path | None,
     exclude: str,
     no_ledger: bool,
     dry_run: bool,
@@ -61,11 +65,28 @@ def submit(
     init_from: str | None,
     run_root: Path | None,
 ) -> int:
-    """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
+    """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file.
+
+    With --from a batch script of your own is submitted, untouched, in which you have written `ftslurm run` for the word
+    srun; what survival needs is added on sbatch's command line, and said. The script's arguments stand behind a second
+    --.
+    """
+    if script is not None:
+        from ftslurm.cli.ownsubmit import Wish, submit_own
+
+        words = (*([str(file)] if file is not None else []), *sbatch_options)
+        shows = {"dry_run": dry_run, "test_only": test_only, "parsable": parsable, "as_json": as_json}
+        wish = Wish(
+            exclude=exclude, use_ledger=not no_ledger, wait=wait, run_root=run_root, init_from=init_from, **shows
+        )
+        return submit_own(script, words, wish)
     from ftslurm import siteprofile, submission
     from ftslurm.config import load
+    from ftslurm.errors import UsageError
     from ftslurm.slurm.client import SlurmClient
 
+    if file is None:
+        raise UsageError("there is nothing to submit", hint="ftslurm submit train.yaml, or --from train.sbatch")
     config = load(file)
     root, client = submission.run_root_of(config, run_root), SlurmClient()
     taken = siteprofile.for_submission(config, client)
@@ -156,7 +177,7 @@ def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> N
         click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
 
 
-def _hurry(client: SlurmClient, info: JobInfo) -> None:
+def hurry(client: SlurmClient, info: JobInfo) -> None:
     """Start a requeued job soon instead of two minutes later, which its owner may do once it is pending again."""
     from ftslurm.errors import FtslurmError
     from ftslurm.slurm.client import JobField
@@ -190,7 +211,7 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 
         try:
             info = client.job(job_id)
             state = info.state
-            _hurry(client, info)
+            hurry(client, info)
         except (ServiceUnavailable, TryAgain) as error:
             click.echo(f"ftslurm: {error}; still waiting", err=True)
         else:

@@ -31,6 +31,7 @@ from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime import claims
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
+from ftslurm.runtime.limit import watch_the_limit
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of
 from ftslurm.runtime.quorum import leave_mark
@@ -128,6 +129,9 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy 
     signals.attach(supervisor, job)
     if legacy is None:
         supervisor.voice.say(_first_line(paths, job, config, epoch))
+        if not paths.script.exists():
+            lead_s = config.checkpoint.grace + SAVE_LEAD_S
+            watch_the_limit(job.job_id, lead_s, lambda: supervisor.emit(StopRequested(why=TIME_LIMIT, save=True)))
     else:
         _take_over(supervisor, legacy)
     supervisor.start_slurm_watch()

@@ -120,10 +120,15 @@ class NotStarted(ServiceUnavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmClient:
-    """Slurm as seen from this host; `environ` is cleaned before use, `timeout_s` bounds every read."""
+    """Slurm as seen from this host; `environ` is cleaned before use, `timeout_s` bounds every read.
+
+    `own_options`: sbatch sees the user's SBATCH_* variables. `cwd`: where commands run; None is here.
+    """
 
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     timeout_s: float = TIMEOUT_S
+    own_options: bool = False
+    cwd: Path | None = None
 
     def run(self, argv: Sequence[str], *, timeout_s: float | None = None, stdin: str = "") -> Answer:
         """Run one command to its end and return what it said; success is not checked.
@@ -134,14 +139,15 @@ class SlurmClient:
             UsageError: an argument that no command can get (NUL inside).
         """
         deadline = self.timeout_s if timeout_s is None else timeout_s
-        environ = env.clean(self.environ)
-        if argv[0] != "sbatch":  # sbatch would hand these on to the job
-            environ |= {"LC_ALL": "C", env.TIME_FORMAT: "%s"}
+        if argv[0] == "sbatch":
+            environ = env.clean_for_sbatch(self.environ) if self.own_options else env.clean(self.environ)
+        else:  # sbatch would hand these on to the job
+            environ = env.clean(self.environ) | {"LC_ALL": "C", env.TIME_FORMAT: "%s"}
         try:
             with _shielded():
                 process = subprocess.Popen(
                     list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
-                    text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True,
+                    text=True, encoding="utf-8", errors="surrogateescape", start_new_session=True, cwd=self.cwd,
                 )  # fmt: skip
         except OSError as error:
             raise NotStarted(
@@ -172,13 +178,15 @@ class SlurmClient:
         answer = self._sbatch(script, ["--parsable", *options], arguments)
         return parse.submitted_id(answer.check().stdout)
 
-    def test_only(self, script: Path | str, options: Sequence[str] = ()) -> StartForecast:
+    def test_only(
+        self, script: Path | str, options: Sequence[str] = (), *, arguments: Sequence[str] = ()
+    ) -> StartForecast:
         """Ask when the job would start; nothing is submitted.
 
         Raises:
             Refused: Slurm would not take the job.
         """
-        answer = self._sbatch(script, ["--test-only", *options], ()).check()
+        answer = self._sbatch(script, ["--test-only", *options], arguments).check()
         match = re.search(r"to start at (\S+)", answer.words)
         return StartForecast(text=answer.words, start=parse.epoch(match[1]) if match else None)
 

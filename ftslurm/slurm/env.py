@@ -59,6 +59,13 @@ TORCHELASTIC_RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"
 NO_KILL_MARKER = "FTSLURM_NO_KILL"
 """Set to 1 by the submitted script: Slurm cannot be asked whether a job has `--no-kill`."""
 
+SUBMISSION = "FTSLURM_SUBMISSION"
+"""Set by `submit --from`: the name under which the run root holds the script and the options of this submission."""
+
+CONTINUES = "FTSLURM_CONTINUES"
+"""Set by `resume` where it submits a user's own script again: `<job> <run id>`; the calls in the script are those of
+the earlier job, and the run is begun again although it has ended."""
+
 STALE_AFTER_LOSS = (NODELIST_OLD, JOB_NODELIST, JOB_NUM_NODES)
 """Still name the lost node in every later step of the job."""
 
@@ -161,6 +168,8 @@ class JobEnv:
     partition: str
     user: str
     no_kill: bool
+    submission: str = ""
+    continues: str = ""
 
     @property
     def requeue_id(self) -> str:
@@ -168,6 +177,15 @@ class JobEnv:
         if self.array_job_id and self.array_task_id:
             return f"{self.array_job_id}_{self.array_task_id}"
         return self.job_id
+
+    @property
+    def calls_of(self) -> str:
+        """The job whose `ftslurm run` calls those of this job's script are: an earlier one where `resume` says so."""
+        return self.continues.partition(" ")[0] or self.requeue_id
+
+    def resumes(self, run_id: str) -> bool:
+        """Tell whether this job was submitted to go on with a run that has ended."""
+        return self.continues.partition(" ")[2] == run_id
 
 
 def job_from_env(environ: Mapping[str, str]) -> JobEnv:
@@ -204,6 +222,8 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         partition=environ.get("SLURM_JOB_PARTITION", ""),
         user=environ.get("SLURM_JOB_USER", ""),
         no_kill=environ.get(NO_KILL_MARKER) == "1",
+        submission=environ.get(SUBMISSION, ""),
+        continues=environ.get(CONTINUES, ""),
     )
 
 
@@ -211,6 +231,12 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for sbatch, squeue, scontrol, …: nothing inherited that changes a request or an answer."""
     prefixes = _SLURM_PREFIXES + _COMMAND_PREFIXES
     return {name: value for name, value in environ.items() if name in FINDS_CLUSTER or not name.startswith(prefixes)}
+
+
+def clean_for_sbatch(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for sbatch of a user's own script: SBATCH_* mean there what they always mean to this user."""
+    options = {name: value for name, value in environ.items() if name.startswith("SBATCH_") and name != "SBATCH_WAIT"}
+    return {**clean(environ), **options}
 
 
 def step_env(environ: Mapping[str, str]) -> dict[str, str]:
