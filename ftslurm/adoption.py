@@ -32,7 +32,7 @@ def adopt(
     config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
     submitted_to = ownjob.run_root_of(job.submission)
     root = submission.run_root_of(config, run_root or submitted_to)
-    call = ("--run-name", run_name) if run_name else config.command
+    call = ("--run-name", run_name) if run_name else recognised(config.command, job)
     paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
         return paths
@@ -48,6 +48,16 @@ def adopt(
     return paths
 
 
+def recognised(command: Sequence[str], job: JobEnv) -> tuple[str, ...]:
+    """Return the command as it is the same again on other nodes after a requeue, and in another job when resumed.
+
+    Bash computes endpoints: names of nodes, addresses with their ports, and the job's id do not tell two calls apart.
+    """
+    names = [*map(re.escape, job.nodelist), job.job_id, r"\d{1,3}(?:\.\d{1,3}){3}"]
+    places = re.compile(rf"(?<![\w.-])(?:{'|'.join(names)})(?![\w-])(?::\d{{1,5}})?")
+    return tuple(places.sub("@", word) for word in command)
+
+
 def _of_file(file: Path, line: SrunLine) -> Config:
     from ftslurm.config import load
 
@@ -58,25 +68,30 @@ def _of_file(file: Path, line: SrunLine) -> Config:
 
 
 def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
+    from pydantic import ValidationError
+
     from ftslurm.config import Config
 
     if not line.command:
         raise UsageError("there is no command to run", hint="ftslurm run [SRUN-OPTIONS] -- COMMAND")
     nodes = min(line.nodes or job.num_nodes, job.num_nodes)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_name or line.job_name or job.job_name or line.command[0]).strip("-.")
-    return Config.model_validate(
-        {
-            "name": name or "run",
-            "command": list(line.command),
-            "resources": {
-                "nodes": nodes,
-                "ranks_per_node": _ranks_per_node(line, job, nodes),
-                "gpus_per_node": _gpus_per_node(line, job, nodes),
-                "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
-            },
-            "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
-        }
-    )
+    told = {
+        "name": name or "run",
+        "command": list(line.command),
+        "resources": {
+            "nodes": nodes,
+            "ranks_per_node": _ranks_per_node(line, job, nodes),
+            "gpus_per_node": _gpus_per_node(line, job, nodes),
+            "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
+        },
+        "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
+    }
+    try:
+        return Config.model_validate(told)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False))
+        raise UsageError(f"this command line cannot be a run: {'; '.join(wrong)}") from error
 
 
 def _ranks_per_node(line: SrunLine, job: JobEnv, nodes: int) -> int:

@@ -100,7 +100,14 @@ def _not_empty(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-Command: TypeAlias = Annotated[tuple[Text, ...], BeforeValidator(_command), AfterValidator(_not_empty)]
+def _argument(text: str) -> str:
+    """The text itself: a program for `bash -c` may have several lines, and no shell of ours ever reads them."""
+    without_control_characters(text.replace("\n", " "))
+    return text
+
+
+Argument: TypeAlias = Annotated[str, BeforeValidator(_as_written), AfterValidator(_argument)]
+Command: TypeAlias = Annotated[tuple[Argument, ...], BeforeValidator(_command), AfterValidator(_not_empty)]
 
 
 def matching(pattern: str, meaning: str) -> AfterValidator:

@@ -64,7 +64,8 @@ def test_control_characters_are_refused_everywhere(character):
     """A character that could start a new line of a script, or that bash drops, is refused in each place by name."""
     with pytest.raises(ConfigError) as caught:
         parse(document(f"a{character}b"), "x")
-    assert str(caught.value).count("must not hold") == 5
+    places = 4 if character == "\n" else 5  # a word of the command may have several lines: no shell of ours reads it
+    assert str(caught.value).count("must not hold") == places
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40).filter(str.strip))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from ftslurm.ownjob import OwnJob
     from ftslurm.ownscript import Addition, Examined
     from ftslurm.slurm.client import SlurmClient
+
+NOT_FOUND = "BASH_FUNC_command_not_found_handle%%"
+"""By this name bash takes a function from the environment: the one that it calls for a command that is not on PATH."""
+
+_FIND_US = """() {{
+  [ "$1" = ftslurm ] && shift && exec {python} -I -m ftslurm "$@"
+  printf '%s: command not found\\n' "$1" >&2
+  return 127
+}}"""
+"""A login shell, or `conda activate`, gives a script another PATH. Bash has forked before: $! stays the run's."""
 
 MAX_SCRIPT_BYTES = 4 * 2**20
 """slurmctld takes no longer ones (max_script_size, by default)."""
@@ -123,6 +134,8 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     from ftslurm.slurm import env
 
     ours = {env.NO_KILL_MARKER: "1", "FTSLURM_HOME": str(paths.home(environ).absolute())}
+    if NOT_FOUND not in environ:
+        ours[NOT_FOUND] = _FIND_US.format(python=shlex.quote(sys.executable))
     kept = {name: value for name, value in environ.items() if name not in (env.SUBMISSION, env.CONTINUES)}
     for name in ("FTSLURM_RUN_ROOT", paths.LEDGER):
         if kept.get(name):
@@ -199,8 +212,15 @@ def _left_out(
 
 def _say(request: Request, wish: Wish) -> None:
     """On stderr: what was added and why, and what is strange. Programs hear the latter only."""
-    for each in () if wish.quiet else request.additions:
-        click.echo(f"ftslurm: added {each.option}: {each.why}", err=True)
+    if not wish.quiet:
+        for each in request.additions:
+            click.echo(f"ftslurm: added {each.option}: {each.why}", err=True)
+        names = ", ".join(marks_of(request.environ))
+        click.echo(
+            f"ftslurm: added to the job's environment: {names}, which `ftslurm run` has to know; and a function by "
+            "which bash finds ftslurm where the script's PATH does not lead to it",
+            err=True,
+        )
     for note in request.notes:
         click.echo(f"ftslurm: {note}", err=True)
 

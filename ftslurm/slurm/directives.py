@@ -1,9 +1,9 @@
 """The `#SBATCH` lines of a user's batch script, read as sbatch reads them; and what a list of its options asks for.
 
-Theory (sbatch.c of 22.05 and 24.11): a directive is a line that begins with `#SBATCH`, in the first column; the first
+Theory (sbatch of 22.05.8, tried): a directive is a line that begins with `#SBATCH`, in the first column; the first
 line that is neither empty nor a comment ends them all. In a directive blanks separate words, either quote groups, a
-backslash takes the next character as it is, and `#` begins a comment where no quote is open. A long option may be cut
-to any beginning that no other option has, which sbatch itself judges. Bash is never read here.
+backslash takes the next character as it is unless that is a blank, and `#` begins a comment where no quote is open. A
+long option may be cut to any beginning that no other option has, which sbatch itself judges. Bash is never read here.
 """
 
 from __future__ import annotations
@@ -106,10 +106,12 @@ def _whole(name: str) -> str:
 def _words(text: str) -> list[str]:
     words: list[str] = []
     word, begun, quote = "", False, ""
-    characters = iter(text)
-    for character in characters:
-        if character == "\\":
-            word, begun = word + next(characters, ""), True
+    escaped = False
+    for character in text:
+        if escaped and not character.isspace():
+            word, begun, escaped = word + character, True, False
+        elif character == "\\":
+            escaped = True
         elif quote:
             word, quote = (word, "") if character == quote else (word + character, quote)
         elif character in "'\"":
@@ -117,7 +119,7 @@ def _words(text: str) -> list[str]:
         elif character == "#":
             break
         elif character.isspace():
-            words, word, begun = [*words, word] if begun else words, "", False
+            words, word, begun, escaped = [*words, word] if begun else words, "", False, False
         else:
             word, begun = word + character, True
     return [*words, word] if begun else words
