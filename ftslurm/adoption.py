@@ -12,6 +12,8 @@ from ftslurm import ownjob, runs, submission
 from ftslurm.errors import CannotCreate, UsageError
 from ftslurm.srunline import SrunLine, parse
 
+MAX_ATTEMPTS = 20
+
 if TYPE_CHECKING:
     from ftslurm.config import Config
     from ftslurm.paths import RunPaths
@@ -86,6 +88,8 @@ def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
             "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
         },
         "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
+        # Checkpoints that only the program knows are no progress that we could see: three failures are no loop yet.
+        "recovery": {"no_progress_limit": MAX_ATTEMPTS, "max_attempts": MAX_ATTEMPTS},
     }
     try:
         return Config.model_validate(told)

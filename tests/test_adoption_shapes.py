@@ -23,14 +23,14 @@ def words_of(path: Path) -> list[str]:
 def test_there_are_enough_shapes():
     """Ten at least, each beside its original."""
     assert len(SHAPES) >= 10
-    assert SHAPES == sorted(path.stem for path in (FOLDER / "original").glob("*.sbatch"))
+    assert sorted(path.stem for path in (FOLDER / "original").glob("*.sbatch")) == SHAPES
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_at_most_two_words_differ_from_the_original(shape):
     """And each of them is srun, which has become `ftslurm run`."""
     before, after = (words_of(folder / f"{shape}.sbatch") for folder in (FOLDER / "original", FOLDER))
-    changes = [change for change in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()]
+    changes = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     changed = [(before[a:b], after[c:d]) for tag, a, b, c, d in changes if tag != "equal"]
     assert 1 <= len(changed) <= 2
     assert all(pair == (["srun"], [OURS]) for pair in changed)

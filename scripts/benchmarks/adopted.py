@@ -7,8 +7,7 @@ there is what stands around them: a training program, and stand-ins for conda, e
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +54,10 @@ def names() -> tuple[str, ...]:
 def settle(lab: Cluster, shape: str, name: str) -> Adopted:
     """Make the folder of a script, which belongs to the lab's ordinary user."""
     folder = lab.shared / "bench" / name
-    shutil.copytree(SHAPES / "place", folder)
-    shutil.copy2(SHAPES / f"{shape}.sbatch", folder / "train.sbatch")
-    shutil.copy2(PROGRAM, folder / "loop.py")
-    python = folder / "miniconda3/envs/train/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    for path in (folder.parent, folder, *folder.rglob("*")):
-        os.chown(path, lab.uid, lab.uid)
+    folder.parent.mkdir(exist_ok=True)
+    os.chown(folder.parent, lab.uid, lab.uid)
+    argv = [str(SHAPES / "settle"), shape, str(folder), sys.executable, str(lab.uid)]
+    subprocess.run(argv, check=True, timeout=30)
     return Adopted(shape=shape, folder=folder)
 
 

@@ -1,0 +1,195 @@
+"""Users' own launch scripts, submitted by `ftslurm submit --from`: they survive, and can be seen and steered by job id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftslurm.lab.cluster import Cluster
+from tests import pages
+from tests.lab.longer import long_test
+from tests.lab.training import LabRun, await_that, let_pass, workplace
+
+pytestmark = pytest.mark.lab
+
+SHAPES = Path(__file__).parent.parent / "data" / "adoption"
+PAGE = "how-to/sbatch.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A login shell of the lab's user in the folder of a script; it keeps the variable `job`."""
+
+    lab: Cluster
+    work: Path
+
+    @classmethod
+    def at(cls, lab: Cluster, shape: str) -> Shell:
+        """The folder of one of the shapes."""
+        work = workplace(lab, shape, lab.user) / "home"
+        argv = [str(SHAPES / "settle"), shape, str(work), sys.executable, str(lab.uid)]
+        subprocess.run(argv, check=True, timeout=30)
+        return cls(lab, work)
+
+    def types(self, command: str) -> str:
+        """Run a command and return what it prints; a failure is shown."""
+        text = f"cd {shlex.quote(str(self.work))}; [ -f .vars ] && . ./.vars; set -e\n{command}\n"
+        text += "declare -p job > .vars 2> .errors || true"
+        path = f"{self.work}/bin:{Path(sys.prefix, 'bin')}:/usr/sbin:/usr/bin:/sbin:/bin"
+        environ = {"HOME": str(self.work), "PATH": path, "MODULESHOME": f"{self.work}/modules"}
+        done = self.lab.login(["bash", "-c", text], user=self.lab.user, timeout=90, env=environ)
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def submit(self, *options: str) -> str:
+        """Submit the script; returns the job id."""
+        return self.types(f"ftslurm submit --from train.sbatch --parsable -- {shlex.join(options)}").strip()
+
+    def run(self, job: str) -> LabRun:
+        """The run that the script has made, when it is there."""
+        link = self.work / ".ftslurm/runs/by-job" / job
+        await_that(f"a run of job {job}", link.is_dir, 60, self.output)
+        return LabRun(self.lab, link.resolve(), self.work / "fold-0", job)
+
+    def output(self) -> str:
+        """What the jobs have printed."""
+        return "".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.work.glob("*.out")))
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What the ranks found in their environment, in the order of their starts."""
+        return [json.loads(line) for line in (self.work / "fold-0/seen").read_text().splitlines()]
+
+    def steps(self, count: int) -> None:
+        """How far a program trains that starts from now on."""
+        (self.work / "steps").write_text(f"{count}\n")
+
+
+def rank_of(run: LabRun, node: str) -> int:
+    """The process of the program itself on a node, however it was launched."""
+    found = [proc.pid for proc in run.processes("rank", node=node) if "train.py" in proc.words[1:3]]
+    return found[0]
+
+
+def files_of_the_page(shell: Shell) -> None:
+    """The page's script takes the place of the shape's."""
+    for name, text in pages.files(PAGE).items():
+        (shell.work / name).write_text(text.replace("--nodes=2", "--nodes=2 --exclusive"))
+
+
+def told(commands: list[str], first: str) -> int:
+    """Where the command that begins so stands on the page."""
+    return next(number for number, command in enumerate(commands) if command.startswith(first))
+
+
+@pytest.mark.timeout(240)
+def test_scripts_survive_and_are_steered_by_their_job(lab: Cluster) -> None:
+    """A rank is killed, a node is cut; status, explain, logs, cancel and resume know the runs by their jobs."""
+    page, trap = Shell.at(lab, "plain"), Shell.at(lab, "trap")
+    files_of_the_page(page)
+    commands = pages.commands(PAGE)
+    cancels, submits = told(commands, "ftslurm cancel"), told(commands, "job=")
+    said = {command: page.types(command) for command in commands[:submits]}
+    trap.steps(150)
+    other = trap.run(trap.submit("--nodes=2", "--exclusive"))
+    page.types(commands[submits].replace(" -- --epochs 3", ""))  # the test's program takes no such argument
+    run = page.run(page.types("echo $job").strip())
+    for each in (run, other):
+        each.wait_step(0, 30)
+    os.kill(rank_of(run, run.launches()[0][-1]), signal.SIGKILL)
+    lost = other.launches()[0][-1]
+    lab.cut(lost)
+    run.wait_step(1, 40)
+    said |= {command: page.types(command) for command in commands[submits + 1 : cancels]}
+    assert "--no-kill: the job outlives" in said["ftslurm submit --from train.sbatch --dry-run"]
+    assert run.run_id in said["ftslurm explain $job"]
+    assert "training" in said["ftslurm status $job"]
+    page.types(commands[cancels])
+    run.wait("the ranks are gone", lambda: not run.processes("rank"), 60)
+    await_that("the job is over", lambda: run.job_says()[0] == "CANCELLED", 60, run.story)
+    page.steps(run.step_of(1) + 20)
+    resumed = page.run(page.types(commands[cancels + 1]).split()[-1])
+    assert resumed.root == run.root
+    await_that("the end", lambda: resumed.end() == ("finished", 0), 90, resumed.story)
+    assert resumed.wait_job() == ("COMPLETED", "0:0")
+    assert other.wait_end() == ("finished", 0)
+    assert other.launches()[1:] == [tuple(node for node in other.launches()[0] if node != lost)]
+    assert "no_kill" not in other.output()
+    assert not list(trap.work.glob("running-*"))
+
+
+# ------------------------------------------------------------------------------------------------------------- longer
+
+
+def address(lab: Cluster, node: str) -> str:
+    """How ranks are told of a node."""
+    return lab.spec.address(node)
+
+
+@long_test("a batch host is lost, and its script runs once more")
+@pytest.mark.timeout(300)
+def test_the_endpoint_of_a_lost_batch_host_is_forgotten(lab: Cluster) -> None:
+    """MASTER_ADDR, computed on the node that is lost, is that of a living one; the script's second round ends at once."""
+    shell = Shell.at(lab, "plain")
+    run = shell.run(shell.submit())
+    run.wait_step(0, 30)
+    shell.steps(run.step_of(0) + 300)
+    lab.cut("n1")
+    run.wait_step(1, 50)
+    before, after = shell.seen()[:4], shell.seen()[4:7]
+    assert {each["MASTER_ADDR"] for each in before} == {address(lab, "n1")}
+    assert {each["MASTER_ADDR"] for each in after} == {address(lab, "n2")}
+    assert {each["SLURM_JOB_NODELIST"] for each in after} == {"n[2-4]"}
+    await_that("the end", lambda: run.end() == ("finished", 0), 90, run.story)
+    lab.heal("n1")
+    assert run.wait_job() == ("COMPLETED", "0:0")
+    assert len(list(shell.work.glob(".ftslurm/runs/plain-*"))) == 1
+
+
+EXPECTED: Mapping[str, Mapping[str, str]] = {
+    "conda": {"CONDA_DEFAULT_ENV": "train", "data": "train"},
+    "modules": {"LOADEDMODULES": "cuda/12.8:nccl"},
+    "exports": {"RUN_TAG": "v1", "NCCL_DEBUG": "INFO", "LOCAL_ONLY": "1"},
+}
+
+
+@long_test("three shapes of scripts, one after the other")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("shape", EXPECTED)
+def test_what_a_script_prepares_reaches_the_ranks(lab: Cluster, shape: str) -> None:
+    """Conda, modules and exports of the script are there in every attempt, also where --export names a few variables only."""
+    shell = Shell.at(lab, shape)
+    shell.steps(100)
+    run = shell.run(shell.submit("--nodes=2"))
+    run.wait_step(0, 20)
+    os.kill(rank_of(run, run.launches()[0][-1]), signal.SIGKILL)
+    assert run.wait_end() == ("finished", 0)
+    assert len(shell.seen()) == 4
+    assert [each.items() >= EXPECTED[shape].items() for each in shell.seen()] == [True] * 4
+    assert "--no-kill (or" not in shell.output()
+
+
+@long_test("a job of three minutes comes near its end")
+@pytest.mark.timeout(400)
+def test_the_clock_is_watched_where_nobody_warns(lab: Cluster) -> None:
+    """Before the time limit of a script without a trap the run leaves, and goes on where the job is started again."""
+    shell = Shell.at(lab, "plain")
+    run = shell.run(shell.submit("--nodes=1", "--time=3"))
+    run.wait_step(0, 20)
+    run.wait("the run leaves", lambda: run.actions("Requeue"), 180)
+    assert "the time limit is near" in run.story()
+    reached = run.step_of(0)
+    shell.steps(reached + 20)
+    await_that("the job waits", lambda: run.job_says()[0] == "PENDING", 60, run.story)
+    let_pass(1)
+    lab.login(["scontrol", "update", f"JobId={run.job}", "StartTime=now"], user=lab.user, timeout=30)
+    await_that("the end", lambda: run.end() == ("finished", 0), 120, run.story)
