@@ -80,54 +80,66 @@ def rank_of(run: LabRun, node: str) -> int:
     return found[0]
 
 
-def files_of_the_page(shell: Shell) -> None:
-    """The page's script takes the place of the shape's."""
-    for name, text in pages.files(PAGE).items():
-        (shell.work / name).write_text(text.replace("--nodes=2", "--nodes=2 --exclusive"))
-
-
-def told(commands: list[str], first: str) -> int:
-    """Where the command that begins so stands on the page."""
-    return next(number for number, command in enumerate(commands) if command.startswith(first))
-
-
 @pytest.mark.timeout(240)
-def test_scripts_survive_and_are_steered_by_their_job(lab: Cluster) -> None:
-    """A rank is killed, a node is cut; status, explain, logs, cancel and resume know the runs by their jobs."""
-    page, trap = Shell.at(lab, "plain"), Shell.at(lab, "trap")
-    files_of_the_page(page)
-    commands = pages.commands(PAGE)
-    cancels, submits = told(commands, "ftslurm cancel"), told(commands, "job=")
-    said = {command: page.types(command) for command in commands[:submits]}
-    trap.steps(150)
-    other = trap.run(trap.submit("--nodes=2", "--exclusive"))
-    page.types(commands[submits].replace(" -- --epochs 3", ""))  # the test's program takes no such argument
-    run = page.run(page.types("echo $job").strip())
+def test_scripts_survive_and_are_known_by_their_jobs(lab: Cluster) -> None:
+    """A rank of one script is killed, a node of another is cut; both go on, and the job id is enough to see and end them."""
+    plain, trap = Shell.at(lab, "plain"), Shell.at(lab, "trap")
+    trap.steps(120)
+    jobs = [shell.submit("--nodes=2", "--exclusive") for shell in (plain, trap)]
+    run, other = plain.run(jobs[0]), trap.run(jobs[1])
     for each in (run, other):
-        each.wait_step(0, 30)
-    os.kill(rank_of(run, run.launches()[0][-1]), signal.SIGKILL)
+        each.wait_step(0, 20)
     lost = other.launches()[0][-1]
+    os.kill(rank_of(run, run.launches()[0][-1]), signal.SIGKILL)
     lab.cut(lost)
-    run.wait_step(1, 40)
-    said |= {command: page.types(command) for command in commands[submits + 1 : cancels]}
-    assert "--no-kill: the job outlives" in said["ftslurm submit --from train.sbatch --dry-run"]
-    assert run.run_id in said["ftslurm explain $job"]
-    assert "training" in said["ftslurm status $job"]
-    page.types(commands[cancels])
-    run.wait("the ranks are gone", lambda: not run.processes("rank"), 60)
-    await_that("the job is over", lambda: run.job_says()[0] == "CANCELLED", 60, run.story)
-    page.steps(run.step_of(1) + 20)
-    resumed = page.run(page.types(commands[cancels + 1]).split()[-1])
-    assert resumed.root == run.root
-    await_that("the end", lambda: resumed.end() == ("finished", 0), 90, resumed.story)
-    assert resumed.wait_job() == ("COMPLETED", "0:0")
+    run.wait_step(1, 30)
+    assert run.run_id in plain.types(f"ftslurm explain {run.job}")
+    assert "training" in plain.types(f"ftslurm status {run.job}")
+    plain.types(f"ftslurm logs {run.job}")
+    plain.types(f"ftslurm cancel {run.job}")
     assert other.wait_end() == ("finished", 0)
     assert other.launches()[1:] == [tuple(node for node in other.launches()[0] if node != lost)]
-    assert "no_kill" not in other.output()
     assert not list(trap.work.glob("running-*"))
+    assert "--no-kill (or" not in plain.output() + trap.output()
+    await_that("the ranks are gone", lambda: not run.processes("rank"), 60, run.story)
 
 
 # ------------------------------------------------------------------------------------------------------------- longer
+
+
+def files_of_the_page(shell: Shell) -> None:
+    """The page's script takes the place of the shape's."""
+    for name, text in pages.files(PAGE).items():
+        (shell.work / name).write_text(text)
+
+
+@long_test("all commands of docs/how-to/sbatch.md, a failure between them")
+@pytest.mark.timeout(300)
+def test_every_command_of_the_page(lab: Cluster) -> None:
+    """As they stand there: looked at, submitted, survived, cancelled, and resumed by the script as it was."""
+    shell = Shell.at(lab, "plain")
+    files_of_the_page(shell)
+    told: dict[str, str] = {}
+    for command in pages.commands(PAGE):
+        if command.startswith("ftslurm status"):
+            run = shell.run(shell.types("echo $job").strip())
+            run.wait_step(0, 30)
+            os.kill(rank_of(run, run.launches()[0][-1]), signal.SIGKILL)
+            run.wait_step(1, 40)
+        if command.startswith("ftslurm resume"):
+            await_that("the job is over", lambda run=run: run.job_says()[0] == "CANCELLED", 60, run.story)
+            shell.steps(run.step_of(1) + 20)
+            (shell.work / "train.sbatch").write_text("#!/bin/sh\nfalse\n")
+        # The test's program takes no argument of this name.
+        told[command] = shell.types(command.replace("--epochs", "--fold 0 --data"))
+    assert "--no-kill: the job outlives" in told["ftslurm submit --from train.sbatch --dry-run"]
+    assert "training" in told["ftslurm status $job"]
+    (job,) = [word for word in told["ftslurm resume $job --from-start --parsable"].split() if word.isdecimal()]
+    resumed = shell.run(job)
+    assert resumed.root == run.root
+    await_that("the end", lambda: len(resumed.actions("EndRun")) == 2, 120, resumed.story)
+    assert resumed.end() == ("finished", 0)
+    assert resumed.wait_job() == ("COMPLETED", "0:0")
 
 
 def address(lab: Cluster, node: str) -> str:
