@@ -65,6 +65,16 @@ def link_job(paths: RunPaths, job_id: str) -> None:
         _link(by_job(root, job_id), paths.root)
 
 
+def link_submission(run_root: Path, job_id: str, submission: Path) -> None:
+    """Let it be known that a job was submitted, whose script has made no run yet."""
+    for root in {run_root, default_run_root()}:
+        _link(_submitted(root, job_id), submission)
+
+
+def _submitted(root: Path, job_id: str) -> Path:
+    return by_job(root, f"{job_id}.submitted")
+
+
 def _link(link: Path, target: Path) -> None:
     """Point a symbolic link at a run; links are indexes, losing one loses nothing."""
     if link == target:
@@ -89,6 +99,11 @@ def find_run(text: str) -> RunPaths:
     for candidate in candidates:
         if candidate.is_dir():
             return _checked(candidate.resolve(), text)
+    if _submitted(root, text).is_dir():
+        raise UsageError(
+            f"job {text} is submitted, and its script has not called `ftslurm run` yet",
+            hint=f"`squeue -j {text}` shows whether it still waits, `scancel {text}` ends it",
+        )
     raise UsageError(
         f"no run is known as {text!r} (looked in {root})",
         hint="`ftslurm status` lists your runs; a run's folder, run id or job id names it",

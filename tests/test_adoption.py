@@ -92,3 +92,44 @@ def test_gpus_that_do_not_divide_are_refused(call):
     """Rounding would leave a GPU without a rank, or a rank without a GPU."""
     with pytest.raises(UsageError, match="6 GPUs cannot be spread evenly over 4 nodes"):
         call("-G6", "train")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("train", "--init", "tcp://n1:29500"), ("train", "--init", "tcp://n4:31000")),
+        (("train", "--ip=10.0.0.1"), ("train", "--ip=10.0.0.12")),
+        (("train", "--out", "runs/7/log"), ("train", "--out", "runs/8/log")),
+    ],
+)
+def test_words_that_bash_computes_do_not_make_another_call(call, before, after):
+    """After a requeue other nodes are allocated; a run that was resumed has another job."""
+    first = call(*before)
+    assert call(*after, SLURM_JOB_ID="8", FTSLURM_CONTINUES="7 x").root == first.root
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(("train", "--fold", "1"), ("train", "--fold", "2")), (("train-n1x",), ("train-n2x",))]
+)
+def test_numbers_and_parts_of_words_make_another_call(call, before, after):
+    """Two trainings that differ in a number are two, whichever the script leaves out the next time."""
+    first = call(*before)
+    assert call(*after, SLURM_RESTART_COUNT="1").root != first.root
+
+
+def test_a_program_of_several_lines_is_one_word(call):
+    """`bash -c` with a whole script in quotes arrives as it was written."""
+    text = "export RANK=$SLURM_PROCID\n\tpython train.py"
+    assert load(call("bash", "-c", text).config).command == ("bash", "-c", text)
+
+
+def test_what_cannot_be_a_word_is_the_users_mistake(call):
+    """An escape sequence in a command is refused with its place, and not called our bug."""
+    with pytest.raises(UsageError, match=r"command\.1: .*control character"):
+        call("train", "\x1b[2J")
+
+
+def test_three_failures_of_a_program_that_saves_itself_are_no_loop(call):
+    """Nothing that we see tells whether it has got further."""
+    recovery = load(call("train").config).recovery
+    assert recovery.no_progress_limit == recovery.max_attempts

@@ -100,7 +100,7 @@ def submit_own(script: Path, words: Sequence[str], wish: Wish) -> int:
 
 def send(client: SlurmClient, request: Request, script: Path) -> str:
     """Leave the submission in the run root and submit; returns the job id."""
-    from ftslurm import ownjob
+    from ftslurm import ownjob, runs
     from ftslurm.errors import FtslurmError, ServiceUnavailable
     from ftslurm.slurm import env
     from ftslurm.slurm.client import NotStarted
@@ -108,7 +108,7 @@ def send(client: SlurmClient, request: Request, script: Path) -> str:
     folder = ownjob.leave(request.root, request.own, request.text)
     client = replace(client, environ={**request.environ, env.SUBMISSION: str(folder)})
     try:
-        return client.submit(script, request.options, arguments=request.own.arguments).partition(";")[0]
+        job_id = client.submit(script, request.options, arguments=request.own.arguments).partition(";")[0]
     except NotStarted:
         ownjob.take_back(folder)
         raise
@@ -117,6 +117,8 @@ def send(client: SlurmClient, request: Request, script: Path) -> str:
     except FtslurmError:
         ownjob.take_back(folder)
         raise
+    runs.link_submission(request.root, job_id, folder)
+    return job_id
 
 
 def marks_of(environ: Mapping[str, str]) -> list[str]:

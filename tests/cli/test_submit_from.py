@@ -59,7 +59,9 @@ def test_the_very_path_reaches_sbatch(slurm, script, capfd, monkeypatch):
     assert environ["FTSLURM_NO_KILL"] == "1"
     assert environ["FTSLURM_HOME"] == os.environ["FTSLURM_HOME"]
     for option in ("--no-kill", "--requeue", "--open-mode=append", "FTSLURM_NO_KILL"):
-        assert f"{option}" in captured.err
+        assert option in captured.err
+    assert cli.exit_code(["status", job_id]) == 2
+    assert "has not called `ftslurm run` yet" in capfd.readouterr().err
 
 
 def test_parsable_json_and_dry_run(slurm, script, tmp_path, capfd):
