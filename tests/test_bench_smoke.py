@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ftslurm.lab.cluster import Cluster
+from tests.lab.longer import long_test
 from tests.local_ranks import ROOT, clean_environment
 
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
@@ -54,6 +55,19 @@ def test_recovery(lab_name: str, tmp_path: Path) -> None:
     assert set(killed["phases"]) == {"detect", "decide", "stop", "launch", "first"}
     assert sum(killed["phases"].values()) == pytest.approx(killed["new_step_s"], abs=0.01)
     assert "**ftslurm** | 1 of 1" in page
+
+
+@long_test("two launch scripts are broken, as the lab's tests do, too")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_adoption(lab_name: str, tmp_path: Path) -> None:
+    """A killed rank and a cut node, each in a script of its own; both cells are on the page."""
+    value, page = bench("adoption", "--lab", lab_name, "--out", tmp_path)
+    assert [(one["shape"], one["fault"], one["back"]) for one in value["samples"]] == [
+        ("plain", "kill", True),
+        ("trap", "cut", True),
+    ]
+    assert page.count(" ranks after ") == 2
 
 
 @pytest.mark.lab

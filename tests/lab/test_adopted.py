@@ -107,10 +107,10 @@ def test_scripts_survive_and_are_known_by_their_jobs(lab: Cluster) -> None:
 # ------------------------------------------------------------------------------------------------------------- longer
 
 
-def files_of_the_page(shell: Shell) -> None:
-    """The page's script takes the place of the shape's."""
-    for name, text in pages.files(PAGE).items():
-        (shell.work / name).write_text(text)
+def script_of_the_page() -> str:
+    """The page's script; the first line of its block is its name."""
+    text = (pages.DOCS / PAGE).read_text(encoding="utf-8")
+    return text.partition("```bash\n# train.sbatch\n")[2].partition("```\n")[0]
 
 
 @long_test("all commands of docs/how-to/sbatch.md, a failure between them")
@@ -118,7 +118,7 @@ def files_of_the_page(shell: Shell) -> None:
 def test_every_command_of_the_page(lab: Cluster) -> None:
     """As they stand there: looked at, submitted, survived, cancelled, and resumed by the script as it was."""
     shell = Shell.at(lab, "plain")
-    files_of_the_page(shell)
+    (shell.work / "train.sbatch").write_text(script_of_the_page())
     told: dict[str, str] = {}
     for command in pages.commands(PAGE):
         if command.startswith("ftslurm status"):
