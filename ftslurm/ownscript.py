@@ -92,7 +92,7 @@ def examine(text: str, given: Sequence[str], environ: Mapping[str, str], exporte
     if problems:
         raise UsageError("the script cannot be made survivable as it is: " + "; ".join(problems))
     everything = (*there.options, *outside, *line)
-    notes = (*_notes_on_options(sources), *_notes_on_text(text))
+    notes = (*_notes_on_options(sources, text), *_notes_on_text(text))
     return Examined(additions=tuple(_additions(sources, exported)), notes=notes, options=everything)
 
 
@@ -123,12 +123,12 @@ def _additions(sources: Sequence[Sequence[Option]], exported: Sequence[str]) -> 
         yield Addition(f"--export={','.join([*kept, *missing])}", "as you wrote it, and what `ftslurm run` has to know")
 
 
-def _notes_on_options(sources: Sequence[Sequence[Option]]) -> Iterator[str]:
+def _notes_on_options(sources: Sequence[Sequence[Option]], text: str) -> Iterator[str]:
     mode = asked("open-mode", *sources)
     if mode is not None and (mode.value or "").startswith("t"):
         yield f"{_at(mode)}: --open-mode={mode.value}: a requeue empties the job's output file"
     array = asked("array", *sources)
-    if array is not None:
+    if array is not None and not any("--chain" in call for _, line in _lines_of(text) for call in _calls(_RUN, line)):
         yield f"{_at(array)}: --array: every task is a run of its own"
 
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What is different this time; None and empty: as it was."""
+    """What is different this time; None and empty: as it was. `entries`: the journal's, by now."""
 
+    entries: int = 0
     nodes: int | None = None
     ranks_per_node: int = 1
     time: str | None = None
@@ -50,7 +51,7 @@ def request_of(paths: RunPaths, changes: Changes) -> Request | None:
         raise UsageError(f"{own.cwd} is not there any more, where the script {own.script} was submitted")
     text = ownjob.text_of(paths)
     own = replace(own, options=(*own.options, *changes.options))
-    environ = {**environment(os.environ), env.CONTINUES: f"{own.calls_of} {paths.run_id}"}
+    environ = {**environment(os.environ), env.CONTINUES: f"{own.calls_of} {paths.run_id} {changes.entries}"}
     exported = [*marks_of(environ), env.SUBMISSION]
     seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), own.options, environ, exported)
     additions = (*seen.additions, *_changes(paths, own, seen, changes))

@@ -156,7 +156,7 @@ def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient
             "--init-from needs a configuration file", hint="a script's program finds its first state itself"
         )
     text = read_script(script)
-    before, _, behind = _split(words)
+    before, behind = _split(words)
     environ = environment(os.environ)
     exported = [*marks_of(environ), env.SUBMISSION]
     seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), before, environ, exported)
@@ -169,10 +169,23 @@ def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient
     return Request(own=own, text=text, additions=additions, notes=(*seen.notes, *notes), environ=environ, root=root)
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """Options, and what stands behind a second `--`."""
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options, and what stands behind a second `--`.
+
+    Raises:
+        UsageError: a word among the options can be no value of one: sbatch would take it for the script.
+    """
+    from ftslurm.errors import UsageError
+
     place = list(words).index("--") if "--" in words else len(words)
-    return list(words[:place]), "--", list(words[place + 1 :])
+    before = list(words[:place])
+    for last, word in zip(["", *before], before, strict=False):
+        if not word.startswith(("-", ":")) and (not last.startswith("-") or "=" in last):
+            raise UsageError(
+                f"{word[:80]!r} is no option for sbatch",
+                hint="the script's arguments stand behind a second --: --from SCRIPT -- SBATCH-OPTIONS -- ARGUMENTS",
+            )
+    return before, list(words[place + 1 :])
 
 
 def read_script(script: Path) -> bytes:

@@ -176,6 +176,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     exclude, more = _left_out(client, paths, changed, exclude, wishes)
     notes += more
     changes = ownresume.Changes(
+        entries=summary.entries,
         nodes=wishes.nodes,
         ranks_per_node=changed.resources.ranks_per_node,
         time=wishes.time,

@@ -66,5 +66,5 @@ def run(
     paths = RunPaths(run_dir)
     for name in {job.job_id, job.requeue_id}:  # a task of an array is known by two ids
         runs.link_job(paths, name)
-    resumed = resumed or job.resumes(paths.run_id)
+    resumed = resumed or job.resumes(paths.run_id) is not None
     return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()

@@ -63,8 +63,8 @@ SUBMISSION = "FTSLURM_SUBMISSION"
 """Set by `submit --from`: the name under which the run root holds the script and the options of this submission."""
 
 CONTINUES = "FTSLURM_CONTINUES"
-"""Set by `resume` where it submits a user's own script again: `<job> <run id>`; the calls in the script are those of
-the earlier job, and the run is begun again although it has ended."""
+"""Set by `resume` where it submits a user's own script again: `<job> <run id> <entries>`; the calls in the script are
+those of the earlier job, and the run is begun again although it has ended, after so many journal entries."""
 
 STALE_AFTER_LOSS = (NODELIST_OLD, JOB_NODELIST, JOB_NUM_NODES)
 """Still name the lost node in every later step of the job."""
@@ -183,9 +183,11 @@ class JobEnv:
         """The job whose `ftslurm run` calls those of this job's script are: an earlier one where `resume` says so."""
         return self.continues.partition(" ")[0] or self.requeue_id
 
-    def resumes(self, run_id: str) -> bool:
-        """Tell whether this job was submitted to go on with a run that has ended."""
-        return self.continues.partition(" ")[2] == run_id
+    def resumes(self, run_id: str) -> int | None:
+        """Return how many journal entries a run had when this job was submitted to go on with it; None: it was not."""
+        _, _, named = self.continues.partition(" ")
+        whose, _, entries = named.partition(" ")
+        return int(entries) if whose == run_id and entries.isdecimal() else None
 
 
 def job_from_env(environ: Mapping[str, str]) -> JobEnv:

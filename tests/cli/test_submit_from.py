@@ -98,6 +98,8 @@ def test_test_only_asks_and_submits_nothing(slurm, script, capfd):
         (["--from", "SCRIPT", "--wait", "--", "--array=1-2"], 2, "array"),
         (["--from", "SCRIPT", "--", "--no-requeue"], 2, "--no-requeue"),
         (["--from", "SCRIPT", "--", "--partition=none"], 77, "partition"),
+        (["--from", "SCRIPT", "other.sbatch"], 2, "'other.sbatch' is no option for sbatch"),
+        (["--from", "SCRIPT", "--", "--qos=high", "3"], 2, "'3' is no option for sbatch"),
         ([], 2, "--from"),
     ],
 )
@@ -187,10 +189,7 @@ def test_resume_submits_the_script_again_as_it_was(slurm, script, capfd):
     again = [adopted(slurm, second, "python", name, "--endpoint", f"n2:{second}") for name in ("a.py", "b.py")]
     assert again == [one, two]
     environ = {**job["environ"], "SLURM_JOB_ID": second}
-    assert [job_from_env({**environ, "SLURM_JOB_NODELIST": "n1"}).resumes(each.run_id) for each in again] == [
-        False,
-        True,
-    ]
+    assert [job_from_env({**environ, "SLURM_JOB_NODELIST": "n1"}).resumes(each.run_id) for each in again] == [None, 0]
     kept = ownjob.of_run(adopted(slurm, second, "python", "c.py"))
     assert kept is not None
     assert kept.calls_of == first
