@@ -11,6 +11,7 @@ import re
 import shlex
 import unicodedata
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -47,10 +48,10 @@ def _as_written(value: object) -> object:
     return value
 
 
-def without_control_characters(text: str) -> str:
-    """The text itself; refused when it holds a control character other than a tab, or half of a surrogate pair."""
+def without_control_characters(text: str, legal: str = "\t") -> str:
+    """The text itself; refused when it holds a control character that is not legal, or half of a surrogate pair."""
     for character in text:
-        if character != "\t" and unicodedata.category(character) in ("Cc", "Cs"):
+        if character not in legal and unicodedata.category(character) in ("Cc", "Cs"):
             name = {"\n": "a newline", "\r": "a carriage return", "\0": "a NUL character"}.get(character)
             what = name or f"the control character U+{ord(character):04X}"
             hint = "; write one list item per line" if character == "\n" else ""
@@ -100,13 +101,8 @@ def _not_empty(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def _argument(text: str) -> str:
-    """The text itself: a program for `bash -c` may have several lines, and no shell of ours ever reads them."""
-    without_control_characters(text.replace("\n", " "))
-    return text
-
-
-Argument: TypeAlias = Annotated[str, BeforeValidator(_as_written), AfterValidator(_argument)]
+_ARGUMENT = AfterValidator(partial(without_control_characters, legal="\t\n"))  # a program for `bash -c` has lines
+Argument: TypeAlias = Annotated[str, BeforeValidator(_as_written), _ARGUMENT]
 Command: TypeAlias = Annotated[tuple[Argument, ...], BeforeValidator(_command), AfterValidator(_not_empty)]
 
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Wish:
     """The options of the command that are not sbatch's."""
 
     exclude: str
-    use_ledger: bool
+    no_ledger: bool
     dry_run: bool
     test_only: bool
     wait: bool
@@ -74,6 +74,24 @@ class Request:
         """The command line, as one could type it."""
         marks = [f"{name}={shlex.quote(self.environ[name])}" for name in marks_of(self.environ)]
         return f"{' '.join(marks)} {shlex.join(['sbatch', *self.options, script, *self.own.arguments])}"
+
+
+class OwnScript(click.Command):
+    """`ftslurm submit`: with --from it is about a script, without it about a FILE."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Go the way of the script, or leave the command to its own function."""
+        from ftslurm.errors import UsageError
+
+        script = ctx.params.pop("script")
+        if script is not None:
+            file = ctx.params["file"]
+            words = (*([str(file)] if file is not None else []), *ctx.params["sbatch_options"])
+            wish = Wish(**{each.name: ctx.params[each.name] for each in fields(Wish)})
+            return submit_own(script, words, wish)
+        if ctx.params["file"] is None:
+            raise UsageError("there is nothing to submit", hint="ftslurm submit train.yaml, or --from train.sbatch")
+        return super().invoke(ctx)
 
 
 def submit_own(script: Path, words: Sequence[str], wish: Wish) -> int:
@@ -217,7 +235,7 @@ def _left_out(
 
     given = tuple(dict.fromkeys((*seen.excluded, *exclusion.names(wish.exclude))))
     found = exclusion.Exclusion(nodes=given)
-    if wish.use_ledger:
+    if not wish.no_ledger:
         wanted = exclusion.Wanted(nodes=seen.most_nodes, partition=seen.value("partition"), given=given)
         found = exclusion.by_ledger(client, ledger_of(root), wanted)
     if set(found.nodes) == set(seen.excluded):

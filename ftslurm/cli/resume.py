@@ -15,6 +15,7 @@ from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.store import Scan
+    from ftslurm.cli.ownresume import Changes
     from ftslurm.cli.ownsubmit import Request
     from ftslurm.config import Config
     from ftslurm.insight.summary import Summary
@@ -175,14 +176,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
     exclude, more = _left_out(client, paths, changed, exclude, wishes)
     notes += more
-    changes = ownresume.Changes(
-        entries=summary.entries,
-        nodes=wishes.nodes,
-        ranks_per_node=changed.resources.ranks_per_node,
-        time=wishes.time,
-        exclude=exclude,
-        options=options,
-    )
+    changes = replace(_for_own(wishes, changed, summary), exclude=exclude, options=options)
     own = ownresume.request_of(paths, changes)
     if own is not None:
         notes += own.notes
@@ -191,6 +185,14 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     store = Path(checkpoint_of(config, paths).shared)
     request = replace(request, exclude=exclude)
     return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store, own=own)
+
+
+def _for_own(wishes: Wishes, config: Config, summary: Summary) -> Changes:
+    """What is different in a script of the user's own."""
+    from ftslurm.cli.ownresume import Changes
+
+    ranks = config.resources.ranks_per_node
+    return Changes(entries=summary.entries, nodes=wishes.nodes, ranks_per_node=ranks, time=wishes.time)
 
 
 def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:

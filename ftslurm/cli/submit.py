@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.origin import begin_from, origin_of
+from ftslurm.cli.ownsubmit import OwnScript
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -32,10 +33,13 @@ Examples:
   ftslurm submit finetune.yaml --init-from 4711@best  # begins from a checkpoint of another run
   ftslurm submit --from train.sbatch                  # your own script, with `ftslurm run` for srun
   ftslurm submit --from train.sbatch --dry-run -- --time=2:00:00 -- --epochs 3
+\b
+With --from a batch script of your own is submitted, untouched, in which you have written `ftslurm run` for the word
+srun. What survival needs is added on sbatch's command line, and said. The script's arguments stand behind a second --.
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(cls=OwnScript, epilog=EXAMPLES)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--from", "script", type=click.Path(path_type=Path), help="Your own batch script, instead of a FILE.")
@@ -51,10 +55,9 @@ Examples:
 )
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder; beats the file.")
 def submit(
-    file: Path | None,
+    file: Path,
     sbatch_options: tuple[str, ...],
     *,
-    script: Path | None,
     exclude: str,
     no_ledger: bool,
     dry_run: bool,
@@ -65,28 +68,11 @@ def submit(
     init_from: str | None,
     run_root: Path | None,
 ) -> int:
-    """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file.
-
-    With --from a batch script of your own is submitted, untouched, in which you have written `ftslurm run` for the word
-    srun; what survival needs is added on sbatch's command line, and said. The script's arguments stand behind a second
-    --.
-    """
-    if script is not None:
-        from ftslurm.cli.ownsubmit import Wish, submit_own
-
-        words = (*([str(file)] if file is not None else []), *sbatch_options)
-        shows = {"dry_run": dry_run, "test_only": test_only, "parsable": parsable, "as_json": as_json}
-        wish = Wish(
-            exclude=exclude, use_ledger=not no_ledger, wait=wait, run_root=run_root, init_from=init_from, **shows
-        )
-        return submit_own(script, words, wish)
+    """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
     from ftslurm import siteprofile, submission
     from ftslurm.config import load
-    from ftslurm.errors import UsageError
     from ftslurm.slurm.client import SlurmClient
 
-    if file is None:
-        raise UsageError("there is nothing to submit", hint="ftslurm submit train.yaml, or --from train.sbatch")
     config = load(file)
     root, client = submission.run_root_of(config, run_root), SlurmClient()
     taken = siteprofile.for_submission(config, client)

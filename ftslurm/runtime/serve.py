@@ -129,9 +129,6 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy 
     signals.attach(supervisor, job)
     if legacy is None:
         supervisor.voice.say(_first_line(paths, job, config, epoch))
-        if not paths.script.exists():
-            lead_s = config.checkpoint.grace + SAVE_LEAD_S
-            watch_the_limit(job.job_id, lead_s, lambda: supervisor.emit(StopRequested(why=TIME_LIMIT, save=True)))
     else:
         _take_over(supervisor, legacy)
     supervisor.start_slurm_watch()
@@ -282,8 +279,11 @@ class _Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(signal.Signals))
 
     def attach(self, supervisor: Supervisor, job: JobEnv) -> None:
-        """From now on signals become events."""
+        """From now on signals become events; where the script is the user's own, no warning of the limit will come."""
         self._supervisor, self._job_id = supervisor, job.job_id
+        if not supervisor.context.paths.script.exists():
+            lead_s = supervisor.context.config.checkpoint.grace + SAVE_LEAD_S
+            watch_the_limit(job.job_id, lead_s, lambda: supervisor.emit(StopRequested(why=TIME_LIMIT, save=True)))
         for number in self._early:
             self._on_signal(number, None)
 
