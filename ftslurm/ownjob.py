@@ -80,9 +80,11 @@ def forget_if_inherited(environ: MutableMapping[str, str]) -> None:
     try:
         write_private(folder / OWNER, job.encode())
     except FileExistsError:
-        if _bytes(folder / OWNER).decode(errors="replace") != job:
+        if _bytes(folder / OWNER).decode(errors="replace") not in ("", job):  # empty: its writer was killed
             for name in (env.SUBMISSION, env.CONTINUES, env.NO_KILL_MARKER):
                 environ.pop(name, None)
+    except FileNotFoundError:
+        environ.pop(env.SUBMISSION)  # somebody has tidied up; the script still runs
     except OSError as error:
         raise StorageError(f"cannot write into {folder}: {error.strerror}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -216,6 +217,14 @@ def test_marks_of_another_job_are_dropped(slurm, script, capfd):
     ownjob.forget_if_inherited(environ)
     assert not {"FTSLURM_SUBMISSION", "FTSLURM_CONTINUES", "FTSLURM_NO_KILL"} & set(environ)
     assert ownjob.of_run(mine) is not None
+
+
+def test_a_submission_that_was_tidied_away_stops_nobody(slurm, script, capfd):
+    """The run lies in the usual place then."""
+    assert cli.exit_code(["submit", "--from", str(script)]) == 0
+    job_id = job_of(capfd)
+    shutil.rmtree(slurm.state["jobs"][job_id]["environ"]["FTSLURM_SUBMISSION"])
+    assert ownjob.of_run(adopted(slurm, job_id, "python", "train.py")) is None
 
 
 @pytest.mark.parametrize("harm", ["{}", "[", '{"meta": {"schema": 9}}'])
