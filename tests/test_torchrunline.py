@@ -32,14 +32,18 @@ LINES = [
         "--standalone --nproc_per_node=gpu",
     ),
     (
-        "torchrun --nnodes 1:4 --nproc-per-node 8 --max-restarts 3 --rdzv-id $JOB --rdzv-backend c10d"
-        " --rdzv-endpoint h:1 -m pkg.train --nnodes 7 -x",
+        (
+            "torchrun --nnodes 1:4 --nproc-per-node 8 --max-restarts 3 --rdzv-id $JOB --rdzv-backend c10d"
+            " --rdzv-endpoint h:1 -m pkg.train --nnodes 7 -x"
+        ),
         ("torchrun", "-m", "pkg.train --nnodes 7 -x"),
         "--nnodes 1:4 --nproc-per-node 8 --max-restarts 3 --rdzv-id $JOB --rdzv-backend c10d --rdzv-endpoint h:1",
     ),
     (
-        "/opt/env/bin/torchrun --nnodes=$N --node_rank=0 --master_addr=h --master_port=29500 --tee 3 -r3 -t 3"
-        " --log_dir 'a b' train.py",
+        (
+            "/opt/env/bin/torchrun --nnodes=$N --node_rank=0 --master_addr=h --master_port=29500 --tee 3 -r3 -t 3"
+            " --log_dir 'a b' train.py"
+        ),
         ("/opt/env/bin/torchrun", "--tee 3 -r3 -t 3 --log_dir 'a b'", "train.py"),
         "--nnodes=$N --node_rank=0 --master_addr=h --master_port=29500",
     ),
@@ -62,11 +66,15 @@ LINES = [
     ("torchrun --monitor-interval 1 --role x train.py", ("torchrun", "--monitor-interval 1 --role x", "train.py"), ""),
     ("torchrun --some-day=1 train.py", ("torchrun", "--some-day=1", "train.py"), ""),
     (
-        "accelerate launch --multi_gpu --num_machines 4 --num_processes 32 --machine_rank $SLURM_PROCID"
-        " --main_process_ip $HEAD --main_process_port 29500 --mixed_precision bf16 train.py --num_processes 1",
+        (
+            "accelerate launch --multi_gpu --num_machines 4 --num_processes 32 --machine_rank $SLURM_PROCID"
+            " --main_process_ip $HEAD --main_process_port 29500 --mixed_precision bf16 train.py --num_processes 1"
+        ),
         ("accelerate launch", "--multi_gpu --mixed_precision bf16", "train.py --num_processes 1"),
-        "--num_machines 4 --num_processes 32 --machine_rank $SLURM_PROCID --main_process_ip $HEAD"
-        " --main_process_port 29500",
+        (
+            "--num_machines 4 --num_processes 32 --machine_rank $SLURM_PROCID --main_process_ip $HEAD"
+            " --main_process_port 29500"
+        ),
     ),
     (
         "accelerate launch --config_file ds.yaml --rdzv_backend c10d --same_network -m pkg.train",

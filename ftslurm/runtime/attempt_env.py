@@ -117,7 +117,7 @@ def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, 
     return {SAVE_POLICY: policy, MTBF_S: f"{mtbf_s:.0f}", **known}
 
 
-def stale(world: World, *, starts_ranks: bool) -> tuple[str, ...]:
+def stale(world: World, *, starts_ranks: bool = False) -> tuple[str, ...]:
     """Return the names that must not reach the ranks of this attempt; `starts_ranks`: nor torchrun."""
     others = torchrunline.ENVIRONMENT if starts_ranks else ()
     return others if world.restored else (*others, CHECKPOINT, RESTORE_STEP)

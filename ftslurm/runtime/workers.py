@@ -36,12 +36,8 @@ _ROOT = re.compile(
     r"\s+exitcode\s*: (?P<code>-?\d+)",
     re.DOTALL,
 )
-_SUMMARY = re.compile(
-    r"^(?:.*\bfailed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\)|Traceback \(most recent call last\):\n"
-    r"(?:[ \t].*\n)*?.*(?:torchrun|torch/distributed/run\.py|accelerate))",
-    re.MULTILINE,
-)
-"""Where torchrun begins to speak of what has happened; its traceback is not the program's."""
+_SUMMARY = re.compile(r"^.*\bfailed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\)", re.MULTILINE)
+"""Where torchrun begins to speak of what has happened: the traceback below is its own, not the program's."""
 
 
 def watch(row: LocalRank, over: Callable[[], bool], finish: Callable[[], None]) -> None:
