@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, Proc, await_that, submit, workplace
-from tests.local_ranks import PROGRAMS
+from tests.lab.longer import long_test
+from tests.lab.test_recovery import assert_identical, loss_of, state_of
+from tests.lab.training import LabRun, Proc, await_that, program, script, submit, workplace
+from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
 
@@ -184,7 +188,7 @@ def test_a_script_changes_one_word(lab: Cluster) -> None:
     job = script(lab, text, "--no-kill", "--requeue", name="one-word", user=lab.user)
     job.wait("a run", job.runs)
     (run,) = job.runs()
-    run.wait("a checkpoint of the program's own", lambda: (job.work / "saved/step_00000040.pt").exists())
+    run.wait("a checkpoint of the program's own", (job.work / "saved/step_00000040.pt").exists)
     worker(run, 1).send(signal.SIGKILL)
     assert run.wait_end() == ("finished", 0)
     assert "replaced in the command, for every attempt anew: --nnodes 2 --nproc_per_node 2 --rdzv_id" in job.output()
@@ -214,7 +218,7 @@ def test_placeholders_are_those_of_the_attempt(lab: Cluster) -> None:
 
 def seen(work: Path, rank: int) -> dict[str, str]:
     """The environment of a rank that has dumped it."""
-    found: dict[str, str] = json.loads((work / f"dumps/attempt-0-rank-{rank:05d}.json").read_text())["environ"]
+    found: dict[str, str] = json.loads((work / f"dumps/attempt-0-rank-{rank}.json").read_text())["environ"]
     return found
 
 
