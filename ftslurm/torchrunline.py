@@ -132,39 +132,40 @@ def read(command: Sequence[str], *, anywhere: bool = False) -> TorchrunLine | No
         command: the words.
         anywhere: also behind other words, as in `numactl -i all torchrun ...`.
     """
-    for start in range(len(command) if anywhere else min(len(command), 1)):
-        found = _head(command[start:])
+    words = tuple(command)
+    for start in range(len(words) if anywhere else min(len(words), 1)):
+        found = _head(words[start:])
         if found is not None:
             kind, length = found
-            options, program = _split(kind, command[start + length :])
-            return TorchrunLine(kind=kind, head=tuple(command[: start + length]), options=options, program=program)
+            options, program = _split(kind, words[start + length :])
+            return TorchrunLine(kind=kind, head=words[: start + length], options=options, program=program)
     return None
 
 
-def _head(words: Sequence[str]) -> tuple[Kind, int] | None:
+def _head(words: tuple[str, ...]) -> tuple[Kind, int] | None:
     """Which launcher these words begin with, and how many of them call it."""
     name = PurePosixPath(words[0]).name
     if name in _NAMES:
         return _NAMES[name], 1
-    if name == "accelerate" and words[1:2] == ["launch"]:
+    if name == "accelerate" and words[1:2] == ("launch",):
         return Kind.ACCELERATE, 2
     return _module(words) if _PYTHON.fullmatch(name) else None
 
 
-def _module(words: Sequence[str]) -> tuple[Kind, int] | None:
+def _module(words: tuple[str, ...]) -> tuple[Kind, int] | None:
     """As `_head`, of a call of Python: its options are passed over up to -m."""
     at = 1
     while at < len(words) and words[at].startswith("-"):
         word = words[at]
         if word.startswith("-m"):
-            named = words[at + 1 : at + 2] if word == "-m" else [word[2:]]
+            named = words[at + 1 : at + 2] if word == "-m" else (word[2:],)
             kind = _MODULES.get(named[0]) if named else None
             return None if kind is None else (kind, at + (2 if word == "-m" else 1))
         at += 2 if word in ("-W", "-X") else 1
     return None
 
 
-def _split(kind: Kind, words: Sequence[str]) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], tuple[str, ...]]:
+def _split(kind: Kind, words: tuple[str, ...]) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], tuple[str, ...]]:
     """The launcher's options, each with its words, and the rest, which begins with the first word that is none."""
     options: list[tuple[str, tuple[str, ...]]] = []
     at = 0
@@ -172,9 +173,9 @@ def _split(kind: Kind, words: Sequence[str]) -> tuple[tuple[tuple[str, tuple[str
         name = _name(kind, words[at])
         alone = name in _FLAGS[kind] or "=" in words[at] or (words[at][1] != "-" and len(words[at]) > 2)
         length = 1 if alone else 2
-        options.append((name, tuple(words[at : at + length])))
+        options.append((name, words[at : at + length]))
         at += length
-    return tuple(options), tuple(words[at:])
+    return tuple(options), words[at:]
 
 
 def _name(kind: Kind, word: str) -> str:

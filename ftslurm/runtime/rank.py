@@ -172,10 +172,10 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def workers(root: int) -> dict[int, int]:
-    """The ranks that torchrun has started below `root`, each by its first process; ROLE_RANK is torchrun's alone."""
+def workers(pids: Iterable[int]) -> dict[int, int]:
+    """The ranks among these processes, parents first, that torchrun has started; ROLE_RANK is a name of its own."""
     found: dict[int, int] = {}
-    for pid in descendants(root):
+    for pid in pids:
         with suppress(OSError, ValueError):  # it has ended meanwhile, or is not ours to read
             with open(f"/proc/{pid}/environ", "rb") as file:
                 environ = dict(pair.partition(b"=")[::2] for pair in file.read().split(b"\0"))
@@ -262,7 +262,7 @@ class Wrapper:
     def _pass_on(self, signum: int, to: str) -> None:
         if self._state == "running":  # the child is not reaped before that ends: its number is its own
             # Torchrun would end its ranks by any signal that it knows, and die of the others.
-            ranks = workers(self._child) if self._starts_ranks and to == "child" else {}
+            ranks = workers(descendants(self._child)) if self._starts_ranks and to == "child" else {}
             for pid in ranks.values():
                 kill(os.kill, pid, signum)
             if not ranks:

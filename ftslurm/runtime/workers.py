@@ -4,8 +4,8 @@ One task a node has registered, and stands for all of its ranks. Its program is 
 that calls one of them), and the ranks are processes below it, known by the variables that torchrun gives them. Within a
 tenth of a second torchrun notices a rank that fails; it ends the others (SIGTERM, after 30 s SIGKILL), and then itself.
 
-Two sources say which rank began it. The kernel keeps the status of a process that has ended until torchrun takes it
-(proc(5), exit_code), and a pidfd tells of the end in time. Where that is missed, torchrun's own summary tells. And what
+Two sources say which rank began it. Torchrun's own summary does, when it gets to it. The kernel does: it keeps the status
+of a process that has ended until torchrun takes it (proc(5), exit_code), and a pidfd tells of the end in time. So what
 torchrun does not finish by itself soon, because a rank that hangs in a collective ignores SIGTERM, is finished here.
 """
 
@@ -20,15 +20,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.events import RankExited
-from ftslurm.runtime.rank import stat_of, workers
+from ftslurm.runtime.rank import descendants, stat_of, workers
 
 if TYPE_CHECKING:
     from ftslurm.runtime.ranks import LocalRank
 
-LOOK_S, GRACE_S = 0.5, 1.0
+LOOK_S, CALM_S, NEW_S, GRACE_S = 0.1, 1.0, 60.0, 1.0
+"""Ranks that are not known yet are looked for often while the task is new."""
 EXIT_CODE = 49
 TERMINATED = 143
 _ROOT = re.compile(
@@ -56,11 +58,15 @@ class _Watch:
         self._poll = select.poll()
         self._ranks: dict[int, int] = {}  # pidfd -> rank
         self._failed_at: float | None = None
+        self._begun = time.monotonic()
 
     def run(self) -> None:
         while not self._over():
-            self._look()
-            for handle, _ in self._poll.poll(LOOK_S * 1000):
+            missing = len(self._row.workers) < self._row.count
+            if missing:
+                self._look()
+            often = missing and time.monotonic() - self._begun < NEW_S
+            for handle, _ in self._poll.poll(1000 * (LOOK_S if often or self._failed_at else CALM_S)):
                 self._ended(handle)
             if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
                 self._finish()
@@ -71,9 +77,7 @@ class _Watch:
     def _look(self) -> None:
         """Find the ranks that are not known yet."""
         row = self._row
-        if len(row.workers) >= row.count:
-            return
-        for rank, pid in workers(row.pid).items():
+        for rank, pid in workers(_below(row.pid)).items():
             if rank in row.workers or rank not in row.ranks:
                 continue
             with suppress(OSError):  # it has ended meanwhile: torchrun will tell
@@ -92,8 +96,18 @@ class _Watch:
             return
         code, signum = (os.WEXITSTATUS(status), 0) if os.WIFEXITED(status) else (0, os.WTERMSIG(status))
         self._row.ends[rank] = (128 + signum if signum else code, signum)
-        if status and self._failed_at is None:
+        if status and signum != signal.SIGTERM and self._failed_at is None:  # that is torchrun's, at another's end
             self._failed_at = time.monotonic()
+
+
+def _below(root: int) -> list[int]:
+    """As `descendants`, which reads the whole process table; this one needs CONFIG_PROC_CHILDREN."""
+    found = [root]
+    for pid in found:
+        with suppress(OSError):  # it has ended meanwhile
+            for file in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, file.read_text().split())
+    return found[1:] or descendants(root)
 
 
 def _status_of(pid: int) -> int | None:
@@ -123,12 +137,12 @@ def ends_of(row: LocalRank, end: RankExited) -> list[RankExited]:
 
 def _first(row: LocalRank, tail: str) -> tuple[int, tuple[int, int]] | None:
     """Which rank failed first, and how; None where nobody knows."""
-    seen = next(((rank, how) for rank, how in row.ends.items() if how != (0, 0)), None)
     told = _ROOT.search(tail)
-    if seen is not None or told is None or int(told["rank"]) not in row.ranks:
-        return seen
-    code = int(told["code"])
-    return int(told["rank"]), (code, 0) if code >= 0 else (128 - code, -code)
+    if told is not None and int(told["rank"]) in row.ranks:
+        code = int(told["code"])
+        return int(told["rank"]), (code, 0) if code >= 0 else (128 - code, -code)
+    bad = [(rank, how) for rank, how in row.ends.items() if how != (0, 0)]
+    return next((each for each in bad if each[1][1] != signal.SIGTERM), bad[0] if bad else None)
 
 
 def _without_summary(tail: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ftslurm.lab.cluster import Cluster
+from ftslurm.runtime.fence import environ_of
 from tests.lab.longer import long_test
 from tests.lab.test_recovery import assert_identical, loss_of, state_of
 from tests.lab.training import LabRun, Proc, await_that, program, script, submit, workplace
@@ -25,17 +26,15 @@ BIN = Path(sys.executable).parent
 TORCHRUN = [str(BIN / "torchrun"), "--nnodes", "1:4", "--nproc_per_node=7", "--max-restarts", "3", "--rdzv-id", "old"]
 
 
-def environ_of(pid: int) -> dict[str, str]:
-    """The environment that a process was started with."""
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
-    return dict(pair.partition("=")[::2] for pair in pairs if pair)
+def workers(run: LabRun) -> dict[int, Proc]:
+    """The processes that torchrun has started for the ranks of the newest attempt, as the real machine sees them."""
+    pairs = [(environ_of(proc.pid), proc) for proc in run.processes("rank", attempt=len(run.launches()) - 1)]
+    return {int(environ["RANK"]): proc for environ, proc in pairs if "ROLE_RANK" in environ}
 
 
 def worker(run: LabRun, rank: int) -> Proc:
-    """The process of one rank, as torchrun has started it."""
-    (found,) = (proc for proc in run.processes("rank") if environ_of(proc.pid).get("RANK") == str(rank)
-                and "ROLE_RANK" in environ_of(proc.pid))  # fmt: skip
-    return found
+    """One of them."""
+    return workers(run)[rank]
 
 
 def train(lab: Cluster, starter: Sequence[str], *, name: str, nodes: int, steps: int = STEPS, **more: Any) -> LabRun:
@@ -79,11 +78,22 @@ def check_end(run: LabRun, ranks: int) -> None:
 
 def test_a_killed_worker_is_named_and_replaced(lab: Cluster) -> None:
     """A rank below torchrun is killed: the verdict names it, and the next attempt resumes with as many ranks."""
-    run = train(lab, TORCHRUN, name="torchrun", nodes=2, steps=60)
-    fall(run, 3)
-    check_end(run, 4)
+    work = workplace(lab, "torchrun", None)
+    command = [*TORCHRUN, str(PROGRAMS / "beating.py"), "--until", str(work / "enough")]
+    run = submit(lab, command, name="torchrun", nodes=2, work=work, launch={"launcher": "torchrun"},
+                 resources={"ranks_per_node": 2})  # fmt: skip
+    run.wait("a committed checkpoint", run.durable)
+    worker(run, 3).send(signal.SIGKILL)
+    run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
     assert "rank 3 on n2 was ended by signal 9" in run.said()
-    assert worlds(run) == {0: {4}, 1: {4}}
+    run.wait("as many ranks", lambda: sorted(workers(run)) == [0, 1, 2, 3])
+    assert {environ_of(proc.pid)["WORLD_SIZE"] for proc in workers(run).values()} == {"4"}
+    run.enough()
+    assert run.wait_end() == ("finished", 0)
+    assert run.restored_steps()[1] >= 20
+    lines = (run.rank_log(1, 0) + run.rank_log(1, 2)).splitlines()
+    assert all(any(line.startswith(f"rank {rank} ends at step") for line in lines) for rank in range(4))
+    await_that("nothing is left", lambda: not run.processes(), 30)
 
 
 @long_test("a killed worker is in the default suite")
@@ -183,7 +193,7 @@ ftslurm run --cpus-per-task=1 torchrun --nnodes "$SLURM_NNODES" --nproc_per_node
 @long_test("the same is read and rewritten in tests/test_torchrunline.py")
 def test_a_script_changes_one_word(lab: Cluster) -> None:
     """`srun torchrun` becomes `ftslurm run torchrun`: world, verdict and resuming are those of four ranks."""
-    work = "$SLURM_SUBMIT_DIR"
+    work = "$PWD"
     text = SCRIPT.format(program=PROGRAMS / "ddp_counter.py", steps=STEPS, work=work)
     job = script(lab, text, "--no-kill", "--requeue", name="one-word", user=lab.user)
     job.wait("a run", job.runs)
@@ -223,19 +233,21 @@ def seen(work: Path, rank: int) -> dict[str, str]:
 
 
 @long_test("the steps' options are tested in tests/runtime/test_launcher.py")
-def test_all_gpus_are_seen_and_binding_passes_verbatim(lab: Cluster) -> None:
-    """Each rank sees the eight GPUs of its node, beside agents and ring; what binds it is what the user has asked for."""
+@pytest.mark.parametrize("starter", [[], [str(BIN / "torchrun")]], ids=["srun", "torchrun"])
+def test_all_gpus_are_seen_and_binding_passes_verbatim(lab: Cluster, starter: list[str]) -> None:
+    """Each rank sees the eight GPUs of its node, beside agents and ring; what binds it is what the user asks for."""
     work = workplace(lab, "gpus", None)
-    binding = ["--cpu-bind=mask_cpu:0x1,0x2", "--gpu-bind=none", "--distribution=cyclic:block", "--hint=nomultithread"]
-    run = submit(lab, program("env_dump", work / "dumps", "--linger", 600), name="gpus", nodes=2, work=work,
-                 resources={"ranks_per_node": 2, "gpus_per_node": 8}, launch={"srun": binding},
-                 checkpoint={"files": []}, heartbeat={"fabric": "mpi"})  # fmt: skip
+    dump = program("env_dump", work / "dumps", "--linger", 600)
+    launch = {"launcher": "torchrun" if starter else "srun", "srun": ["--cpu-bind=mask_cpu:0x3,0x3", "-mblock:cyclic"]}
+    run = submit(lab, [*starter, *dump[1:]] if starter else dump, name="gpus", nodes=2, work=work, launch=launch,
+                 resources={"ranks_per_node": 2, "gpus_per_node": 8}, checkpoint={"files": []})  # fmt: skip
     run.wait("four ranks", lambda: len(list((work / "dumps").glob("*.json"))) == 4)
     eight = ",".join(map(str, range(8)))
     for rank in range(4):
         environ = seen(work, rank)
         assert environ["CUDA_VISIBLE_DEVICES"] == eight
-        assert environ["SLURM_CPU_BIND_LIST"] == "0x1,0x2"
-        assert environ["SLURM_DISTRIBUTION"].startswith("cyclic")
-    run.wait("ring and agents", lambda: len(run.processes("ring")) == len(run.processes("agent")) == 2)
+        assert environ["LOCAL_RANK"] == str(rank % 2)
+        assert environ["SLURM_CPU_BIND_LIST"] == "3,3"
+        assert environ["SLURM_DISTRIBUTION"] == "block:cyclic"
     assert {environ_of(proc.pid).get("CUDA_VISIBLE_DEVICES") for proc in run.processes("agent")} == {eight}
+    run.wait("the ring, too", lambda: len(run.processes("ring")) == 2)
