@@ -28,8 +28,7 @@ def adopt(
         ConfigError: the file has mistakes.
         CannotCreate: the run root cannot be written.
     """
-    line = parse(words)
-    config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+    config = settings(words, job, file=file, run_name=run_name)
     root = submission.run_root_of(config, run_root)
     call = ("--run-name", run_name) if run_name else config.command
     paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
@@ -43,6 +42,12 @@ def adopt(
     except OSError as error:
         raise CannotCreate(f"cannot write into {paths.root}: {error.strerror}") from error
     return paths
+
+
+def settings(words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None) -> Config:
+    """Return the configuration of a call; raises as `adopt` does, and touches nothing."""
+    line = parse(words)
+    return _of_file(file, line) if file is not None else _of_line(line, job, run_name)
 
 
 def _of_file(file: Path, line: SrunLine) -> Config:

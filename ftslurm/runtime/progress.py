@@ -289,8 +289,9 @@ def processes_of(row: LocalRank) -> dict[int, int]:
 
     Where that is torchrun, they are what torchrun has started; itself before that.
     """
-    if row.workers:
-        return dict(row.workers)
+    known = dict(row.workers)
+    if known:
+        return {rank: pid for rank, pid in known.items() if rank not in row.ends}
     try:
         words = Path(f"/proc/{row.pid}/task/{row.pid}/children").read_text().split()
     except OSError:

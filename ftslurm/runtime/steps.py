@@ -32,9 +32,9 @@ def training(config: Config, run_id: str, attempt: int, nodes: tuple[str, ...]) 
     )
 
 
-def preview(config: Config, run_id: str) -> list[str]:
-    """Return the command lines of attempt 0 on a full allocation whose nodes are called node1, node2, ..."""
-    nodes = tuple(f"node{number}" for number in range(1, config.resources.nodes[1] + 1))
+def preview(config: Config, run_id: str, nodes: tuple[str, ...] = ()) -> list[str]:
+    """Return the command lines of attempt 0 on these nodes; left out: on as many as there may be, node1 and so on."""
+    nodes = nodes or tuple(f"node{number}" for number in range(1, config.resources.nodes[1] + 1))
     step = launcher.step(config.launch.launcher, training(config, run_id, 0, nodes), os.environ)
     said = [f"training step: {shlex.join(step.argv)}"]
     line = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
@@ -48,7 +48,7 @@ def preview(config: Config, run_id: str) -> list[str]:
         master_port="PORT",
         run_id=f"{run_id}-0",
     )
-    said.append(f"on node1, attempt 0: {shlex.join(line.rewritten(place))}")
+    said.append(f"on {nodes[0]}, attempt 0: {shlex.join(line.rewritten(place))}")
     return [*said, *replaced(line)]
 
 

@@ -4,9 +4,9 @@ One task a node has registered, and stands for all of its ranks. Its program is 
 that calls one of them), and the ranks are processes below it, known by the variables that torchrun gives them. Within a
 tenth of a second torchrun notices a rank that fails; it ends the others (SIGTERM, after 30 s SIGKILL), and then itself.
 
-Two sources say which rank began it. Torchrun's own summary does, when it gets to it. The kernel does: it keeps the status
-of a process that has ended until torchrun takes it (proc(5), exit_code), and a pidfd tells of the end in time. So what
-torchrun does not finish by itself soon, because a rank that hangs in a collective ignores SIGTERM, is finished here.
+Two sources say which rank began it. Torchrun's own summary does, when it gets to it. The kernel does: it keeps the
+status of a process that has ended until torchrun takes it (proc(5), exit_code), and a pidfd tells of the end in time.
+What torchrun does not finish by itself soon, since a rank hangs in a collective and ignores SIGTERM, is finished here.
 """
 
 from __future__ import annotations

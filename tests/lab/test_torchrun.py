@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ftslurm.lab.cluster import Cluster
-from ftslurm.runtime.fence import environ_of
 from tests.lab.longer import long_test
+from tests.lab.test_environment import environ_of
 from tests.lab.test_recovery import assert_identical, loss_of, state_of
 from tests.lab.training import LabRun, Proc, await_that, program, script, submit, workplace
 from tests.local_ranks import PROGRAMS, run_ranks
