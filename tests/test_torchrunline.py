@@ -12,6 +12,7 @@ import pytest
 from ftslurm import torchrunline
 from ftslurm.errors import UsageError
 from ftslurm.torchrunline import Kind, Place, processes_of, read
+from tests.lab.longer import long_test
 
 PLACE = Place(nnodes=3, processes=8, node_rank=2, master_addr="10.0.0.1", master_port=23456, run_id="gpt-1")
 TORCH = (
@@ -176,6 +177,7 @@ for action in {parser}()._actions:
 """
 
 
+@long_test("it imports torch and accelerate")
 @pytest.mark.parametrize(
     ("kind", "package", "module", "parser"),
     [
