@@ -7,12 +7,14 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftslurm.lab.cluster import Cluster
+from tests.lab.library import right_digest
 from tests.lab.longer import long_test
 from tests.lab.test_environment import environ_of
 from tests.lab.test_recovery import assert_identical, loss_of, state_of
@@ -28,8 +30,13 @@ TORCHRUN = [str(BIN / "torchrun"), "--nnodes", "1:4", "--nproc_per_node=7", "--m
 
 def workers(run: LabRun) -> dict[int, Proc]:
     """The processes that torchrun has started for the ranks of the newest attempt, as the real machine sees them."""
-    pairs = [(environ_of(proc.pid), proc) for proc in run.processes("rank", attempt=len(run.launches()) - 1)]
-    return {int(environ["RANK"]): proc for environ, proc in pairs if "ROLE_RANK" in environ}
+    found = {}
+    for proc in run.processes("rank", attempt=len(run.launches()) - 1):
+        with suppress(OSError):  # it has ended meanwhile
+            environ = environ_of(proc.pid)
+            if "ROLE_RANK" in environ:
+                found[int(environ["RANK"])] = proc
+    return found
 
 
 def worker(run: LabRun, rank: int) -> Proc:
@@ -79,10 +86,11 @@ def check_end(run: LabRun, ranks: int) -> None:
 def test_a_killed_worker_is_named_and_replaced(lab: Cluster) -> None:
     """A rank below torchrun is killed: the verdict names it, and the next attempt resumes with as many ranks."""
     work = workplace(lab, "torchrun", None)
-    command = [*TORCHRUN, str(PROGRAMS / "beating.py"), "--until", str(work / "enough")]
+    command = [*TORCHRUN, str(PROGRAMS / "until_told.py"), "--until", str(work / "enough")]
     run = submit(lab, command, name="torchrun", nodes=2, work=work, launch={"launcher": "torchrun"},
                  resources={"ranks_per_node": 2})  # fmt: skip
     run.wait("a committed checkpoint", run.durable)
+    run.wait("every rank", lambda: sorted(workers(run)) == [0, 1, 2, 3])
     worker(run, 3).send(signal.SIGKILL)
     run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
     assert "rank 3 on n2 was ended by signal 9" in run.said()
@@ -135,6 +143,29 @@ def test_accelerate_is_told_its_world(lab: Cluster) -> None:
     check_end(run, 4)
     assert worlds(run) == {0: {4}, 1: {4}}
     assert "rank 1 on n1 was ended by signal 9" in run.said()
+
+
+@long_test("the same without torchrun is in tests/lab/test_library.py")
+def test_a_new_agent_knows_the_workers(lab: Cluster) -> None:
+    """An agent dies under four saving ranks: nothing stops; its successor still sees which of them is killed."""
+    work = workplace(lab, "torchrun-library", None)
+    words = ["--steps", STEPS, "--pace", 0.1, "--progress", work / "progress", "--columns", 4096]
+    run = submit(lab, [*TORCHRUN, *map(str, [PROGRAMS / "library_loop.py", *words])], name="torchrun-library", nodes=2,
+                 work=work, launch={"launcher": "torchrun"}, resources={"ranks_per_node": 2},
+                 checkpoint={"layout": "library", "every": {"steps": 20}, "min_interval": "1s"})  # fmt: skip
+    run.wait("a committed checkpoint", run.durable)
+    (agent,) = run.processes("agent", "n2")
+    agent.send(signal.SIGKILL)
+    run.wait("another agent", lambda: run.processes("agent", "n2") and run.processes("agent", "n2") != [agent])
+    known = set(run.durable())
+    run.wait("a new checkpoint", lambda: set(run.durable()) - known)
+    assert len(run.launches()) == 1
+    run.wait("every rank", lambda: sorted(workers(run)) == [0, 1, 2, 3])
+    worker(run, 2).send(signal.SIGKILL)
+    assert run.wait_end() == ("finished", 0)
+    assert "rank 2 on n2 was ended by signal 9" in run.said()
+    assert len(run.launches()) == 2
+    assert set(run.done()) == {right_digest(STEPS, 4096)}
 
 
 STUBBORN = """
