@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftslurm import ownjob, runs, submission
+from ftslurm import ownjob, runs, submission, torchrunline
 from ftslurm.errors import CannotCreate, UsageError
 from ftslurm.srunline import SrunLine, parse
 
@@ -30,8 +30,7 @@ def adopt(
         ConfigError: the file has mistakes.
         CannotCreate: the run root cannot be written.
     """
-    line = parse(words)
-    config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+    config = settings(words, job, file=file, run_name=run_name)
     submitted_to = ownjob.run_root_of(job.submission)
     root = submission.run_root_of(config, run_root or submitted_to)
     call = ("--run-name", run_name) if run_name else recognised(config.command, job)
@@ -50,14 +49,22 @@ def adopt(
     return paths
 
 
+def settings(words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None) -> Config:
+    """Return the configuration of a call; raises as `adopt` does, and touches nothing."""
+    line = parse(words)
+    return _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+
+
 def recognised(command: Sequence[str], job: JobEnv) -> tuple[str, ...]:
     """Return the command as it is the same again on other nodes after a requeue, and in another job when resumed.
 
-    Bash computes endpoints: names of nodes, addresses with their ports, and the job's id do not tell two calls apart.
+    Bash computes endpoints: names of nodes, addresses with their ports, the job's id, and what is written anew for
+    every attempt do not tell two calls apart.
     """
+    starter = torchrunline.read(command)
     names = [*map(re.escape, job.nodelist), job.job_id, r"\d{1,3}(?:\.\d{1,3}){3}"]
     places = re.compile(rf"(?<![\w.-])(?:{'|'.join(names)})(?![\w-])(?::\d{{1,5}})?")
-    return tuple(places.sub("@", word) for word in command)
+    return tuple(places.sub("@", word) for word in (starter.kept() if starter else command))
 
 
 def _of_file(file: Path, line: SrunLine) -> Config:
@@ -78,16 +85,21 @@ def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
         raise UsageError("there is no command to run", hint="ftslurm run [SRUN-OPTIONS] -- COMMAND")
     nodes = min(line.nodes or job.num_nodes, job.num_nodes)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_name or line.job_name or job.job_name or line.command[0]).strip("-.")
+    starter = torchrunline.read(line.command)
+    gpus, cpus = _gpus_per_node(line, job, nodes), line.cpus_per_task or job.cpus_per_task
+    ranks = torchrunline.processes_of(starter, nodes, gpus) if starter else _ranks_per_node(line, job, nodes)
+    # What a task is given is the whole node's then, and need not divide by its ranks.
+    options = [*line.options, *([f"--cpus-per-task={cpus}"] if starter and cpus else [])]
     told = {
         "name": name or "run",
         "command": list(line.command),
         "resources": {
             "nodes": nodes,
-            "ranks_per_node": _ranks_per_node(line, job, nodes),
-            "gpus_per_node": _gpus_per_node(line, job, nodes),
-            "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
+            "ranks_per_node": ranks,
+            "gpus_per_node": gpus,
+            "cpus_per_rank": None if starter else cpus,
         },
-        "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
+        "launch": {"launcher": "torchrun" if starter else "srun", "mpi": line.mpi or "none", "srun": options},
         # Checkpoints that only the program knows are no progress that we could see: three failures are no loop yet.
         "recovery": {"no_progress_limit": MAX_ATTEMPTS, "max_attempts": MAX_ATTEMPTS},
     }

@@ -133,3 +133,31 @@ def test_three_failures_of_a_program_that_saves_itself_are_no_loop(call):
     """Nothing that we see tells whether it has got further."""
     recovery = load(call("train").config).recovery
     assert recovery.no_progress_limit == recovery.max_attempts
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        (("--ntasks-per-node=1", "-c", "10", "torchrun", "--nproc-per-node=4", "t.py"), 4),
+        (("-N2", "--gpus-per-node=8", "-c10", "--", "python", "-m", "torch.distributed.run", "--nproc_per_node=gpu", "t"), 8),
+        (("-c10", "accelerate", "launch", "--num_processes", "12", "--num_machines", "4", "t.py"), 3),
+    ],
+)  # fmt: skip
+def test_torchrun_says_how_many_ranks_a_node_has(call, line, ranks):
+    """What `srun torchrun` gave a task stays the task's: the ranks are torchrun's, and the cores are given as they were."""
+    config = load(call(*line).config)
+    assert config.launch.launcher == "torchrun"
+    assert config.resources.ranks_per_node == ranks
+    assert config.tasks_per_node == 1
+    assert config.resources.cpus_per_rank is None
+    assert config.launch.srun[-1] == "--cpus-per-task=10"
+
+
+def test_what_torchrun_is_told_anew_does_not_make_another_call(call):
+    """A random rendezvous id is another word in every incarnation of the script, and the run is the same."""
+    words = ("torchrun", "--tee", "3", "--log-dir=x", "--rdzv_id", "3", "--rdzv_endpoint=n1:29500", "train.py", "17")
+    again = ("torchrun", "--tee", "3", "--log-dir=x", "--rdzv_id", "9", "--rdzv_endpoint=n2:29500", "train.py", "17")
+    other = (*again[:-1], "18")
+    first = call(*words)
+    assert call(*again, SLURM_RESTART_COUNT="1").root == first.root
+    assert call(*other, SLURM_RESTART_COUNT="1").root != first.root
