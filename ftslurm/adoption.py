@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def adopt(
     words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
-    """Return the run of this call: a new one, or the one that this job had before it was requeued.
+    """Return the run of this call: a new one, the one that this job had before it was requeued, or that of its chain.
 
     Raises:
         UsageError: there is no command, or an option contradicts supervision.
@@ -32,7 +32,8 @@ def adopt(
     config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
     root = submission.run_root_of(config, run_root)
     call = ("--run-name", run_name) if run_name else config.command
-    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
+    whose = runs.Caller(job.requeue_id, job.restart_count, job.chain)
+    paths = runs.same_call(root, whose, call, config.name)
     if paths.config.exists():
         return paths
     try:

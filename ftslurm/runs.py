@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ftslurm.errors import CannotCreate, UsageError
@@ -107,19 +108,29 @@ def all_runs() -> list[RunPaths]:
     return [RunPaths(path.resolve()) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def same_call(run_root: Path, job_id: str, restart: int, call: Sequence[str], name: str) -> RunPaths:
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Which incarnation of which job makes a call, and the chain that the job is in; empty: it is in none."""
+
+    job_id: str
+    restart: int
+    chain: str = ""
+
+
+def same_call(run_root: Path, whose: Caller, call: Sequence[str], name: str) -> RunPaths:
     """Return the run of one `ftslurm run` call in a script: the same one again after a requeue of the job.
 
     A run is the job, the digest of the call (its command, or the name that it was given), and how many such calls this
-    incarnation of the job has made before; two calls in one script are two runs. Joining a run of another job never
-    happens here.
+    incarnation of the job has made before; two calls in one script are two runs. A run of another job is joined only
+    in a chain, which stands for its jobs here.
 
     Raises:
         CannotCreate: the run root cannot be written.
     """
     digest = hashlib.blake2b("\0".join(call).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
-    ordinal = _next_ordinal(run_root, f"{job_id}.{restart}.{digest}")
-    link = by_job(run_root, f"{job_id}.{digest}.{ordinal}")
+    ordinal = _next_ordinal(run_root, f"{whose.job_id}.{whose.restart}.{digest}")
+    who = f"chain-{whose.chain}" if whose.chain else whose.job_id
+    link = by_job(run_root, f"{who}.{digest}.{ordinal}")
     if link.is_dir():
         return RunPaths(link.resolve())
     paths = create(run_root, name)

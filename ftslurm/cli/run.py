@@ -12,6 +12,7 @@ Examples:
   ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+  ftslurm run --chain -- python train.py                       # with #SBATCH --array=1-7%1: seven jobs, one run
 \b
 Submit the script with --no-kill and `export FTSLURM_NO_KILL=1` in it, so that the job outlives a lost node.
 """
@@ -35,7 +36,8 @@ class SrunLike(click.Command):
 @click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
 @click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
-@click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
+@click.option("--chain", is_flag=True, help="The tasks of this array (1-N%1) are one run, one after the other.")
+@click.option("--resumed", type=int, hidden=True, help="Continue a run that ended there; written by resume.")
 def run(
     srun_line: tuple[str, ...],
     *,
@@ -43,7 +45,8 @@ def run(
     run_name: str | None,
     run_root: Path | None,
     run_dir: Path | None,
-    resumed: bool,
+    chain: bool,
+    resumed: int | None,
 ) -> int:
     """Run COMMAND under supervision in this allocation, with srun's own options, and keep it alive.
 
@@ -53,6 +56,8 @@ def run(
     from ftslurm.runtime.parent import Parent
     from ftslurm.slurm.env import job_from_env
 
+    if chain:
+        _join()
     job = job_from_env(os.environ)
     if run_dir is None:
         from ftslurm.adoption import adopt
@@ -62,4 +67,18 @@ def run(
     from ftslurm.paths import RunPaths
 
     runs.link_job(RunPaths(run_dir), job.job_id)
-    return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()
+    return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
+
+
+def _join() -> None:
+    """Let the supervisor know, too, that this job is one of a chain."""
+    from ftslurm.errors import UsageError
+    from ftslurm.slurm.env import ARRAY_JOB_ID, CHAIN
+
+    if not os.environ.get(CHAIN):
+        if not os.environ.get(ARRAY_JOB_ID):
+            raise UsageError(
+                "--chain makes one run of the tasks of an array, and this job is none",
+                hint="#SBATCH --array=1-3%1 lets three jobs run one after the other",
+            )
+        os.environ[CHAIN] = "1"

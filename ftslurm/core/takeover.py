@@ -27,9 +27,12 @@ AGENTS_S = 0.2
 
 def anew(run: Run, event: AllocationGranted) -> Run:
     """Return the run at the start of a new incarnation of its job, or in another job."""
+    barren = run.barren + 1 if ending.is_barren(run) else 0
     run = situation.restamped(run)
     run = _without_scratch(run)
-    requeued = event.job_id == run.job_id and event.restart > run.restart
+    again = event.job_id == run.job_id and event.restart > run.restart
+    # Time limits are no failures: a long run meets any number of them.
+    requeued = (again or run.phase is Phase.REQUEUED) and not (run.stop and run.stop.why in ending.OF_TIME)
     return replace(
         run,
         phase=Phase.STARTING,
@@ -43,6 +46,9 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         host=event.host,
         no_kill=event.no_kill,
         end_time=event.end_time,
+        continue_by=event.continue_by,
+        start_step=run.newest_step,
+        barren=barren,
         started_mono=event.mono,
         agents=frozenset(),
         bare=frozenset(),
