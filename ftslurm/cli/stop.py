@@ -38,18 +38,13 @@ Exit codes:
 def stop(run: str, *, after_save: bool, as_json: bool) -> int:
     """End a run that is alive, so that it can be resumed; its job ends with exit code 79."""
     from ftslurm import runs
-    from ftslurm.insight.summary import last_entry, phase_of
-    from ftslurm.core.events import ENDED
     from ftslurm.insight.text import visible
 
     paths = runs.find_run(run)
-    last = last_entry(paths)
-    ended = last is not None and phase_of(last) in ENDED
-    if ended and last is not None:
-        words = f"has ended already: {last.phase}"
-    else:
-        _ask(paths, run, after_save=after_save)
-        words = "is asked to save and to stop" if after_save else "is asked to stop"
+    phase = _end_of(paths) or _ask(paths, run, after_save=after_save)
+    ended = bool(phase)
+    words = "is asked to save and to stop" if after_save else "is asked to stop"
+    words = f"has ended already: {phase}" if ended else words
     if as_json:
         told = {"run_id": paths.run_id, "outcome": "not_alive" if ended else "stopping", "after_save": after_save}
         click.echo(json.dumps({"meta": {"schema": 1}, **told}, indent=2))
@@ -58,8 +53,17 @@ def stop(run: str, *, after_save: bool, as_json: bool) -> int:
     return 0
 
 
-def _ask(paths: RunPaths, named: str, *, after_save: bool) -> None:
-    """Leave the request and wait until a supervisor has seen it.
+def _end_of(paths: RunPaths) -> str:
+    """The phase of a run that has ended; empty for one that has not."""
+    from ftslurm.core.events import ENDED
+    from ftslurm.insight.summary import last_entry, phase_of
+
+    last = last_entry(paths)
+    return last.phase if last is not None and phase_of(last) in ENDED else ""
+
+
+def _ask(paths: RunPaths, named: str, *, after_save: bool) -> str:
+    """Leave the request and wait until a supervisor has seen it; returns the phase of a run that has ended meanwhile.
 
     Raises:
         TryAgain: none has.
@@ -79,8 +83,11 @@ def _ask(paths: RunPaths, named: str, *, after_save: bool) -> None:
     while path.exists():
         if time.monotonic() > deadline:
             path.unlink(missing_ok=True)
+            if phase := _end_of(paths):
+                return phase
             raise TryAgain(
                 f"no supervisor has heard it within {TAKEN_S:.0f} s",
                 hint=f"`ftslurm status {named}` says where the run stands; `ftslurm cancel {named}` ends its jobs",
             )
         time.sleep(POLL_S)
+    return ""

@@ -1,0 +1,212 @@
+"""Runs that go on in another job: chains, jobs that submit the next one, runs that somebody has stopped.
+
+The commands are those of the pages in docs/how-to, typed one after the other by the lab's ordinary user.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ftslurm.lab.cluster import Cluster
+from tests import pages
+from tests.lab.longer import long_test
+from tests.lab.training import LabRun, await_that, merged, program, workplace
+from tests.programs.hash_loop import after
+
+pytestmark = pytest.mark.lab
+
+NOBODY = 65534
+SHORT = {"grace": "59s"}
+"""With it the warning comes 119 s before the limit: a job that is given two minutes must leave at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Typist:
+    """The lab's user at a shell, in a working folder of its own, who keeps the variables `job` and `dir`."""
+
+    lab: Cluster
+    work: Path
+
+    def types(self, command: str) -> str:
+        """Run a command; returns what it prints. A failure is shown."""
+        lines = ["[ -f .vars ] && . ./.vars", "set -e", command, "declare -p job dir > .vars 2> .errors || true"]
+        done = self.lab.login(
+            ["bash", "-c", "\n".join([f"cd {self.work}", *lines])],
+            user=self.lab.user,
+            timeout=90,
+            env={"FTSLURM_RUN_ROOT": str(self.work / "runs")},
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def run(self) -> LabRun:
+        """Its only run; `job` is the run's first one."""
+        (root,) = {path.parent.resolve() for path in self.work.glob("runs/*/key")}
+        jobs = sorted((path.name for path in self.work.glob("runs/by-job/*") if path.name.isdigit()), key=int)
+        return LabRun(self.lab, root, self.work, jobs[0])
+
+    def live(self) -> list[str]:
+        """Its jobs that run or wait."""
+        states = "--states=PENDING,RUNNING,CONFIGURING"
+        argv = ["squeue", "--noheader", f"--user={self.lab.user}", states, "-o", "%i"]
+        return self.lab.login(argv, timeout=30).stdout.split()
+
+
+def typist(lab: Cluster, page: str, **more: Any) -> Typist:
+    """The files of a page in a new folder; the program and the size of its job are the test's."""
+    work = workplace(lab, Path(page).stem, lab.user)
+    command = program("hash_loop", "--until", work / "enough", "--progress", work / "progress")
+    for name, text in pages.files(page).items():
+        path = work / name
+        path.write_text(_fitted(text, command, more) if name.endswith(".yaml") else text.replace("=2 ", "=1 "))
+        path.chmod(0o755)
+    return Typist(lab, work)
+
+
+def _fitted(text: str, command: list[str], more: Mapping[str, Any]) -> str:
+    page = yaml.safe_load(text)
+    page["checkpoint"] = {**page["checkpoint"], **SHORT, "settle": "0.2s"}
+    own = {"command": command, "resources": {"nodes": 1, "time": "10:00"}, "launch": {"mpi": "none"}}
+    return json.dumps(merged(merged(page, own), more))
+
+
+def end_its_time(run: LabRun, job: str) -> None:
+    """Let a job's time be over: its limit is lowered to two minutes, and Slurm's warning is sent now."""
+    user = run.lab.user
+    for argv in (
+        ["scontrol", "update", f"JobId={job}", "TimeLimit=2"],
+        ["scancel", "--batch", "--signal=USR2", job],
+    ):
+        done = run.lab.login(argv, user=user, timeout=30)
+        assert done.returncode == 0, done.stderr
+
+
+def gone_on(run: LabRun, jobs: int) -> None:
+    """Wait until the run trains in so many jobs, from the newest checkpoint that there was."""
+    await_that(f"job {jobs} goes on", lambda: len(run.restored_steps()) == jobs, 120, run.story)
+    assert run.restored_steps()[-1] > run.restored_steps()[-2]
+
+
+def finished(hand: Typist) -> None:
+    """It is enough: the run ends in the state of an undisturbed one, and no job of it is left."""
+    run = hand.run()
+    run.enough()
+    await_that("the end", lambda: run.end() == ("finished", 0), 120, run.story)
+    await_that("no job is left", lambda: not hand.live(), 20, run.story)
+    (lines,) = (lines for lines in run.progress().values() if lines[-1][0] == "DONE")
+    assert lines[-1][1] == reduce(after, range(1, int(lines[-2][1]) + 1), "")
+    assert not run.processes()
+
+
+@pytest.mark.timeout(240)
+def test_a_chain_is_one_run_which_can_be_stopped_and_resumed(lab: Cluster) -> None:
+    """The next job goes on where the time of one was over; a stop cancels the rest; a resume begins a new chain."""
+    page = "how-to/24h-limits.md"
+    hand = typist(lab, page)
+    told: dict[str, str] = {}
+    for command in pages.commands(page):
+        if command.startswith("echo"):
+            continue  # somebody else's, below
+        if command.startswith("ftslurm status"):
+            run = hand.run()
+            assert len(hand.live()) == 3
+            run.wait("a committed checkpoint", run.durable)
+            end_its_time(run, run.job)
+            gone_on(run, 2)
+        told[command] = hand.types(command)
+        if command.startswith("ftslurm stop"):
+            await_that("the end", lambda: run.end() == ("stopped", 79), 60, run.story)
+            await_that("no job is left", lambda: not hand.live(), 20, run.story)
+    outlook = told["ftslurm submit train.yaml --dry-run"]
+    assert "119s before it" in outlook
+    assert "then the next of 3 jobs" in outlook
+    assert run.job_says() == ("FAILED", "75:0")
+    assert f"by {lab.user} (uid {lab.uid})" in run.actions("EndRun")[0]["reason"]
+    gone_on(run, 3)
+    finished(hand)
+
+
+@long_test("a stop with a save is asked for above, by the run's user")
+def test_a_colleague_of_the_group_stops_a_run(lab: Cluster) -> None:
+    """Somebody else who may create files in one folder of the run's stops it, after a save; the story says who."""
+    page = "how-to/24h-limits.md"
+    hand = typist(lab, page)
+    for command in pages.commands(page):
+        if command.startswith(("job=", "dir=", "chmod")):
+            hand.types(command)
+    run = hand.run()
+    for folder in (hand.work, hand.work / "runs"):
+        folder.chmod(0o710)
+    run.wait("a committed checkpoint", run.durable)
+    (theirs,) = (command for command in pages.commands(page) if command.startswith("echo"))
+    argv = ["sh", "-c", theirs.replace("$dir", str(run.root))]
+    subprocess.run(argv, user=NOBODY, group=lab.uid, extra_groups=[], timeout=20, check=True)
+    await_that("the end", lambda: run.end() == ("stopped", 79), 60, run.story)
+    assert f"(uid {NOBODY})" in run.actions("EndRun")[0]["reason"]
+    assert run.newest() == run.step_of(0)
+    await_that("no job is left", lambda: not hand.live(), 20, run.story)
+    assert not list(run.root.glob("**/STOP"))
+
+
+@long_test("a time limit that is lowered and warned of at once stands for it above")
+@pytest.mark.timeout(900)
+def test_three_jobs_of_three_minutes_are_one_run(lab: Cluster) -> None:
+    """By Slurm's own clock: two jobs meet their limit, the third ends the run; no node is held when the work is done."""
+    hand = typist(lab, "how-to/24h-limits.md", resources={"time": "3:00"})
+    hand.types("job=$(ftslurm submit train.yaml --parsable)")
+    run = hand.run()
+    first, *_ = jobs = hand.live()
+    for number in (2, 3):
+        run.wait(f"job {number}", lambda number=number: len(run.restored_steps()) == number, 240)
+        assert run.restored_steps()[-1] == run.newest()
+        assert number + len(hand.live()) == 4
+    finished(hand)
+    assert [LabRun(lab, run.root, run.work, job).job_says() for job in jobs] == [
+        ("FAILED", "75:0"), ("FAILED", "75:0"), ("COMPLETED", "0:0"),
+    ]  # fmt: skip
+
+
+@long_test("what follows a time limit is the core's, and the same for all ways to go on")
+@pytest.mark.timeout(400)
+def test_without_requeue(lab: Cluster) -> None:
+    """A job that is not requeued submits the next one; the tasks of an array are one run with --chain."""
+    page = "how-to/without-requeue.md"
+    for command in pages.commands(page):
+        hand = typist(lab, page)
+        said = hand.types(command)
+        if command.startswith("scontrol"):
+            assert "JobRequeue" in said
+            continue
+        await_that("the run", lambda hand=hand: list(hand.work.glob("runs/*/key")), 60, lambda said=said: said)
+        run = hand.run()
+        run.wait("a committed checkpoint", run.durable)
+        end_its_time(run, run.job)
+        gone_on(run, 2)
+        assert f"job {run.job}" not in hand.live()
+        finished(hand)
+        assert run.job_says() == ("FAILED", "75:0")
+
+
+@long_test("the shorter way is that of the tests above")
+@pytest.mark.timeout(300)
+def test_a_job_that_waits_for_the_last_of_a_chain_gets_the_runs_exit_code(lab: Cluster) -> None:
+    """The last job is not cancelled where another one depends on its success: it ends with 0, and that one runs."""
+    hand = typist(lab, "how-to/24h-limits.md")
+    hand.types("job=$(ftslurm submit train.yaml --parsable)")
+    run = hand.run()
+    last = hand.live()[-1]
+    after_it = hand.types(f"sbatch --parsable --dependency=afterok:{last} -o evaluated --wrap 'echo well'").strip()
+    run.wait("a committed checkpoint", run.durable)
+    run.enough()
+    await_that("the evaluation", lambda: LabRun(lab, run.root, run.work, after_it).job_says()[0] == "COMPLETED", 90)
+    assert LabRun(lab, run.root, run.work, last).job_says() == ("COMPLETED", "0:0")
+    assert f"job {last} stays" in run.output()
