@@ -121,7 +121,7 @@ def prepare(config: Config, file: Path, root: Path) -> RunPaths:
 
 
 def write_script(paths: RunPaths, request: JobRequest) -> Path:
-    """Render the script into the run's folder, beside those of earlier jobs of the run, and note how it is submitted."""
+    """Render the script into the run's folder, beside those of earlier jobs, and note how it is submitted."""
     target = paths.script
     count = 1
     while target.exists():

@@ -16,7 +16,6 @@ from ftslurm.core.diagnosis import NODE_CAUSES, Cause, Diagnosis
 from ftslurm.core.placement import NOWHERE, Places, Strategy, arranged, best_first, usable
 from ftslurm.core.pricing import FREE, HORIZON_S, RESTART_S, Price, Rates
 
-
 NONE = "none"
 """A run that cannot go on in another job (`Policy.continue_by`)."""
 
@@ -290,7 +289,9 @@ def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
         return _Option(Kind.REQUEUE, refusal=f"recovery.continue is {policy.continue_by}")
     if now.requeues >= policy.max_requeues:
         return _Option(Kind.REQUEUE, refusal=f"{now.requeues} requeues were made already")
-    reason = f"{len(now.live)} usable nodes are left; {_ASKED[policy.continue_by]} {now.wanted + policy.spares} other ones"
+    reason = (
+        f"{len(now.live)} usable nodes are left; {_ASKED[policy.continue_by]} {now.wanted + policy.spares} other ones"
+    )
     return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason)
 
 

@@ -365,9 +365,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     RestoreRefused: _only(launching.on_refused_later, LIVE | {Phase.STOPPING}) | dict.fromkeys(LAUNCHING, _refused),
     SlurmReported: _only(nodes.on_slurm, ACTIVE),
     StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
-    RequeueAnswered: _only(
-        lambda run, event, policy: ending.on_requeue_answered(run, event, policy), frozenset({Phase.DRAINING})
-    ),
+    RequeueAnswered: _only(ending.on_requeue_answered, frozenset({Phase.DRAINING})),
     TimerFired: _only(on_timer, ACTIVE),
     StorageStalled: _only(on_storage, ACTIVE),
     NodeHealth: _only(fitness.on_health, ACTIVE),

@@ -39,7 +39,8 @@ def find_out(config: Config, job: JobEnv, paths: RunPaths) -> Found:
             return NONE, ""
         if configured == RESUBMIT:
             problem = _why_not_resubmit(slurm, paths)
-            return (NONE, f"this job cannot submit the next one ({problem}): {_end(job)}") if problem else (RESUBMIT, "")
+            words = f"this job cannot submit the next one ({problem}): {_end(job)}" if problem else ""
+            return (NONE if problem else RESUBMIT), words
         way, words = _by_requeue(slurm, job, paths, also_resubmit=configured != REQUEUE)
     except FtslurmError as error:
         log.warning("how this job can be gone on from is not known: %s", error)

@@ -142,7 +142,8 @@ class JobEnv:
     Counts that were not asked for are None, never guessed. `nodelist` keeps Slurm's order. `restart_count` is 0 where
     Slurm leaves it out (it does so until the first requeue). `batch_host` is None outside a batch or interactive step.
     `chain` is what the jobs of its chain have in common (their array's id, or a text in their comments); empty: it is
-    in none. `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are dropped.
+    in none. `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are
+    dropped.
     """
 
     job_id: str

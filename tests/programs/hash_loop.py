@@ -1,7 +1,6 @@
-"""A program that needs no library and starts at once: each step hashes what there is, so that a step that is left out,
-or done twice, changes all that follow. For one rank.
+"""A program that needs no library and starts at once; for one rank.
 
-Every --every steps it leaves a checkpoint of plain text; at SIGTERM it saves and ends, at SIGUSR1 and when the file
+Each step hashes what there is, so that a step that is left out, or done twice, changes all that follow. Every --every steps it leaves a checkpoint of plain text; at SIGTERM it saves and ends, at SIGUSR1 and when the file
 --ask appears it saves and goes on. What it writes to --progress has the form of `ddp_counter.py`.
 """
 
