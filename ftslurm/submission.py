@@ -48,7 +48,6 @@ def request_of(
     """
     resources, spares = config.resources, config.recovery.spares
     flags = () if resumed is None else ("--resumed", str(resumed))
-    way = config.recovery.continue_
     return JobRequest(
         name=config.name,
         run_dir=str(paths.root),
@@ -63,15 +62,10 @@ def request_of(
         partition=resources.partition,
         output=literal_pattern(str(paths.logs)) + "/job-%j.out",
         signal_lead_s=int(min(config.checkpoint.grace + SAVE_LEAD_S, 65_000)),
-        requeue={"auto": True, "requeue": True, "none": False}.get(way),
+        requeue={"auto": True, "requeue": True, "none": False}.get(config.recovery.continue_),
         comment=json.dumps({"ftslurm": paths.run_id}, separators=(",", ":")),
         options=_options(config, options),
-        # Set in every job: a job that is submitted from within a chain must not inherit it.
-        exports={
-            "FTSLURM_HOME": str(names.home().absolute()),
-            CHAIN: paths.run_id if config.recovery.chain else "",
-            **_ledger_of_group(),
-        },
+        exports=_exports(config, paths),
     )
 
 
@@ -81,10 +75,13 @@ def _tasks(config: Config) -> int | None:
     return (high + config.recovery.spares) * config.resources.ranks_per_node if low == high else None
 
 
-def _ledger_of_group() -> dict[str, str]:
-    """Return the choice of a ledger by the environment, which the job does not inherit."""
+def _exports(config: Config, paths: RunPaths) -> dict[str, str]:
+    """Return what ftslurm's own processes find in their environment."""
+    # The chain in every job: one that is submitted from within a chain would inherit that.
+    chain = paths.run_id if config.recovery.chain else ""
     chosen = os.environ.get(names.LEDGER)
-    return {names.LEDGER: str(Path(chosen).absolute())} if chosen else {}
+    ledger = {names.LEDGER: str(Path(chosen).absolute())} if chosen else {}
+    return {"FTSLURM_HOME": str(names.home().absolute()), CHAIN: chain, **ledger}
 
 
 def _options(config: Config, words: Sequence[str]) -> tuple[tuple[str, OptionValue], ...]:

@@ -33,8 +33,8 @@ def now(run_or_job: str, *, wait: bool, timeout: float, as_json: bool) -> int:
 
     With save_on: signal:NAME the program must go on after that signal: one that saves and leaves has ended the run.
 
-    Exit code 2 when its program cannot be asked (checkpoint.save_on is none); 75 when no supervisor takes the request, or
-    the checkpoint is not durable in time.
+    Exit code 2 when its program cannot be asked (checkpoint.save_on is none); 75 when no supervisor takes the request,
+    or the checkpoint is not durable in time.
     """
     from ftslurm.cli.asking import refuse_without_way
     from ftslurm.errors import TryAgain, UsageError

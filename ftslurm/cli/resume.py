@@ -102,11 +102,10 @@ def resume(
         return 0
     if start:
         _roll_back(paths, plan, start)
-    from ftslurm.cli.submit import follow, wait_for
+    from ftslurm.cli.submit import follow, wait_for, words_of
 
     jobs = (job_id := _submit(client, paths, plan.request), *follow(client, paths, plan.config, job_id))
-    later = f", and after it {', '.join(jobs[1:])}" if len(jobs) > 1 else ""
-    text = job_id if parsable else f"Submitted batch job {job_id}{later}"
+    text = job_id if parsable else words_of(jobs)
     told = {"meta": {"schema": 1}, "job_id": job_id, "job_ids": list(jobs), **plan.plain(paths)}
     click.echo(json.dumps(told, indent=2) if as_json else text)
     return wait_for(client, paths, job_id, after=plan.summary.entries) if wait else 0

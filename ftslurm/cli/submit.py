@@ -74,10 +74,9 @@ def submit(
         click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
-    limit = time_limit.outlook(config)
     if dry_run or test_only:
         _show(client, replace(submission.preview(config, root, sbatch_options), exclude=out), test_only=not dry_run)
-        click.echo(f"# {limit}", err=True)
+        click.echo(f"# {time_limit.outlook(config)}", err=True)
         return 0
     paths = submission.prepare(config, file, root)
     siteprofile.keep(paths, taken)
@@ -85,13 +84,7 @@ def submit(
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
     jobs = (job_id := _submit(client, paths, request), *follow(client, paths, config, job_id))
-    if as_json:
-        _print_json(jobs, paths, limit)
-    else:
-        click.echo(job_id if parsable else _words(jobs))
-    if not (parsable or as_json):
-        click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
-        click.echo(limit, err=True)
+    _report(jobs, paths, time_limit.outlook(config), parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
 
 
@@ -166,17 +159,25 @@ def follow(client: SlurmClient, paths: RunPaths, config: Config, first: str) -> 
     return jobs
 
 
-def _words(jobs: tuple[str, ...]) -> str:
+def words_of(jobs: tuple[str, ...]) -> str:
     """What sbatch says; and the jobs that wait for the first one."""
     later = f", and after it {', '.join(jobs[1:])}" if len(jobs) > 1 else ""
     return f"Submitted batch job {jobs[0]}{later}"
 
 
-def _print_json(jobs: tuple[str, ...], paths: RunPaths, limit: str) -> None:
+def _report(jobs: tuple[str, ...], paths: RunPaths, limit: str, *, parsable: bool, as_json: bool) -> None:
     import json
 
-    told = {"job_id": jobs[0], "job_ids": list(jobs), "run_id": paths.run_id, "run_dir": str(paths.root)}
-    click.echo(json.dumps({"meta": {"schema": 1}, **told, "time_limit": limit}))
+    job_id = jobs[0]
+    if as_json:
+        told = {"job_id": job_id, "job_ids": list(jobs), "run_id": paths.run_id, "run_dir": str(paths.root)}
+        click.echo(json.dumps({"meta": {"schema": 1}, **told, "time_limit": limit}))
+    elif parsable:
+        click.echo(job_id)
+    else:
+        click.echo(words_of(jobs))
+        click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
+        click.echo(limit, err=True)
 
 
 def _hurry(client: SlurmClient, info: JobInfo) -> None:

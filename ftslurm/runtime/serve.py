@@ -134,18 +134,28 @@ def _serve(paths: RunPaths, *, resumed: int | None, signals: _Signals, legacy: L
     supervisor.start_slurm_watch()
     supervisor.scan_store()
     granted = _granted(run, context, epoch, resumed=anew, legacy=legacy)
-    if not granted.same_incarnation:
-        way, words = onward.find_out(config, job, paths)
-        granted = replace(granted, continue_by=way)
-        if words:
-            supervisor.voice.say(words)
-    end = supervisor.serve(granted)
-    if end is not None and end.phase in ENDED and legacy is not None:
-        paths.settled(epoch).touch()
-    way = ruled(supervisor.run, supervisor.policy).continue_by
+    return _leave(supervisor, supervisor.serve(_with_way(granted, supervisor)), legacy)
+
+
+def _leave(supervisor: Supervisor, end: EndRun | None, legacy: Legacy | None) -> dict[str, Any]:
+    """The word for the parent, when what is left of the run's jobs has been seen to."""
+    context, way = supervisor.context, ruled(supervisor.run, supervisor.policy).continue_by
+    if end is not None and legacy is not None and end.phase in ENDED:
+        context.paths.settled(supervisor.epoch).touch()
     if end is not None and (end.phase in ENDED or way != onward.REQUEUE):
-        _conclude(end, config, job, legacy)
+        _conclude(end, context.config, context.job, legacy)
     return _word(end, way)
+
+
+def _with_way(granted: AllocationGranted, supervisor: Supervisor) -> AllocationGranted:
+    """Find out how this job can be gone on from, when it begins, and say what is not as the user may think."""
+    if granted.same_incarnation:
+        return granted
+    context = supervisor.context
+    way, words = onward.find_out(context.config, context.job, context.paths)
+    if words:
+        supervisor.voice.say(words)
+    return replace(granted, continue_by=way)
 
 
 def _conclude(end: EndRun, config: Config, job: JobEnv, legacy: Legacy | None) -> None:

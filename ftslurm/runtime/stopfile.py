@@ -32,11 +32,13 @@ class StopFiles:
         self._seen: set[tuple[int, int, int]] = set()
 
     def look(self) -> StopRequested | None:
-        """Return what is asked for, if anything is. Raises OSError."""
+        """Return what is asked for, if anything is."""
         for path in self._paths:
             try:
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except FileNotFoundError:
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    log.debug("%s cannot be read: %s", path, error)
                 continue
             try:
                 asked = self._read(path, handle)

@@ -63,9 +63,9 @@ class JobRequest:
 
     `min_nodes` to `max_nodes` is what may be allocated. `time_s` is rounded up to a second; None is the partition's
     default. `requeue` None leaves that to the site. `signal_lead_s` is how long before the limit Slurm warns (it may be
-    60 s earlier). `output` is a pattern of sbatch's, inside `run_dir`; None is `slurm-%j.out` there. `options` passes anything else to sbatch: (long name,
-    value), True for a bare flag, a name may repeat. `exports` are variables for ftslurm's own processes. `argv` is the
-    interpreter by absolute path and its arguments.
+    60 s earlier). `output` is a pattern of sbatch's, inside `run_dir`; None is `slurm-%j.out` there. `options` passes
+    anything else to sbatch: (long name, value), True for a bare flag, a name may repeat. `exports` are variables for
+    ftslurm's own processes. `argv` is the interpreter by absolute path and its arguments.
     """
 
     name: str

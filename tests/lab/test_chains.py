@@ -20,12 +20,14 @@ import yaml
 from ftslurm.lab.cluster import Cluster
 from tests import pages
 from tests.lab.longer import long_test
-from tests.lab.training import LabRun, await_that, merged, program, workplace
+from tests.lab.training import LabRun, await_that, merged, program, submit, workplace
 from tests.programs.hash_loop import after
 
 pytestmark = pytest.mark.lab
 
 NOBODY = 65534
+ENDS = [("FAILED", "75:0"), ("COMPLETED", "0:0")]
+"""Of a job whose run goes on in the next one, and of the one that has finished it."""
 SHORT = {"grace": "59s"}
 """With it the warning comes 119 s before the limit: a job that is given two minutes must leave at once."""
 
@@ -115,6 +117,20 @@ def finished(hand: Typist) -> None:
     assert not run.processes()
 
 
+def test_the_next_job_of_a_chain_goes_on_and_the_rest_is_cancelled(lab: Cluster) -> None:
+    """Where the time of one job is over the next one goes on; when the run has ended no job of the chain is left."""
+    hand = typist(lab, "how-to/24h-limits.md")
+    hand.types("job=$(ftslurm submit train.yaml --parsable)")
+    run, jobs = hand.run(), hand.live()
+    run.wait("a committed checkpoint", run.durable)
+    end_its_time(hand)
+    gone_on(run, 2)
+    finished(hand)
+    assert [LabRun(lab, run.root, run.work, job).job_says() for job in jobs[:2]] == ENDS
+    assert LabRun(lab, run.root, run.work, jobs[2]).job_says()[0] == "CANCELLED"
+
+
+@long_test("the way from one job to the next is taken above, and a stop is tested without Slurm")
 @pytest.mark.timeout(240)
 def test_a_chain_is_one_run_which_can_be_stopped_and_resumed(lab: Cluster) -> None:
     """The next job goes on where the time of one was over; a stop cancels the rest; a resume begins a new chain."""
@@ -176,9 +192,7 @@ def test_three_jobs_of_three_minutes_are_one_run(lab: Cluster) -> None:
         assert run.restored_steps()[-1] == run.newest()
         assert number + len(hand.live()) == 4
     finished(hand)
-    assert [LabRun(lab, run.root, run.work, job).job_says() for job in jobs] == [
-        ("FAILED", "75:0"), ("FAILED", "75:0"), ("COMPLETED", "0:0"),
-    ]  # fmt: skip
+    assert [LabRun(lab, run.root, run.work, job).job_says() for job in jobs] == [ENDS[0], *ENDS]
 
 
 @long_test("what follows a time limit is the core's, and the same for all ways to go on")
@@ -214,3 +228,26 @@ def test_a_job_that_waits_for_the_last_of_a_chain_gets_the_runs_exit_code(lab: C
     await_that("the evaluation", lambda: LabRun(lab, run.root, run.work, after_it).job_says()[0] == "COMPLETED", 90)
     assert LabRun(lab, run.root, run.work, last).job_says() == ("COMPLETED", "0:0")
     assert f"job {last} stays" in run.output()
+
+
+@long_test("the library's way is taken in test_library")
+@pytest.mark.parametrize("way", ["signal:USR1", "file", "none"])
+def test_a_checkpoint_now_in_every_way_to_ask_for_one(lab: Cluster, way: str) -> None:
+    """By a signal and by a file the program saves and goes on; where it cannot be asked, that is said at once."""
+    work = workplace(lab, "now", lab.user)
+    save_on = f"file:{work / 'ask'}" if way == "file" else way
+    loop = ["--every", 1_000_000, "--ask", work / "ask", "--until", work / "enough", "--progress", work / "progress"]
+    saved = {"save_on": save_on, "settle": "0.2s"}
+    run = submit(lab, program("hash_loop", *loop), name="now", nodes=1, user=lab.user, work=work, checkpoint=saved)
+    run.wait_step(0, 3)
+    argv = ["ftslurm", "checkpoint", "now", str(run.root), "--json"]
+    done = lab.login(argv, user=lab.user, timeout=90)
+    if way == "none":
+        assert done.returncode == 2
+        assert "checkpoint.save_on is none" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr + run.story()
+        assert [json.loads(done.stdout)["generation"]] == run.durable()
+        assert len(run.launches()) == 1
+    run.enough()
+    assert run.wait_end() == ("finished", 0)
