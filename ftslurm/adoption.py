@@ -32,8 +32,7 @@ def adopt(
     config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
     root = submission.run_root_of(config, run_root)
     call = ("--run-name", run_name) if run_name else config.command
-    whose = runs.Caller(job.requeue_id, job.restart_count, job.chain)
-    paths = runs.same_call(root, whose, call, config.name)
+    paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
         return paths
     try:

@@ -44,7 +44,7 @@ def find_out(config: Config, job: JobEnv, paths: RunPaths) -> Found:
         way, words = _by_requeue(slurm, job, paths, also_resubmit=configured != REQUEUE)
     except FtslurmError as error:
         log.warning("how this job can be gone on from is not known: %s", error)
-        return "", ""
+        return (CHAIN if job.chain else ""), ""
     lone = f"recovery.continue is {configured}, and this job is in no chain" if config.recovery.chain else ""
     return way, "; ".join(each for each in (lone, words) if each)
 

@@ -175,6 +175,11 @@ class JobEnv:
             return f"{self.array_job_id}_{self.array_task_id}"
         return self.job_id
 
+    @property
+    def calls_of(self) -> str:
+        """Whose calls of `ftslurm run` those in this job are: its own, or those of its chain."""
+        return f"chain-{self.chain}" if self.chain else self.requeue_id
+
 
 def job_from_env(environ: Mapping[str, str]) -> JobEnv:
     """Read the allocation from `environ`.
