@@ -251,3 +251,33 @@ def test_a_checkpoint_now_in_every_way_to_ask_for_one(lab: Cluster, way: str) ->
         assert len(run.launches()) == 1
     run.enough()
     assert run.wait_end() == ("finished", 0)
+
+
+@long_test("takeovers, and the way to the next job, are tested each by itself")
+@pytest.mark.timeout(500)
+def test_a_chain_goes_on_after_its_supervisors_host_was_lost(lab: Cluster) -> None:
+    """The successor meets the time limit, and ends the job, whose script is lost: then the next job begins."""
+    work = workplace(lab, "orphan", lab.user)
+    run = submit(
+        lab,
+        program("until_told", "--until", work / "enough"),
+        name="orphan",
+        nodes=2,
+        user=lab.user,
+        work=work,
+        resources={"time": "3:00"},
+        recovery={"continue": "chain:2", "min_nodes": 1},
+        checkpoint={**SHORT, "settle": "0.2s"},
+    )
+    run.wait("a committed checkpoint", run.durable)
+    lost = run.launches()[0][0]
+    lab.cut(lost)
+    run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
+    run.wait("the next job", lambda: len(run.restored_steps()) == 3, 300)
+    assert lost not in run.launches()[2]
+    assert run.job_says()[0] in ("CANCELLED", "COMPLETING")
+    lab.heal(lost)
+    run.enough()
+    assert run.wait_end() == ("finished", 0)
+    hand = Typist(lab, work)
+    await_that("no job is left", lambda: not hand.live(), 60, run.story)
