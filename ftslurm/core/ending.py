@@ -170,7 +170,7 @@ def _go_on(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return _end(replace(run, reason=reason), Phase.FAILED, run.code or 1)
     ask = Requeue(
         num_nodes=run.wanted + policy.spares,
-        num_tasks=(run.wanted + policy.spares) * policy.ranks_per_node,
+        num_tasks=(run.wanted + policy.spares) * (policy.tasks_per_node or policy.ranks_per_node),
         exclude=tuple(sorted(run.condemned)),
         reason=run.reason,
         by=policy.continue_by,

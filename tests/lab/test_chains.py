@@ -71,9 +71,12 @@ def typist(lab: Cluster, page: str, **more: Any) -> Typist:
     work = workplace(lab, Path(page).stem, lab.user)
     command = program("hash_loop", "--until", work / "enough", "--progress", work / "progress")
     for name, text in pages.files(page).items():
-        path = work / name
-        path.write_text(_fitted(text, command, more) if name.endswith(".yaml") else text.replace("=2 ", "=1 "))
-        path.chmod(0o755)
+        (work / name).write_text(_fitted(text, command, more))
+        (work / name).chmod(0o644)
+    for text in pages.blocks(page, "bash"):
+        name, _, script = text.removeprefix("# ").partition("\n")
+        (work / name).write_text(script.replace("--nodes=2", "--nodes=1"))
+        (work / name).chmod(0o755)
     return Typist(lab, work)
 
 
