@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def adopt(
     words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
-    """Return the run of this call: a new one, or the one that this job had before it was requeued.
+    """Return the run of this call: a new one, the one that this job had before it was requeued, or that of its chain.
 
     Raises:
         UsageError: there is no command, or an option contradicts supervision.

@@ -131,7 +131,7 @@ def same_call(run_root: Path, job: JobEnv, call: Sequence[str], name: str) -> Ru
 
     A run is the job, the digest of the call (its command, or the name that it was given), and how many such calls this
     incarnation of the job has made before; two calls in one script are two runs. Runs of another job are joined only
-    where `ftslurm resume` has submitted the script again: there the calls are those of the earlier job.
+    in a chain, which stands for its jobs here, and where `ftslurm resume` has submitted the script again.
 
     Raises:
         CannotCreate: the run root cannot be written.

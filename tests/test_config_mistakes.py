@@ -108,7 +108,7 @@ ONE = [
     ("recovery: {world_sizes: [64]}",
      "recovery.world_sizes: resources.nodes x resources.ranks_per_node is 2 ranks, which is not in the list"),
     ("recovery: {prefer: [shrink, shrink]}", "recovery.prefer: each plan at most once"),
-    ("recovery: {continue: chain}", "recovery.continue: expected auto, requeue or none, got 'chain'"),
+    ("recovery: {continue: chain}", "recovery.continue: expected auto, requeue, chain:N with N from 2 to 999, resubmit or none, got 'chain'"),
     ("checkpoint: {scratch: scratch}", "checkpoint.scratch: expected auto, none or an absolute path"),
     ("checkpoint: {shared: here}", "checkpoint.shared: expected an absolute path or one that starts with {run_dir}"),
     (

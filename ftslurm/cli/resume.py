@@ -104,15 +104,13 @@ def resume(
         return 0
     if start:
         _roll_back(paths, plan, start)
-    job_id = _submit(client, paths, plan)
-    text = job_id if parsable else f"Submitted batch job {job_id}"
-    told = {"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}
-    click.echo(json.dumps(told, indent=2) if as_json else text)
-    if not wait:
-        return 0
-    from ftslurm.cli.submit import wait_for
+    from ftslurm.cli.submit import follow, wait_for, words_of
 
-    return wait_for(client, paths, job_id, after=plan.summary.entries)
+    jobs = (job_id := _submit(client, paths, plan), *follow(client, paths, plan.config, job_id))
+    text = job_id if parsable else words_of(jobs)
+    told = {"meta": {"schema": 1}, "job_id": job_id, "job_ids": list(jobs), **plan.plain(paths)}
+    click.echo(json.dumps(told, indent=2) if as_json else text)
+    return wait_for(client, paths, job_id, after=plan.summary.entries) if wait else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +118,7 @@ class Plan:
     """What will be submitted, and what there is to say about it."""
 
     request: JobRequest
+    config: Config
     summary: Summary
     start: tuple[str, int] | None
     notes: tuple[str, ...]
@@ -157,7 +156,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         UsageError: it has finished, or the wishes do not fit it.
         DataDamaged: no checkpoint of it is intact.
     """
-    from ftslurm import journal, siteprofile, submission
+    from ftslurm import journal, siteprofile, submission, time_limit
     from ftslurm.cli import ownresume
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
@@ -170,7 +169,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     start, notes = _start(paths, config, wishes)
     changed = _changed(config, wishes)
     is_own = paths.own_job.exists()
-    request = submission.request_of(changed, paths, () if is_own else options, resumed=True)
+    request = submission.request_of(changed, paths, () if is_own else options, resumed=summary.entries)
     exclude = _still_known(client, summary.excluded)
     if exclude:
         notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
@@ -182,9 +181,11 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         notes += own.notes
     elif not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
+    notes.append(time_limit.outlook(changed))
     store = Path(checkpoint_of(config, paths).shared)
     request = replace(request, exclude=exclude)
-    return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store, own=own)
+    plan = Plan(request=request, config=changed, summary=summary, start=start, notes=tuple(notes), store=store)
+    return replace(plan, own=own)
 
 
 def _for_own(wishes: Wishes, config: Config, summary: Summary) -> Changes:
@@ -331,7 +332,10 @@ def _submit(client: SlurmClient, paths: RunPaths, plan: Plan) -> str:
     from ftslurm import runs
     from ftslurm.cli import ownresume
     from ftslurm.errors import TryAgain
+    from ftslurm.runtime.stopfile import withdraw
 
+    for who in withdraw(paths.stops):
+        click.echo(f"ftslurm: {who} had asked the run to stop when it had ended: not obeyed any more", err=True)
     own = plan.own
     job_id = ownresume.submit(client, paths, own) if own is not None else _send(client, paths, plan.request)
     others = [other for other in client.find_submitted(paths.run_id) if other != job_id]

@@ -55,6 +55,7 @@ def proven(known: Mapping[str, Value], made: str) -> Proven:
         mpi=(next(iter(_texts(kinds)), "none")) if kinds is not None else "",
         mpi_offered=_texts(known.get("slurm.mpi_types")),
         requeue=_flag(known.get("probe.requeue")),
+        sbatch=_flag(known.get("probe.sbatch")),
         ssh=_flag(known.get("probe.ssh_works")),
         ping=_flag(known.get("probe.ping_works")),
     )

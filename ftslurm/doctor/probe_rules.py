@@ -76,7 +76,7 @@ JOB_RULES = (
         applies=lambda facts: not facts.flag("probe.requeue"),
         shows=("probe.requeue_words", "probe.asked_requeue"),
         consequence="a run that cannot go on in its allocation ends, and after a takeover it does not end as COMPLETED",
-        setting="recovery.continue: none, spare nodes; `ftslurm resume` continues by hand",
+        setting="recovery.continue: chain:N or resubmit, and spare nodes",
     ),
     Rule(
         traps=("C6", "P5"),
@@ -94,7 +94,7 @@ JOB_RULES = (
         applies=lambda facts: not facts.flag("probe.sbatch"),
         shows=("probe.sbatch_words",),
         consequence="a run can be requeued, but cannot submit its own successor",
-        setting="recovery.continue: auto",
+        setting="recovery.continue: requeue, or chain:N where jobs may not requeue themselves",
     ),
     Rule(
         traps=("D1",),

@@ -42,7 +42,7 @@ from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
-from ftslurm.runtime import attempt_env, launcher, steps
+from ftslurm.runtime import attempt_env, launcher, onward, steps
 from ftslurm.runtime.clients import Clients, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
@@ -344,6 +344,9 @@ class Performer:
     def _requeue(self, action: Requeue) -> None:
         """Have an agent ask for it; the others leave, so that the job does not linger in COMPLETING."""
         of, job_id = self._of, self._of.context.job.requeue_id
+        if action.by != onward.REQUEUE:
+            of.emit(onward.go_on(of.context.job, of.context.paths, action))
+            return
         low, high = of.context.config.resources.nodes
         # From here on SIGTERM is the requeue's own.
         of.requeuing = True

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from ftslurm.errors import Refused, ServiceUnavailable, TryAgain, UsageError
 from ftslurm.slurm import env, nodeset, parse, site, survey
-from ftslurm.slurm.records import JobInfo, JobState, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
+from ftslurm.slurm.records import JobInfo, JobState, LiveJob, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -197,6 +197,15 @@ class SlurmClient:
         ).check()
         rows = (line.partition(parse.SEPARATOR) for line in answer.stdout.splitlines())
         return tuple(dict.fromkeys(job_id for job_id, _, comment in rows if tag in comment))
+
+    def live_jobs(self) -> tuple[LiveJob, ...]:
+        """This user's jobs that will still run, oldest first."""
+        columns = parse.SEPARATOR.join(("%i", "%F", "%T", "%E", "%k"))
+        argv = ["squeue", "--me", "--noheader", "--array", f"--states={LIVE_STATES}", "-o", columns]
+        rows = (line.split(parse.SEPARATOR, 4) for line in self.run(argv).check().stdout.splitlines())
+        names = ("job_id", "array", "state", "dependency", "comment")
+        found = (LiveJob(**dict(zip(names, row, strict=True))) for row in rows if len(row) == len(names))
+        return tuple(sorted(found, key=lambda job: job.order))
 
     def job(self, job_id: str) -> JobInfo:
         """The job as slurmctld knows it; as accounting knows it once slurmctld has forgotten it.

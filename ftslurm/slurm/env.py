@@ -66,6 +66,9 @@ CONTINUES = "FTSLURM_CONTINUES"
 """Set by `resume` where it submits a user's own script again: `<job> <run id> <entries>`; the calls in the script are
 those of the earlier job, and the run is begun again although it has ended, after so many journal entries."""
 
+CHAIN = "FTSLURM_CHAIN"
+"""What the jobs of a chain have in common: a text that stands in their comments, or 1 for the tasks of an array."""
+
 STALE_AFTER_LOSS = (NODELIST_OLD, JOB_NODELIST, JOB_NUM_NODES)
 """Still name the lost node in every later step of the job."""
 
@@ -145,7 +148,9 @@ class JobEnv:
 
     Counts that were not asked for are None, never guessed. `nodelist` keeps Slurm's order. `restart_count` is 0 where
     Slurm leaves it out (it does so until the first requeue). `batch_host` is None outside a batch or interactive step.
-    `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are dropped.
+    `chain` is what the jobs of its chain have in common (their array's id, or a text in their comments); empty: it is
+    in none. `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are
+    dropped.
     """
 
     job_id: str
@@ -170,6 +175,7 @@ class JobEnv:
     no_kill: bool
     submission: str = ""
     continues: str = ""
+    chain: str = ""
 
     @property
     def requeue_id(self) -> str:
@@ -180,8 +186,8 @@ class JobEnv:
 
     @property
     def calls_of(self) -> str:
-        """The job whose `ftslurm run` calls those of this job's script are: an earlier one where `resume` says so."""
-        return self.continues.partition(" ")[0] or self.requeue_id
+        """Whose calls of `ftslurm run` those in this job are: an earlier job's (resumed), its chain's, or its own."""
+        return self.continues.partition(" ")[0] or (f"chain-{self.chain}" if self.chain else self.requeue_id)
 
     def resumes(self, run_id: str) -> int | None:
         """Return how many journal entries a run had when this job was submitted to go on with it; None: it was not."""
@@ -226,7 +232,17 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         no_kill=environ.get(NO_KILL_MARKER) == "1",
         submission=environ.get(SUBMISSION, ""),
         continues=environ.get(CONTINUES, ""),
+        chain=_chain(environ),
     )
+
+
+def _chain(environ: Mapping[str, str]) -> str:
+    text = environ.get(CHAIN, "")
+    if text == "1":
+        return environ.get(ARRAY_JOB_ID, "")
+    if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", text):
+        raise UsageError(f"{CHAIN}={text[:80]!r} cannot be the name of a chain")
+    return text
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:

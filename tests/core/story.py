@@ -202,6 +202,7 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
                 resumed=resumed,
                 wanted_nodes=words.whole("wanted", len(nodes)),
                 end_time=self.mono + 1.7e9 + words.number("ends_in", 0) if "ends_in" in words.named else None,
+                continue_by=words.named.get("continue_by", ""),
             )
         )
 
@@ -211,7 +212,7 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
 
     def do_stop(self, words: Words) -> None:
         save = words.flag("save")
-        self.happen(StopRequested(why=words.plain[0], save=save))
+        self.happen(StopRequested(why=words.plain[0], save=save, by=words.named.get("by", "")))
 
     def do_requeue_answered(self, words: Words) -> None:
         self.happen(RequeueAnswered(ok=words.flag("ok"), detail=words.named.get("detail", "")))
