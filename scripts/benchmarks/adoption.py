@@ -59,8 +59,9 @@ METHOD = """`scripts/bench adoption` submits scripts as users have them (tests/d
 at most two words differ. Four nodes, a small DDP loop over gloo with 20 steps a second and a checkpoint every 20 steps,
 which the program itself writes and finds. *rank killed*: SIGKILL to a rank of the last node; *node cut*: silence of
 that node from then on; *batch host cut*: silence of the node on which the script runs. A cell says how many ranks went
-on after how many seconds from the fault to the first step that is further than any step before. The samples are in
-`adoption.json`.
+on after how many seconds from the fault to the first step that is further than any step before. Each cell is one job,
+with its own load of the machine, so that cells do not compare with one another. The lab has no task/affinity: masks
+reach srun and bind nothing. The samples are in `adoption.json`.
 """
 
 Sample = dict[str, Any]
