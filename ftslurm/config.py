@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ftslurm import checkpoint_section
+from ftslurm import checkpoint_section, container_section
 from ftslurm.checkpoint_section import Checkpoint, State
 from ftslurm.complaints import CROSS, explain, report, without
+from ftslurm.container_section import Container
 from ftslurm.errors import ConfigError
 from ftslurm.fields import (
     AbsolutePath,
@@ -68,6 +69,7 @@ class Launch(Section):
     srun: Texts = Field(
         (), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets"
     )
+    container: Container | None = Field(None, description="Runs the ranks in a container; left out: in none")
 
 
 class Network(Section):
@@ -193,6 +195,7 @@ def cross_findings(config: Config) -> list[Finding]:
     found = [(key, sentence) for wrong, key, sentence in checks if wrong]
     found += [("launch.srun", sentence) for sentence in refusals(config.launch.srun)]
     found += checkpoint_section.findings(saved, resources.nodes[1])
+    found += container_section.findings(config.launch.container, config.launch.srun, config.launch.launcher)
     return [(tuple(key.split(".")), sentence) for key, sentence in found]
 
 

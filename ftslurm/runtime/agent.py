@@ -26,7 +26,7 @@ from typing import Any
 from ftslurm.core.events import Event, NodeFenced, RestoreRefused
 from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
-from ftslurm.runtime import attempt_env, fence
+from ftslurm.runtime import attempt_env, container, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
 from ftslurm.runtime.keeper import Post
 from ftslurm.runtime.keys import private_folder, read_key
@@ -318,17 +318,17 @@ class Agent:
             common[attempt_env.CHECKPOINT] = path
 
         def build(row: LocalRank) -> dict[str, Any]:
-            log_file = self._shipper.follow(attempt, row.rank)
             argv = attempt_env.command(message["argv"], message["resume_args"], path)
-            return {
+            go = {
                 "t": "go",
                 "env": {**common, **message["ranks"][str(row.rank)]},
                 "unset": message["unset"],
                 "argv": [argument.replace("{checkpoint_dir}", str(self._saver.folder)) for argument in argv],
                 "setup": message["setup"],
                 "modules": message["modules"],
-                "log": str(log_file),
+                "log": str(self._shipper.follow(attempt, row.rank)),
             }
+            return container.boxed(go, message.get("container"), (self._saver.folder.parent, Path(path).parent))
 
         self._ranks.release(attempt, build)
 

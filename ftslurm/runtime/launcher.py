@@ -59,7 +59,11 @@ class StepCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """What an attempt's launcher is asked for; `local_dir` is the run's folder on every node."""
+    """What an attempt's launcher is asked for.
+
+    `local_dir` is the run's folder on every node; `wrapper` the words that start a rank's wrapper, by default with
+    ftslurm's own Python.
+    """
 
     run_id: str
     attempt: int
@@ -72,6 +76,7 @@ class Ranks:
     gpus_per_node: int = 0
     options: tuple[str, ...] = ()
     orphan_after_s: float = 20.0
+    wrapper: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -120,8 +125,8 @@ def ranks(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepComm
     return _srun(asked, inherited) if launcher == "srun" else _mpirun(asked, inherited)
 
 
-def _wrapped(command: Sequence[str]) -> tuple[str, ...]:
-    return (*PYTHON, "-S", str(RANK_FILE), "--", *command)
+def _wrapped(asked: Ranks) -> tuple[str, ...]:
+    return (*(asked.wrapper or (*PYTHON, "-S", str(RANK_FILE))), "--", *asked.command)
 
 
 def _marks(asked: Ranks, launcher: str) -> dict[str, str]:
@@ -160,7 +165,7 @@ def _srun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
     if asked.gpus_per_node:
         argv.append(f"--gpus-per-node={asked.gpus_per_node}")
     return StepCommand(
-        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
+        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked)), environ=_environ(asked, "srun", inherited)
     )
 
 
@@ -198,7 +203,7 @@ def _mpirun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
         "--bind-to",
         "none",
         *asked.options,
-        *_wrapped(asked.command),
+        *_wrapped(asked),
     )
     folded = nodeset.fold(asked.nodes)
     allocation = {

@@ -42,7 +42,7 @@ from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
-from ftslurm.runtime import attempt_env, launcher
+from ftslurm.runtime import attempt_env, container, launcher
 from ftslurm.runtime.clients import Clients, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
@@ -244,6 +244,7 @@ class Performer:
             gpus_per_node=config.resources.gpus_per_node,
             options=tuple(config.launch.srun),
             orphan_after_s=2 * config.heartbeat.deadman_after,
+            wrapper=container.wrapper(config.launch, of.context.paths, self._folders()),
         )
         self._later(lambda _: self._start_ranks(asked), action)
 
@@ -255,6 +256,7 @@ class Performer:
     def _start_ranks(self, asked: launcher.Ranks) -> None:
         output = self._of.context.local.root / f"launcher-{asked.attempt}.out"
         try:
+            container.prepare(self._of.context.config.launch, self._of.context.paths)
             process = launcher.ranks(self._of.context.config.launch.launcher, asked, os.environ).start(output)
         except (OSError, FtslurmError) as error:
             self._of.emit(LaunchEnded(attempt=asked.attempt, code=-1, output=str(error)))
@@ -285,6 +287,7 @@ class Performer:
             "resume_args": list(config.checkpoint.resume_args),
             "setup": list(config.launch.setup),
             "modules": list(config.launch.modules),
+            "container": container.order(config.launch, of.context.paths, self._folders()),
         }
         restored = of.run.current.restored
         for node in action.again or dict.fromkeys(action.placement):
@@ -292,6 +295,10 @@ class Performer:
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Folders beside the run's own that its ranks need; each agent knows where checkpoints are on its node."""
+        return (str(self._of.context.local.root),)
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs
