@@ -76,7 +76,9 @@ class Network(Section):
     """Where ranks and ftslurm's own processes talk."""
 
     interface: Interface = Field(
-        "auto", description="Network interface of MASTER_ADDR; auto: the one of the default route"
+        "auto",
+        description="Network interface of MASTER_ADDR, or a rule for the names that nodes have on it, as in '{host}i';"
+        " auto: the one that leads to the other nodes",
     )
     ports: PortRange = Field((20000, 29999), description="Range of TCP ports from which every attempt takes fresh ones")
 
@@ -164,6 +166,8 @@ class Config(Section):
         launch["env"] = {name: HIDDEN if is_secret(name) else value for name, value in launch["env"].items()}
         launch["setup"] = [hide_assignments(line) for line in launch["setup"]]
         launch["srun"] = [hide_assignments(option) for option in launch["srun"]]
+        if launch["container"]:
+            launch["container"]["command"] = [hide_assignments(word) for word in launch["container"]["command"]]
         for name, value in sbatch.items():
             if isinstance(value, str):
                 sbatch[name] = hide_assignments(value)

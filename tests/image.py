@@ -6,12 +6,16 @@ It has neither ftslurm nor its Python; where there is no older one, the machine'
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs" / "container"
 APPTAINER = PROGRAMS / "apptainer"
 OLDEST = (3, 8)
+_LEFT_OUT = shutil.ignore_patterns(
+    "test", "tests", "site-packages", "idlelib", "config-*", "__pycache__", "include", "*.a"
+)
 
 
 def old_python() -> Path:
@@ -32,9 +36,10 @@ def make_image(folder: Path) -> Path:
     for name in ("bin", "lib", "lib64"):
         (folder / name).symlink_to(f"usr/{name}")
     (folder / "python").symlink_to(python)
-    (folder / "etc").mkdir()
-    mounts = ["/usr", "/proc", "/dev", *([] if python == Path("/usr") else [str(python)])]
-    (folder / "mounts").write_text("\n".join(mounts) + "\n")
+    (folder / "mounts").write_text("/usr\n/proc\n/dev\n")
+    if python != Path("/usr"):
+        # At its own place, by which it finds its library.
+        shutil.copytree(python, folder / python.relative_to("/"), symlinks=True, ignore=_LEFT_OUT)
     return folder
 
 

@@ -34,6 +34,7 @@ from ftslurm.slurm import env
 
 MEET_S = 45.0
 CONNECT_S = 5.0
+LOAD_BYTES = 2**20
 CONFIRM_S = 3.0
 NVML_S = 10.0
 POLL_S = 0.1
@@ -113,7 +114,9 @@ class Node:
                 self._announce(record, candidates)
                 record["met"] = wait_for(lambda: len(self._others("here")) == len(self._nodes) - 1)
                 record["scratch"] = {str(path): self._scratch(path) for path in candidates}
-                record["peers"] = {peer: self._peer(peer, each) for peer, each in self._others("here").items()}
+                record["peers"] = {
+                    peer: self._peer(peer, each, record["address"]) for peer, each in self._others("here").items()
+                }
                 record["witnesses"] = self._witnesses()
                 # Nobody takes markers and server away before everybody has looked.
                 write(self._folder / f"looked.{self._name}.json", {})
@@ -200,12 +203,12 @@ class Node:
         foreign = [name for name in self._nodes if name != self._name and f"{self._mark}-{name}" in names]
         return {**examine(path), "own_seen": f"{self._mark}-{self._name}" in names, "foreign_seen": foreign}
 
-    def _peer(self, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Another node's server by its address, and how far its clock is off."""
-        record: dict[str, Any] = {"address": told["address"], **_clock(told["address"], told["port"])}
+    def _peer(self, name: str, told: Mapping[str, Any], own: str) -> dict[str, Any]:
+        """Another node's server by its address, from this node's `own`, and how far its clock is off."""
+        record: dict[str, Any] = {"address": told["address"], **_clock(told["address"], told["port"], own)}
         if not record["connected"]:
             others = {each: address for each, address in told["interfaces"].items() if address != told["address"]}
-            record["by"] = [each for each, address in others.items() if _clock(address, told["port"])["connected"]]
+            record["by"] = [each for each, address in others.items() if _clock(address, told["port"], "")["connected"]]
         try:
             record["resolved"] = socket.gethostbyname(name)
         except OSError:
@@ -236,18 +239,26 @@ def _serve(server: socket.socket) -> None:
         while True:
             connection, _ = server.accept()
             with connection:
-                connection.sendall(f"{time.time():.6f}\n".encode())
+                connection.settimeout(CONNECT_S)
+                with suppress(OSError):  # one that breaks spoils nothing for the others
+                    connection.sendall(f"{time.time():.6f}\n".encode() + bytes(LOAD_BYTES))
 
 
-def _clock(address: str, port: int) -> dict[str, Any]:
-    """Connect; the offset of the other clock is taken at the middle of the round trip."""
+def _clock(address: str, port: int, own: str) -> dict[str, Any]:
+    """Connect from an address of this node; the offset of the other clock is taken at the middle of the round trip.
+
+    What is connected must carry data, too: full packets get lost where hosts believe in a larger MTU than the network.
+    """
     began, wall = time.monotonic(), time.time()
     try:
-        with socket.create_connection((address, port), timeout=CONNECT_S) as connection:
-            there = float(connection.makefile("rb").readline())
+        source = (own, 0) if own and not own.startswith("unknown") else None
+        with socket.create_connection((address, port), timeout=CONNECT_S, source_address=source) as connection:
+            file = connection.makefile("rb")
+            there, took = float(file.readline()), time.monotonic() - began
+            if len(file.read(LOAD_BYTES)) < LOAD_BYTES:
+                return {"connected": False, "error": "the connection broke under load"}
     except (OSError, ValueError) as error:
         return {"connected": False, "error": str(error)}
-    took = time.monotonic() - began
     return {"connected": True, "took_s": took, "offset_s": there - (wall + took / 2)}
 
 

@@ -129,12 +129,17 @@ def _of_network(nodes: list[Record]) -> dict[str, Value]:
     by = {each for _, _, said in peers for each in said.get("by", ())}
     used = {node["interface"] for node in nodes if node["interface"]}
     connected = all(said["connected"] for _, _, said in peers) if peers else None
+    ways = {(node["node"], peer): said["connected"] for node, peer, said in peers}
     return {
         "probe.connected": connected,
         "probe.unconnected": tuple(f"{node['node']} to {peer}" for node, peer, said in peers if not said["connected"]),
+        "probe.unconnected_words": "; ".join(sorted({said.get("error", "") for _, _, said in peers} - {""}))[:200],
+        "probe.one_way": tuple(f"{a} to {b}" for (a, b), works in ways.items() if works and ways.get((b, a)) is False),
+        "probe.no_address": tuple(
+            str(node["address"]).partition(": ")[2] for node in nodes if str(node["address"]).startswith("unknown")
+        ),
         "probe.interface": tuple(sorted(used)),
         "probe.interface_advised": min(by) if by and connected is False else "",
-        "probe.loopback": _names(node for node in nodes if str(node["address"]).startswith("127.")),
         "probe.self_loopback": _names(node for node in nodes if str(node["resolved"]).startswith("127.")),
         "probe.no_port": _names(node for node in nodes if not node["port"]),
         "probe.clock_offset_s": max(offsets) if offsets else None,

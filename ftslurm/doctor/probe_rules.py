@@ -209,7 +209,14 @@ NETWORK_RULES = (
         severity=Severity.STOPS,
         what="nodes cannot connect to each other by the address and ports that a run would use",
         applies=lambda facts: not facts.flag("probe.connected"),
-        shows=("probe.unconnected", "probe.interface", "probe.loopback", "probe.no_port"),
+        shows=(
+            "probe.unconnected",
+            "probe.one_way",
+            "probe.unconnected_words",
+            "probe.interface",
+            "probe.no_address",
+            "probe.no_port",
+        ),
         consequence="ranks do not find rank 0, agents do not find the supervisor",
         setting=_advice,
     ),
@@ -219,7 +226,8 @@ NETWORK_RULES = (
         what="a node's own name is a loopback address there",
         applies=lambda facts: bool(facts.words("probe.self_loopback")),
         shows=("probe.self_loopback",),
-        consequence="programs that look up their own host name tell others 127.0.0.1; ftslurm's MASTER_ADDR does not",
+        consequence="programs that look up their own host name tell others 127.0.0.1; ftslurm's MASTER_ADDR is never"
+        " such an address, and a run says which one it took instead",
         setting="use MASTER_ADDR as ftslurm sets it",
     ),
     Rule(

@@ -385,6 +385,7 @@ def main() -> None:
     to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, _: log.info("signal %d: the agent stays", received))
+    address_of(spec.interface, spec.host)  # what forbids it ends this agent, in words
     asyncio.run(_serve(spec, node))
     # Threads that hang in a system call on dead storage must not keep the node's step alive.
     logging.shutdown()

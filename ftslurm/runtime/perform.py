@@ -43,7 +43,7 @@ from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime import attempt_env, container, launcher
-from ftslurm.runtime.clients import Clients, tail
+from ftslurm.runtime.clients import Clients, refusals, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
@@ -211,6 +211,8 @@ class Performer:
         text = tail(output)
         if code or text:
             log.info("the agents' step ended with code %d: %s", code, text)
+        for words in refusals(output.parent, output.stem) if code else ():
+            self._of.voice.say(words)
 
     def _probe(self, action: ProbeNode) -> None:
         self._forecast.expect_plan(self._of.run)
