@@ -29,7 +29,7 @@ from ftslurm.doctor.folder import examine
 from ftslurm.errors import FtslurmError
 from ftslurm.runtime.network import address_of, free_port
 from ftslurm.runtime.probes import ProbeTarget, confirm
-from ftslurm.runtime.scratch import LOCAL_CANDIDATES, LOCAL_PATHS
+from ftslurm.runtime.scratch import KEEPS_EXTERN, LOCAL_CANDIDATES, LOCAL_PATHS, mount_of, slurm_release
 from ftslurm.slurm import env
 
 MEET_S = 45.0
@@ -136,7 +136,7 @@ class Node:
             "python": platform.python_version(),
             "run_root": examine(self._folder),
             "cgroup": "2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "1 or none",
-            "tmp_private": _private_tmp(os.environ.get(env.JOB_ID, "")),
+            "tmp_private": _is_of_job(Path("/tmp")),  # noqa: S108 - only looked up
             "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "nvml": _nvml(),
             "gpus_seen": Path("/proc/driver/nvidia/version").exists(),
@@ -201,7 +201,14 @@ class Node:
         """A candidate: is it really of this node alone, how large, how fast."""
         names = os.listdir(path)
         foreign = [name for name in self._nodes if name != self._name and f"{self._mark}-{name}" in names]
-        return {**examine(path), "own_seen": f"{self._mark}-{self._name}" in names, "foreign_seen": foreign}
+        private = _is_of_job(path)
+        return {
+            **examine(path),
+            "own_seen": f"{self._mark}-{self._name}" in names,
+            "foreign_seen": foreign,
+            "private": private,
+            "wiped": private and slurm_release() < KEEPS_EXTERN,
+        }
 
     def _peer(self, name: str, told: Mapping[str, Any], own: str) -> dict[str, Any]:
         """Another node's server by its address, from this node's `own`, and how far its clock is off."""
@@ -232,6 +239,11 @@ class Node:
 
 def _not_asked() -> Finding:
     return Finding(witness=Witness.SLURM, outcome=Outcome.UNKNOWN, detail="not asked")
+
+
+def _is_of_job(path: Path) -> bool:
+    """Whether it lies in a folder that goes when the job goes (job_container/tmpfs)."""
+    return mount_of(path).is_of_job(os.environ.get(env.JOB_ID, ""))
 
 
 def _serve(server: socket.socket) -> None:
@@ -269,15 +281,6 @@ def _interfaces() -> dict[str, str]:
         with suppress(FtslurmError, OSError):
             found[name] = address_of(name, "")
     return found
-
-
-def _private_tmp(job_id: str) -> bool:
-    """Whether /tmp is a mount of a folder named after this job (job_container/tmpfs), which goes when the job goes."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        root, point = line.split()[3:5]
-        if point == "/tmp" and job_id and job_id in root.split("/"):  # noqa: S108 - only looked up
-            return True
-    return False
 
 
 def _nvml() -> dict[str, Any]:

@@ -150,7 +150,8 @@ def _of_network(nodes: list[Record]) -> dict[str, Value]:
 def _of_scratch(nodes: list[Record], job_id: str) -> dict[str, Value]:
     """Folders that can be written on every node and that no other node sees.
 
-    The one for the profile is on a disk if there is one, and is not named after the job: the next job has another.
+    The one for the profile is on a disk if there is one, and is not named after the job: the next job has another. What
+    is mounted for the job alone is the last choice, and none where it may go with a lost node (M31).
     """
     common = [path for path in nodes[0]["scratch"] if all(path in node["scratch"] for node in nodes)]
     shared, local = [], []
@@ -160,13 +161,16 @@ def _of_scratch(nodes: list[Record], job_id: str) -> dict[str, Value]:
             shared.append(path)
         elif all(each["own_seen"] and each.get("exclusive") and each.get("rename") for each in said):
             local.append(path)
-    lasting = [path for path in local if not job_id or job_id not in path]
+    wiped = {path for path in local if any(node["scratch"][path].get("wiped") for node in nodes)}
+    kept = [path for path in local if path not in wiped and (not job_id or job_id not in path)]
+    lasting = [path for path in kept if not any(node["scratch"][path].get("private") for node in nodes)]
     on_disk = [path for path in lasting if nodes[0]["scratch"][path]["file_system"] not in MEMORY_FILE_SYSTEMS]
-    chosen = next(iter(on_disk or lasting), "none")
+    chosen = next(iter(on_disk or lasting or kept), "none")
     proven_local = local if len(nodes) > 1 and all(node["met"] for node in nodes) else None
     known: dict[str, Value] = {
         "probe.scratch_local": tuple(local) if proven_local is not None else None,
         "probe.scratch_shared": tuple(shared),
+        "probe.scratch_wiped": tuple(path for path in local if path in wiped),
         "probe.scratch": chosen if proven_local is not None else None,
     }
     if proven_local and chosen != "none":

@@ -182,6 +182,15 @@ NODE_RULES = (
         setting="checkpoint.scratch: another folder, where there is one",
     ),
     Rule(
+        traps=("M31",),
+        severity=Severity.WARNING,
+        what="the only node-local folders may go with any node that the job loses (a /tmp of its own before 23.02.6)",
+        applies=lambda facts: bool(facts.words("probe.scratch_wiped")) and facts.text("probe.scratch") == "none",
+        shows=("probe.scratch_wiped",),
+        consequence="what was saved there is gone on the survivors, too; ftslurm uses none of them by itself",
+        setting="checkpoint.scratch: none, or a disk outside of them",
+    ),
+    Rule(
         traps=("P9",),
         severity=Severity.WARNING,
         what="no node-local scratch was found",

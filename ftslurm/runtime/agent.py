@@ -303,7 +303,7 @@ class Agent:
         """A new attempt is coming: ports of older ones are not offered again, and its checkpoints are watched for."""
         self._ports.update(int(port) for port in message["avoid_ports"])
         self._ranks.live = int(message["attempt"])
-        self._later(lambda _: self._saver.begin(int(message["attempt"]), int(message["world"])), message)
+        self._vault.begin(message, self._later)
 
     def _go(self, message: Mapping[str, Any]) -> None:
         attempt = int(message["attempt"])

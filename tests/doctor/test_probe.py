@@ -133,6 +133,27 @@ def test_a_folder_named_after_the_job_is_not_kept():
     assert probe_facts.facts(result(n1__scratch=own, n2__scratch=own))["probe.scratch"] == "/tmp"
 
 
+def test_a_folder_that_is_mounted_for_the_job_is_the_last_choice():
+    """It goes with the job, so a lasting one is kept in the profile; where it may go with a lost node, it is none."""
+    private, wiped = {**LOCAL, "private": True}, {**LOCAL, "private": True, "wiped": True}
+    both = {"/tmp": private, "/disk": LOCAL}
+    assert probe_facts.facts(result(n1__scratch=both, n2__scratch=both))["probe.scratch"] == "/disk"
+    alone = {"/tmp": private}
+    assert probe_facts.facts(result(n1__scratch=alone, n2__scratch=alone))["probe.scratch"] == "/tmp"
+    lost = {"/tmp": wiped}
+    found = result(n1__scratch=lost, n2__scratch=lost)
+    assert probe_facts.facts(found)["probe.scratch"] == "none"
+    assert applying(found) == {"M31": Severity.WARNING, "P9": Severity.WARNING}
+
+
+def test_a_way_that_works_in_one_direction_only_is_named():
+    """A firewall on one node lets nobody in: the report says which direction works, and with which words it does not."""
+    closed = {"n2": {"address": "10.0.0.2", "connected": False, "error": "timed out", "by": [], "resolved": "x"}}
+    facts = probe_facts.facts(result(n1__peers=closed))
+    assert (facts["probe.unconnected"], facts["probe.one_way"]) == (("n1 to n2",), ("n2 to n1",))
+    assert facts["probe.unconnected_words"] == "timed out"
+
+
 def test_an_interface_that_works_is_advised_where_the_automatic_one_does_not():
     """Ranks that cannot connect stop a run; the report and the profile name the interface that would do."""
     lost = {"n2": {"address": "127.0.0.1", "connected": False, "error": "refused", "by": ["ib0"], "resolved": "x"}}
