@@ -171,6 +171,7 @@ def _of_scratch(nodes: list[Record], job_id: str) -> dict[str, Value]:
         "probe.scratch_local": tuple(local) if proven_local is not None else None,
         "probe.scratch_shared": tuple(shared),
         "probe.scratch_wiped": tuple(path for path in local if path in wiped),
+        "probe.scratch_of_job": tuple(path for path in local if path not in lasting),
         "probe.scratch": chosen if proven_local is not None else None,
     }
     if proven_local and chosen != "none":

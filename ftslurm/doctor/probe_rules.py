@@ -15,6 +15,11 @@ def _witnesses(facts: Facts) -> int:
     return sum(facts.flag(f"probe.{name}_works") for name in WITNESSES)
 
 
+def _paths(facts: Facts, name: str) -> tuple[str, ...]:
+    value = facts.get(name)
+    return value if isinstance(value, tuple) else ()
+
+
 def _advice(facts: Facts) -> str:
     advised = facts.text("probe.interface_advised")
     ports = "network.ports: a range that is open between nodes"
@@ -308,6 +313,24 @@ MPI_RULES = (
 )
 
 CONFIG_PROBE_RULES = (
+    Rule(
+        traps=("P9", "K15"),
+        severity=Severity.WARNING,
+        what="the configured scratch is one folder on several nodes",
+        applies=lambda facts: facts.get("config.scratch") in _paths(facts, "probe.scratch_shared"),
+        shows=("config.scratch", "probe.scratch_shared", "probe.scratch_local"),
+        consequence="a run finds that out, uses no scratch, and writes every checkpoint to shared storage at once",
+        setting="checkpoint.scratch: auto, or a node-local folder",
+    ),
+    Rule(
+        traps=("M31", "K15"),
+        severity=Severity.WARNING,
+        what="the configured scratch goes with the job",
+        applies=lambda facts: facts.get("config.scratch") in _paths(facts, "probe.scratch_of_job"),
+        shows=("config.scratch", "probe.scratch_of_job", "probe.scratch_wiped"),
+        consequence="what is only there is lost at a requeue; before 23.02.6 perhaps also with a lost node",
+        setting="checkpoint.scratch: auto, or a disk outside of it",
+    ),
     Rule(
         traps=("E3", "M13", "K7"),
         severity=Severity.WARNING,

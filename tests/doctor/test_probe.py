@@ -10,7 +10,7 @@ from ftslurm.doctor.facts import Facts
 from ftslurm.doctor.folder import examine
 from ftslurm.doctor.host import host_keys
 from ftslurm.doctor.probe import NO_FOLDER, NO_PYTHON, Result
-from ftslurm.doctor.probe_rules import PROBE_RULES
+from ftslurm.doctor.probe_rules import CONFIG_PROBE_RULES, PROBE_RULES
 from ftslurm.doctor.rules import Severity, Standing, judge
 
 GIB = 2.0**30
@@ -144,6 +144,23 @@ def test_a_folder_that_is_mounted_for_the_job_is_the_last_choice():
     found = result(n1__scratch=lost, n2__scratch=lost)
     assert probe_facts.facts(found)["probe.scratch"] == "none"
     assert applying(found) == {"M31": Severity.WARNING, "P9": Severity.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("scratch", "said", "traps"),
+    [
+        ("/scratch", {**LOCAL, "foreign_seen": ["n2"]}, {"P9,K15"}),
+        ("/scratch", {**LOCAL, "private": True}, {"M31,K15"}),
+        ("/scratch", LOCAL, set()),
+        ("auto", {**LOCAL, "private": True}, set()),
+    ],
+)
+def test_a_configured_scratch_is_judged(scratch, said, traps):
+    """A folder that somebody has named is not better for that: shared by nodes, or gone with the job, it is said."""
+    both = {"/scratch": said}
+    facts = Facts({**probe_facts.facts(result(n1__scratch=both, n2__scratch=both)), "config.scratch": scratch})
+    found = judge([rule for rule in CONFIG_PROBE_RULES if "K15" in rule.traps], facts)
+    assert {",".join(each.rule.traps) for each in found if each.standing is Standing.APPLIES} == traps
 
 
 def test_a_way_that_works_in_one_direction_only_is_named():
