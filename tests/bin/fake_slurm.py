@@ -36,16 +36,7 @@ class Slurm:
         self.tasks: list[tuple[list[str], dict[str, str]]] = []
 
     def run(self) -> int:
-        commands = (
-            self.sbatch,
-            self.sinfo,
-            self.squeue,
-            self.sacct,
-            self.sacctmgr,
-            self.scontrol,
-            self.scancel,
-            self.srun,
-        )
+        commands = (self.sbatch, self.sinfo, self.squeue, self.sacct, self.scontrol, self.scancel, self.srun)
         return {command.__name__: command for command in commands}[self.name]()
 
     def option(self, *names: str, default: str = "") -> str:
@@ -173,15 +164,6 @@ class Slurm:
                 "JobName": job["name"], "WorkDir": job["work_dir"], "Comment": job["comment"],
             }  # fmt: skip
             print(separator.join(row[column] for column in self.option("-o", "--format").split(",")))
-        return 0
-
-    def sacctmgr(self) -> int:
-        if not self.state["accounting"]:
-            return refuse("You are not running a supported accounting_storage plugin")
-        words = [word for word in self.argv if not word.startswith("-")]
-        wanted = self.argv[-1].removeprefix("format=").split(",")
-        for row in self.state.get(words[1], []):
-            print("|".join(row.get(column, "") for column in wanted))
         return 0
 
     # --- scontrol -----------------------------------------------------------------------------------------------------
