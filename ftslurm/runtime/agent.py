@@ -266,6 +266,7 @@ class Agent:
                 "attempt": row.attempt,
                 "rank": row.rank,
                 "world": row.said.get("world"),
+                "ranks": row.count,
                 "state": row.said.get("state"),
                 "port": port,
                 "step": fence.environ_of(row.pid).get("SLURM_STEP_ID", ""),
@@ -273,8 +274,7 @@ class Agent:
         )
 
     def _tell_output(self, attempt: int, rank: int, data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": text})
+        self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": data.decode("utf-8", "replace")})
 
     def _on_alone(self) -> None:
         attempt = self._ranks.newest_attempt()
@@ -296,8 +296,8 @@ class Agent:
         rule(message)
 
     def _later(self, work: Callable[[Mapping[str, Any]], None], message: Mapping[str, Any]) -> None:
-        future = self._threads.submit(work, message)
-        future.add_done_callback(lambda done: _complain(done.exception(), str(message.get("t"))))
+        what = str(message.get("t"))
+        self._threads.submit(work, message).add_done_callback(lambda done: _complain(done.exception(), what))
 
     def _attempt(self, message: Mapping[str, Any]) -> None:
         """A new attempt is coming: ports of older ones are not offered again, and its checkpoints are watched for."""
@@ -318,15 +318,15 @@ class Agent:
             common[attempt_env.CHECKPOINT] = path
 
         def build(row: LocalRank) -> dict[str, Any]:
-            argv = attempt_env.command(message["argv"], message["resume_args"], path)
+            environ = {**common, **message["ranks"][str(row.rank)]}
+            asked = attempt_env.command(message["argv"], message["resume_args"], path)
+            argv = attempt_env.placed(asked, environ, starts_ranks=row.starts_ranks)
             go = {
                 "t": "go",
-                "env": {**common, **message["ranks"][str(row.rank)]},
-                "unset": message["unset"],
+                "env": environ,
                 "argv": [argument.replace("{checkpoint_dir}", str(self._saver.folder)) for argument in argv],
-                "setup": message["setup"],
-                "modules": message["modules"],
                 "log": str(self._shipper.follow(attempt, row.rank)),
+                **{name: message[name] for name in ("unset", "setup", "modules")},
             }
             return container.boxed(go, message.get("container"), (self._saver.folder.parent, Path(path).parent))
 

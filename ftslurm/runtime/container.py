@@ -9,6 +9,7 @@ the container's own Python. In both cases `ftslurm.training` lies in the run's f
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,16 @@ def _filled(command: Sequence[str], names: Sequence[str], folders: Sequence[str]
         else:
             words.append(word.replace(FOLDERS, ",".join(folders)))
     return words
+
+
+def shown(launch: Launch) -> list[str]:
+    """What a dry run says of the container, besides the step's command line."""
+    container = launch.container
+    if container is None:
+        return []
+    if container.is_inside(launch.srun):
+        return [f"each task's wrapper runs by: {shlex.join((*container.command, container.python))}"]
+    return [f"each task's command runs in: {shlex.join(container.command)}"]
 
 
 def wrapper(launch: Launch, paths: RunPaths, folders: Sequence[str]) -> tuple[str, ...]:
