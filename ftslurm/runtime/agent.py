@@ -310,8 +310,7 @@ class Agent:
         common: dict[str, str] = {**message["common"], **self._vault.environment()}
         common |= self._vitals.environment(attempt, common)
         self._probes.ranks_begin()
-        ranks = frozenset(int(rank) for rank in message["ranks"])
-        self._later(lambda _: self._saver.expect(attempt, ranks), message)
+        self._vault.expect(message, self._later)
         # An agent that was started again has not restored it itself; scratch has the same path on the other nodes.
         path = str(self._saver.restored_path(attempt) or message.get("checkpoint") or "")
         if path:
