@@ -30,7 +30,8 @@ def adopt(
     """
     line = parse(words)
     config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
-    root = submission.run_root_of(config, run_root)
+    script = file or (Path(job.submit_dir) if job.submit_dir else None)
+    root = submission.run_root_of(config, run_root, profile=_proven_root(job), script=script)
     call = ("--run-name", run_name) if run_name else config.command
     paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
     if paths.config.exists():
@@ -43,6 +44,13 @@ def adopt(
     except OSError as error:
         raise CannotCreate(f"cannot write into {paths.root}: {error.strerror}") from error
     return paths
+
+
+def _proven_root(job: JobEnv) -> str:
+    """The run root that a probe of this partition has proven; without one, Slurm need not be asked for the cluster."""
+    from ftslurm import siteprofile
+
+    return siteprofile.run_root(job.cluster, job.partition)
 
 
 def _of_file(file: Path, line: SrunLine) -> Config:

@@ -67,9 +67,10 @@ def submit(
     from ftslurm.slurm.client import SlurmClient
 
     config = load(file)
-    root, client = submission.run_root_of(config, run_root), SlurmClient()
+    client = SlurmClient()
     taken = siteprofile.for_submission(config, client)
     config = siteprofile.tuned(config, taken.values)
+    root = submission.run_root_of(config, run_root, profile=taken.run_root, script=file)
     if not (parsable or as_json):
         click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
@@ -82,7 +83,7 @@ def submit(
     if origin is not None:
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
-    job_id = _submit(client, paths, request)
+    job_id = send(client, paths, request)
     _report(job_id, paths, parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
 
@@ -119,7 +120,7 @@ def _show(client: SlurmClient, request: JobRequest, *, test_only: bool) -> None:
         click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)
 
 
-def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
+def send(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """Submit; a run that Slurm refuses leaves no folder behind."""
     from ftslurm import runs, submission
     from ftslurm.errors import FtslurmError, ServiceUnavailable

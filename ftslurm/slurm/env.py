@@ -161,6 +161,7 @@ class JobEnv:
     partition: str
     user: str
     no_kill: bool
+    cluster: str = ""
 
     @property
     def requeue_id(self) -> str:
@@ -204,6 +205,7 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         partition=environ.get("SLURM_JOB_PARTITION", ""),
         user=environ.get("SLURM_JOB_USER", ""),
         no_kill=environ.get(NO_KILL_MARKER) == "1",
+        cluster=environ.get("SLURM_CLUSTER_NAME", ""),
     )
 
 
