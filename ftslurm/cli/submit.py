@@ -73,6 +73,7 @@ def submit(
     root = submission.run_root_of(config, run_root, profile=taken.run_root, script=file)
     if not (parsable or as_json):
         click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
+        _announce(config)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
@@ -86,6 +87,15 @@ def submit(
     job_id = send(client, paths, request)
     _report(job_id, paths, parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
+
+
+def _announce(config: Config) -> None:
+    """Say what smaller worlds would mean for the training."""
+    from ftslurm.core.worlds import announced
+    from ftslurm.runtime.settings import policy_of
+
+    for sentence in announced(config.resources.nodes[1], policy_of(config)):
+        click.echo(f"ftslurm: {sentence}", err=True)
 
 
 def _left_out(client: SlurmClient, config: Config, root: Path, exclude: str, *, use_ledger: bool) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def test_the_keys_of_the_json_are_stable():
     assert set(told["incidents"][0]) == {
         "number", "attempt", "sign", "sign_epoch", "noticed", "noticed_epoch", "noticed_by", "verdicts", "plans",
         "excluded", "notes", "launches", "released", "released_epoch", "restored", "stages_s", "recovery_s", "lost_s",
-        "outcome",
+        "ranks", "outcome",
     }  # fmt: skip
     assert set(told["incidents"][0]["stages_s"]) == {"detect", "decide", "stop", "leave", "queue", "launch", "restore"}
     assert set(told["incidents"][0]["verdicts"][0]) == {
