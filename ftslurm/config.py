@@ -198,7 +198,7 @@ def cross_findings(config: Config) -> list[Finding]:
 
 def load(path: Path) -> Config:
     """Read and check a file. Raises ConfigError with all that is wrong, each with line and column."""
-    return parse(_text_of(path), str(path))
+    return parse(text_of(path), str(path))
 
 
 def parse(text: str, file: str) -> Config:
@@ -262,7 +262,8 @@ def _sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
                 yield from _sections(kind)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file that a user has written. Raises ConfigError: it cannot be read, is too large, or no text."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", hint="give the YAML file itself")

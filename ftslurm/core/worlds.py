@@ -38,26 +38,28 @@ def announced(nodes: int, policy: Policy) -> tuple[str, ...]:
     if not counts:
         return (f"{_limits(policy)} no smaller world: {_always(full, policy)}",)
     ranks = [count * policy.ranks_per_node for count in counts]
-    span = (
-        f"{_span(counts)} of {nodes} nodes, that is {_span(ranks)} rank{'' if ranks == [1] else 's'} instead of {full}"
-    )
+    noun = "rank" if ranks == [1] else "ranks"
     why = f" ({_limits(policy)} no others)" if _limits(policy) else ""
-    shares = _span([_ratio(each, full) for each in ranks])
-    more = _span([_ratio(full, each) for each in ranks])
     fits = f", and a multiple of {lcm(full, *ranks)} micro-batches fits all" if len(ranks) <= LISTED else ""
+    shares, more = _span([_ratio(each, full) for each in ranks]), _span([_ratio(full, each) for each in ranks])
+    sizes = f"{_span(counts)} of {nodes} nodes, that is {_span(ranks)} {noun} instead of {full}{why}"
     return (
-        f"when nodes are lost, the run goes on with {span}{why}; recovery.min_nodes: {nodes} forbids that",
-        f"without gradient accumulation the global batch is then {shares} of what it was; {KEEPS}: each rank takes"
-        f" {more} times as many micro-batches{fits}",
+        f"when nodes are lost, the run goes on with {sizes}; recovery.min_nodes: {nodes} forbids that",
+        _batch(f"is then {shares}", more) + fits,
     )
 
 
 def changed(before: int, after: int) -> str:
     """What is said where the number of ranks has changed."""
-    share, more = _ratio(after, before), _ratio(before, after)
+    noun = "rank" if after == 1 else "ranks"
+    return f"{after} {noun} instead of {before}: {_batch(f'is {_ratio(after, before)}', _ratio(before, after))}"
+
+
+def _batch(share: str, more: str) -> str:
+    """The global batch without gradient accumulation, and with it."""
     return (
-        f"{after} rank{'' if after == 1 else 's'} instead of {before}: without gradient accumulation the global batch is {share} of what it was;"
-        f" {KEEPS}: each rank takes {more} times as many micro-batches"
+        f"without gradient accumulation the global batch {share} of what it was; {KEEPS}: each rank takes {more} times"
+        " as many micro-batches"
     )
 
 

@@ -30,7 +30,7 @@ WIDTH, SAMPLES, LARGEST = 8, 96, 1000
 SCALE = 1 << 20
 SLOWNESS = 20 * LARGEST * LARGEST
 EVERY = 10
-AFTER = 60
+AFTER = 30
 """Steps that are trained after the failure; an attempt that is never disturbed stops at MOST."""
 
 MOST = 2000
