@@ -131,10 +131,9 @@ class Plan:
         """Make the run's folder and submit the job; where that fails, nothing is left."""
         from ftslurm import siteprofile, submission
         from ftslurm.cli.submit import send
-        from ftslurm.demo import advice
+        from ftslurm.demo import advice, removal
         from ftslurm.demo.course import Course
         from ftslurm.demo.program import REQUESTS
-        from ftslurm.demo.removal import remove
         from ftslurm.errors import FtslurmError, Refused
         from ftslurm.paths import RunPaths
 
@@ -145,8 +144,10 @@ class Plan:
             (paths.root / REQUESTS).mkdir(mode=0o700)
             siteprofile.keep(paths, self.taken)
             job_id = send(self.client, paths, self.request(paths))
-        except FtslurmError as error:
-            remove(self.folder, paths, "none", before)
+        except (FtslurmError, KeyboardInterrupt) as error:
+            # The answer may have been lost on its way, and the job be there.
+            removal.withdraw(self.client, paths.run_id)
+            removal.remove(self.folder, paths, "none", before)
             raise advice.with_advice(error) if isinstance(error, Refused) else error from error
         return Course(self.client, paths, job_id, _say)
 

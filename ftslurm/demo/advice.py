@@ -20,9 +20,9 @@ LIMIT = "a limit of your account or QOS is reached: it starts when other jobs of
 PENDING: tuple[tuple[str, bool, str], ...] = (
     (r"None|Priority|Resources|Prolog|Cleaning", True, "it waits for its turn; -p asks for another partition"),
     (r"BeginTime|Dependency|Licenses|JobArrayTaskLimit", True, "it waits for its turn"),
+    (r"Partition(Down|Inactive)", False, "the partition starts no jobs now: -p asks for another one"),
     (r"ReqNodeNotAvail.*|Reservation.*|.*DOWN.*|NodeDown", True, DOWN),
     (r"Partition(Node|Time)Limit", False, SHAPE),
-    (r"Partition(Down|Inactive)", False, "the partition starts no jobs now: -p asks for another one"),
     (r"JobHeld(User|Admin)", False, "the job is held: your site's staff, or `scontrol release`, lets it go"),
     (r"(Invalid|Bad).*|(Account|QOS)NotAllowed", False, f"give what your site needs behind --, {BEHIND_DASHES}"),
     (r"(QOS|Assoc).*", True, LIMIT),

@@ -25,6 +25,7 @@ from ftslurm.slurm.records import JobInfo, JobState
 
 POLL_S = 0.5
 ASK_S = 3.0
+ENDING_ASK_S = 1.0
 QUEUE_S = 900.0
 PART_S = 120.0
 """Time for each part of a demonstration that runs: a start, two checkpoints, a recovery, the end."""
@@ -84,7 +85,7 @@ class Course:
         """Wait until Slurm says that the job is over; tell whether it is."""
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
-            info = self._ask(every_s=1.0)
+            info = self._ask(every_s=ENDING_ASK_S)
             if info is not None and (info.state.is_over or info.state is JobState.UNKNOWN):
                 return True
             time.sleep(POLL_S)

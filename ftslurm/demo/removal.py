@@ -14,6 +14,7 @@ from ftslurm.demo.course import Course
 from ftslurm.demo.program import REQUESTS, STOP
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import RunPaths, by_job, default_run_root, home
+from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.records import JobState
 
 SWEPT_S = 60.0
@@ -57,6 +58,13 @@ def stop_job(course: Course) -> list[str]:
         return [f"job {course.job_id} does not end: see `squeue -j {course.job_id}`"]
     uid = os.getuid()
     return [] if pending else [f"perhaps folders {course.paths.run_id} below /tmp/ftslurm-{uid} of the job's nodes"]
+
+
+def withdraw(client: SlurmClient, run_id: str) -> None:
+    """Cancel the job of a run that was being submitted, if Slurm has it."""
+    with suppress(FtslurmError):
+        for job_id in client.find_submitted(run_id):
+            client.cancel(job_id)
 
 
 def _unswept(course: Course) -> list[str]:
