@@ -127,7 +127,9 @@ class Config(Section):
     name: Name = Field(description="Name of the run and of its job")
     command: Command = Field(description="The training program and its arguments, one list item each; no shell")
     run_root: AbsolutePath | None = Field(
-        None, description="Folder on shared storage under which every run has its own"
+        None,
+        description="Folder on shared storage under which every run has its own; left out: FTSLURM_RUN_ROOT, the site"
+        " profile's, ftslurm-runs beside the script, or ~/.ftslurm/runs",
     )
     resources: Resources
     launch: Launch = Launch()

@@ -194,13 +194,11 @@ class Course:
         step = ["srun", "--overlap", "--jobid", self.job_id, "-w", node, "-N1", "-n1", "--mpi=none", "--input=none"]
         step += ["-D", "/", "--immediate=15", *PYTHON, "-m", "ftslurm.demo.injury", self.paths.run_id, str(rank)]
         try:
-            answer = self.client.run(step, timeout_s=STEP_S)
-            said = json.loads(answer.stdout) if answer.returncode == 0 else None
-            why = answer.words
-        except (FtslurmError, ValueError) as error:
-            said, why = None, str(error)
-        if isinstance(said, dict):
+            answer = self.client.run(step, timeout_s=STEP_S).check()
+            said = json.loads(answer.stdout.strip().rpartition("\n")[2])  # a site may greet every step
             return Killed(rank=rank, node=node, at=float(said["at"]), by="srun --overlap", pid=int(said["pid"]))
+        except (FtslurmError, ValueError, KeyError, TypeError) as error:
+            why = str(error)
         self._say(f"no job step from here ({visible(why)}): the rank is asked to kill itself")
         (self.paths.root / REQUESTS / f"kill-{rank}").touch()
         return Killed(rank=rank, node=node, at=time.time(), by="itself, on request")
