@@ -11,6 +11,7 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.storage import Fault
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, await_that, ddp, let_pass, patient, program, settings, submit, workplace
 
 pytestmark = pytest.mark.lab
@@ -97,8 +98,9 @@ def test_a_cancelled_run_leaves_nothing_and_can_be_resumed(lab: Cluster) -> None
 
 
 @pytest.mark.timeout(420)
-def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) -> None:
-    """With shared storage frozen for two minutes, then over quota, no rank is killed and nothing is lost."""
+@pytest.mark.parametrize("frozen_s", [30, pytest.param(120, marks=long_test("two minutes"))])
+def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster, frozen_s: int) -> None:
+    """With shared storage frozen for longer than any dead-man switch, then over quota, no rank is killed, nothing lost."""
     storage = lab.storage
     storage.attach()
     outside = workplace(lab, "hang", None)
@@ -116,10 +118,10 @@ def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) 
     before = seen.step_of(0)
 
     storage.freeze()
-    let_pass(120)
+    let_pass(frozen_s)
     storage.thaw()
     storage.fail(Fault.OVER_QUOTA)
-    let_pass(15)
+    let_pass(8)
     during = seen.step_of(0)
     storage.restore()
     newest = seen.newest()
