@@ -195,7 +195,7 @@ def _config(partition: str, nodes: int) -> Config:
             },
             "launch": {"mpi": "none"},
             "heartbeat": {"fabric": "none"},
-            "recovery": {"continue": "none"},
+            "recovery": {"continue": "none", "on_finish_after_takeover": "cancel"},
             "checkpoint": {"files": "step_*.json", "settle": "1s", "grace": "10s"},
         }
     )  # fmt: skip
