@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ftslurm import checkpoint_section
+from ftslurm import checkpoint_section, placeholders, torchrunline
 from ftslurm.checkpoint_section import Checkpoint, State
 from ftslurm.complaints import CROSS, explain, report, without
 from ftslurm.errors import ConfigError
@@ -60,8 +60,12 @@ class Resources(Section):
 class Launch(Section):
     """How the ranks are started. Modules, set-up lines and variables belong to the ranks, not to ftslurm."""
 
-    launcher: Literal["srun", "mpirun"] = Field("srun", description="What starts the ranks")
-    mpi: Word = Field("pmix", description="srun's --mpi; none: it is not passed. Not used by mpirun")
+    launcher: Literal["srun", "mpirun", "torchrun"] = Field(
+        "srun",
+        description="What starts the ranks; torchrun: one task a node runs the command, torchrun or accelerate launch,"
+        " whose world ftslurm rewrites for every attempt",
+    )
+    mpi: Word = Field("pmix", description="srun's --mpi; none: it is not passed. Not used by mpirun and torchrun")
     modules: Lines = Field((), description="Environment modules that are loaded for the ranks, in this order")
     setup: Lines = Field((), description="Lines of bash that run before the ranks, in this order")
     env: Variables = Field({}, description="Environment variables of the ranks")
@@ -150,6 +154,18 @@ class Config(Section):
         """Ranks on a full allocation."""
         return self.resources.nodes[1] * self.resources.ranks_per_node
 
+    @property
+    def tasks_per_node(self) -> int:
+        """Tasks that Slurm starts on a node: torchrun is one, and starts the node's ranks itself."""
+        return 1 if self.launch.launcher == "torchrun" else self.resources.ranks_per_node
+
+    @property
+    def cpus_per_task(self) -> int | None:
+        """CPU cores of a task of Slurm's."""
+        resources = self.resources
+        ranks = resources.ranks_per_node // self.tasks_per_node
+        return None if resources.cpus_per_rank is None else resources.cpus_per_rank * ranks
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         findings = list(cross_findings(self))
@@ -194,8 +210,22 @@ def cross_findings(config: Config) -> list[Finding]:
     ]  # fmt: skip
     found = [(key, sentence) for wrong, key, sentence in checks if wrong]
     found += [("launch.srun", sentence) for sentence in refusals(config.launch.srun)]
+    found += [("launch.launcher", sentence) for sentence in _launcher_findings(config)]
     found += checkpoint_section.findings(saved, resources.nodes[1])
     return [(tuple(key.split(".")), sentence) for key, sentence in found]
+
+
+def _launcher_findings(config: Config) -> list[str]:
+    """A command that starts ranks itself must be known as one, and no other may be taken for it."""
+    launch = config.launch
+    if launch.launcher != "torchrun":
+        line = None if "launcher" in launch.model_fields_set else torchrunline.read(config.command)
+        asks = "say torchrun, and ftslurm tells it the world of every attempt, or srun: the command stays as it is"
+        return [] if line is None else [f"command calls {line.kind}: {asks}"]
+    if torchrunline.read(config.command, anywhere=True) or placeholders.used(config.command):
+        return []
+    names = ", ".join(f"{{{name}}}" for name in placeholders.NAMES)
+    return [f"command calls neither torchrun nor accelerate launch, and has none of {names}"]
 
 
 def load(path: Path) -> Config:

@@ -77,8 +77,8 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
         min_nodes=resources.nodes[0] + spares,
         max_nodes=resources.nodes[1] + spares,
         ntasks=_tasks(config),
-        ranks_per_node=resources.ranks_per_node,
-        cpus_per_rank=resources.cpus_per_rank,
+        ranks_per_node=config.tasks_per_node,
+        cpus_per_rank=config.cpus_per_task,
         gpus_per_node=resources.gpus_per_node or None,
         time_s=resources.time,
         partition=resources.partition,
@@ -94,7 +94,7 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
 def _tasks(config: Config) -> int | None:
     """Return the tasks of the whole allocation, spares included; a range of nodes has no number of tasks."""
     low, high = config.resources.nodes
-    return (high + config.recovery.spares) * config.resources.ranks_per_node if low == high else None
+    return (high + config.recovery.spares) * config.tasks_per_node if low == high else None
 
 
 def _ledger_of_group() -> dict[str, str]:

@@ -92,3 +92,21 @@ def test_gpus_that_do_not_divide_are_refused(call):
     """Rounding would leave a GPU without a rank, or a rank without a GPU."""
     with pytest.raises(UsageError, match="6 GPUs cannot be spread evenly over 4 nodes"):
         call("-G6", "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        (("--ntasks-per-node=1", "-c", "10", "torchrun", "--nproc-per-node=4", "t.py"), 4),
+        (("-N2", "--gpus-per-node=8", "-c10", "--", "python", "-m", "torch.distributed.run", "--nproc_per_node=gpu", "t"), 8),
+        (("-c10", "accelerate", "launch", "--num_processes", "12", "--num_machines", "4", "t.py"), 3),
+    ],
+)  # fmt: skip
+def test_torchrun_says_how_many_ranks_a_node_has(call, line, ranks):
+    """What `srun torchrun` gave a task stays the task's: the ranks are torchrun's, and the cores are given as they were."""
+    config = load(call(*line).config)
+    assert config.launch.launcher == "torchrun"
+    assert config.resources.ranks_per_node == ranks
+    assert config.tasks_per_node == 1
+    assert config.resources.cpus_per_rank is None
+    assert config.launch.srun[-1] == "--cpus-per-task=10"

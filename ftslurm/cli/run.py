@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ftslurm.slurm.env import JobEnv
 
 EXAMPLES = """\b
 Examples:
   ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+  ftslurm run torchrun --nproc-per-node=8 train.py             # its world is ftslurm's, for every attempt anew
+  ftslurm run --dry-run torchrun --nproc-per-node=8 train.py   # the command lines of the first attempt, and no more
 \b
 Submit the script with --no-kill and `export FTSLURM_NO_KILL=1` in it, so that the job outlives a lost node.
 """
@@ -30,10 +36,22 @@ class SrunLike(click.Command):
         return left
 
 
+def _preview(srun_line: tuple[str, ...], job: JobEnv, file: Path | None, run_name: str | None) -> None:
+    """Print how the first attempt would start."""
+    from ftslurm.adoption import settings
+    from ftslurm.runtime.steps import preview
+    from ftslurm.submission import DRY_RUN_ID
+
+    config = settings(srun_line, job, file=file, run_name=run_name)
+    for line in preview(config, f"{config.name}-{DRY_RUN_ID}", job.nodelist[: config.resources.nodes[1]]):
+        click.echo(line)
+
+
 @click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file.")
 @click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
+@click.option("--dry-run", is_flag=True, help="Print the command lines of the first attempt and start nothing.")
 @click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
 @click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
 def run(
@@ -42,6 +60,7 @@ def run(
     file: Path | None,
     run_name: str | None,
     run_root: Path | None,
+    dry_run: bool,
     run_dir: Path | None,
     resumed: bool,
 ) -> int:
@@ -54,6 +73,9 @@ def run(
     from ftslurm.slurm.env import job_from_env
 
     job = job_from_env(os.environ)
+    if dry_run:
+        _preview(srun_line, job, file, run_name)
+        return 0
     if run_dir is None:
         from ftslurm.adoption import adopt
 

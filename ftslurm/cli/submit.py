@@ -78,6 +78,7 @@ def submit(
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
         _show(client, replace(submission.preview(config, root, sbatch_options), exclude=out), test_only=not dry_run)
+        _show_steps(config, said=dry_run)
         return 0
     paths = submission.prepare(config, file, root)
     siteprofile.keep(paths, taken)
@@ -128,6 +129,15 @@ def _show(client: SlurmClient, request: JobRequest, *, test_only: bool) -> None:
     click.echo(script, nl=False)
     if options:
         click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)
+
+
+def _show_steps(config: Config, *, said: bool) -> None:
+    """Print the command lines by which the job will start the ranks."""
+    from ftslurm.runtime.steps import preview
+    from ftslurm.submission import DRY_RUN_ID
+
+    for line in preview(config, f"{config.name}-{DRY_RUN_ID}") if said else ():
+        click.echo(f"# {line}", err=True)
 
 
 def send(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:

@@ -138,7 +138,7 @@ def conclude(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
             return run, ()
         ask = Requeue(
             num_nodes=run.wanted + policy.spares,
-            num_tasks=(run.wanted + policy.spares) * policy.ranks_per_node,
+            num_tasks=(run.wanted + policy.spares) * (policy.tasks_per_node or policy.ranks_per_node),
             exclude=tuple(sorted(run.condemned)),
             reason=run.reason,
         )

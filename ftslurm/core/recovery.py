@@ -32,6 +32,7 @@ class Policy:
     """What the user allows, and how long the core waits for what; the unit of every `_s` is seconds.
 
     Attributes:
+        tasks_per_node: tasks of the job on a node, where they are not its ranks; 0: they are.
         continue_by: "requeue" or "none"; "auto" has been resolved before.
         wants_all_ranks: a checkpoint is complete only with a file of every rank.
         checkpoints: the run has checkpoints that ftslurm watches.
@@ -51,6 +52,7 @@ class Policy:
     """
 
     ranks_per_node: int = 1
+    tasks_per_node: int = 0
     min_nodes: int = 1
     world_multiple_of: int = 1
     world_sizes: tuple[int, ...] = ()

@@ -266,6 +266,7 @@ class Agent:
                 "attempt": row.attempt,
                 "rank": row.rank,
                 "world": row.said.get("world"),
+                "ranks": row.count,
                 "state": row.said.get("state"),
                 "port": port,
                 "step": fence.environ_of(row.pid).get("SLURM_STEP_ID", ""),
@@ -318,16 +319,15 @@ class Agent:
             common[attempt_env.CHECKPOINT] = path
 
         def build(row: LocalRank) -> dict[str, Any]:
-            log_file = self._shipper.follow(attempt, row.rank)
+            environ = {**common, **message["ranks"][str(row.rank)]}
             argv = attempt_env.command(message["argv"], message["resume_args"], path)
+            argv = attempt_env.placed(argv, environ, starts_ranks=row.starts_ranks)
             return {
                 "t": "go",
-                "env": {**common, **message["ranks"][str(row.rank)]},
-                "unset": message["unset"],
+                "env": environ,
                 "argv": [argument.replace("{checkpoint_dir}", str(self._saver.folder)) for argument in argv],
-                "setup": message["setup"],
-                "modules": message["modules"],
-                "log": str(log_file),
+                "log": str(self._shipper.follow(attempt, row.rank)),
+                **{name: message[name] for name in ("unset", "setup", "modules")},
             }
 
         self._ranks.release(attempt, build)

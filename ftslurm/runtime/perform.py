@@ -42,7 +42,7 @@ from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
-from ftslurm.runtime import attempt_env, launcher
+from ftslurm.runtime import attempt_env, launcher, steps
 from ftslurm.runtime.clients import Clients, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
@@ -229,22 +229,10 @@ class Performer:
     # ------------------------------------------------------------------------------------------------- attempt
 
     def _launch(self, action: LaunchAttempt) -> None:
-        of, config = self._of, self._of.context.config
+        of, context = self._of, self._of.context
         of.muster = Muster(action.attempt, action.world_size, dict(of.addresses))
         self._announce_attempt(action.attempt, action.world_size, action.nodes)
-        asked = launcher.Ranks(
-            run_id=of.context.paths.run_id,
-            attempt=action.attempt,
-            nodes=action.nodes,
-            ranks_per_node=config.resources.ranks_per_node,
-            local_dir=str(of.context.local.root),
-            command=tuple(config.command),
-            mpi=config.launch.mpi,
-            cpus_per_rank=config.resources.cpus_per_rank,
-            gpus_per_node=config.resources.gpus_per_node,
-            options=tuple(config.launch.srun),
-            orphan_after_s=2 * config.heartbeat.deadman_after,
-        )
+        asked = steps.training(context.config, context.paths.run_id, action.attempt, action.nodes)
         self._later(lambda _: self._start_ranks(asked), action)
 
     def _announce_attempt(self, attempt: int, world_size: int, nodes: tuple[str, ...]) -> None:
@@ -280,7 +268,7 @@ class Performer:
             "t": "go",
             "attempt": action.attempt,
             "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **own},
-            "unset": list(attempt_env.stale(world)),
+            "unset": list(attempt_env.stale(world, starts_ranks=config.launch.launcher == "torchrun")),
             "argv": list(config.command),
             "resume_args": list(config.checkpoint.resume_args),
             "setup": list(config.launch.setup),

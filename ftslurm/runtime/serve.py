@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftslurm import journal, siteprofile
+from ftslurm import journal, siteprofile, torchrunline
 from ftslurm.config import Config, load
 from ftslurm.core import worlds
 from ftslurm.core.actions import EndRun
@@ -29,7 +29,7 @@ from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
 from ftslurm.core.state import Run
 from ftslurm.errors import DataDamaged, FtslurmError, SiteForbids
 from ftslurm.paths import LocalPaths, RunPaths
-from ftslurm.runtime import claims
+from ftslurm.runtime import claims, steps
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.logs import to_file
@@ -262,6 +262,9 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
     else:
         used = wanted_of(config, len(job.nodelist))
         text += "".join(f"\n{sentence}" for sentence in worlds.announced(used, policy_of(config)))
+    starter = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
+    if starter is not None:
+        text += "".join(f"\n{said}" for said in steps.replaced(starter))
     if not config.checkpoint.is_watched:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
     return text

@@ -22,6 +22,7 @@ def policy_of(config: Config) -> Policy:
     recovery, saved = config.recovery, config.checkpoint
     return Policy(
         ranks_per_node=config.resources.ranks_per_node,
+        tasks_per_node=config.tasks_per_node,
         min_nodes=recovery.min_nodes,
         world_multiple_of=recovery.world_multiple_of,
         world_sizes=recovery.world_sizes,
