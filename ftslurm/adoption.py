@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def adopt(
     words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
-    """Return the run of this call: a new one, or the one that this job had before it was requeued.
+    """Return the run of this call: a new one, the one that this job had before it was requeued, or that of its chain.
 
     Raises:
         UsageError: there is no command, or an option contradicts supervision.
@@ -32,7 +32,7 @@ def adopt(
     script = file or (Path(job.submit_dir) if job.submit_dir else None)
     root = submission.run_root_of(config, run_root, profile=_proven_root(job), script=script)
     call = ("--run-name", run_name) if run_name else config.command
-    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
+    paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
         return paths
     try:

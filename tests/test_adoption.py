@@ -94,6 +94,26 @@ def test_gpus_that_do_not_divide_are_refused(call):
         call("-G6", "train")
 
 
+def test_tasks_of_an_array_are_one_run_in_a_chain(call):
+    """With --chain the tasks join one run; two commands are two runs all the same; another array finds none."""
+    array = {"SLURM_ARRAY_JOB_ID": "7", "FTSLURM_CHAIN": "1"}
+    tasks = [call("a", SLURM_ARRAY_TASK_ID=task, SLURM_JOB_ID=f"1{task}", **array).root for task in "12"]
+    assert tasks[0] == tasks[1]
+    assert call("b", SLURM_ARRAY_TASK_ID="1", SLURM_JOB_ID="11", **array).root != tasks[0]
+    assert (
+        call("a", SLURM_ARRAY_TASK_ID="1", SLURM_JOB_ID="21", SLURM_ARRAY_JOB_ID="20", FTSLURM_CHAIN="1").root
+        not in tasks
+    )
+
+
+def test_jobs_with_the_same_mark_are_one_run(call):
+    """Jobs that were submitted as a chain from a script share its mark; it stands in no path as it is."""
+    jobs = [call("a", SLURM_JOB_ID=job, FTSLURM_CHAIN="gpt.1").root for job in ("8", "9")]
+    assert jobs[0] == jobs[1]
+    with pytest.raises(UsageError, match="cannot be the name of a chain"):
+        call("a", FTSLURM_CHAIN="../x")
+
+
 @pytest.mark.parametrize(
     ("line", "ranks"),
     [

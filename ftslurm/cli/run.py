@@ -16,6 +16,7 @@ Examples:
   ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+  ftslurm run --chain -- python train.py                       # with #SBATCH --array=1-7%1: seven jobs, one run
   ftslurm run torchrun --nproc-per-node=8 train.py             # its world is ftslurm's, for every attempt anew
   ftslurm run --dry-run torchrun --nproc-per-node=8 train.py   # the command lines of the first attempt, and no more
 \b
@@ -53,7 +54,8 @@ def _preview(srun_line: tuple[str, ...], job: JobEnv, file: Path | None, run_nam
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of the first attempt and start nothing.")
 @click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
-@click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
+@click.option("--chain", is_flag=True, help="The tasks of this array (1-N%1) are one run, one after the other.")
+@click.option("--resumed", type=int, hidden=True, help="Continue a run that ended there; written by resume.")
 def run(
     srun_line: tuple[str, ...],
     *,
@@ -62,7 +64,8 @@ def run(
     run_root: Path | None,
     dry_run: bool,
     run_dir: Path | None,
-    resumed: bool,
+    chain: bool,
+    resumed: int | None,
 ) -> int:
     """Run COMMAND under supervision in this allocation, with srun's own options, and keep it alive.
 
@@ -72,6 +75,8 @@ def run(
     from ftslurm.runtime.parent import Parent
     from ftslurm.slurm.env import job_from_env
 
+    if chain:
+        _join()
     job = job_from_env(os.environ)
     if dry_run:
         _preview(srun_line, job, file, run_name)
@@ -84,4 +89,18 @@ def run(
     from ftslurm.paths import RunPaths
 
     runs.link_job(RunPaths(run_dir), job.job_id)
-    return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()
+    return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
+
+
+def _join() -> None:
+    """Let the supervisor know, too, that this job is one of a chain."""
+    from ftslurm.errors import UsageError
+    from ftslurm.slurm.env import ARRAY_JOB_ID, CHAIN
+
+    if not os.environ.get(CHAIN):
+        if not os.environ.get(ARRAY_JOB_ID):
+            raise UsageError(
+                "--chain makes one run of the tasks of an array, and this job is none",
+                hint="#SBATCH --array=1-3%1 lets three jobs run one after the other",
+            )
+        os.environ[CHAIN] = "1"

@@ -66,8 +66,8 @@ def _batch(share: str, more: str) -> str:
 def _always(full: int, policy: Policy) -> str:
     """What a lost node means where the world must not shrink."""
     ways = [f"one of {policy.spares} spare nodes replaces a lost one"] if policy.spares else []
-    ways += ["the job is requeued"] if policy.continue_by != "none" else []
-    instead = ", or ".join(ways) or "a lost node ends the run"
+    ways += [{"none": "", "requeue": "the job is requeued"}.get(policy.continue_by, "the next job goes on")]
+    instead = ", or ".join(filter(None, ways)) or "a lost node ends the run"
     return f"always {full} ranks and the same global batch; {instead}"
 
 

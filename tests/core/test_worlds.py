@@ -32,6 +32,10 @@ def test_which_smaller_worlds_there_can_be(nodes, policy, counts):
     [
         (1, Policy(), ()),
         (
+            4, Policy(min_nodes=4, continue_by="chain"),
+            ("recovery.min_nodes: 4 forbids a smaller world: always 4 ranks and the same global batch; the next job goes on",),
+        ),
+        (
             2, Policy(),
             (
                 "when nodes are lost, the run goes on with 1 of 2 nodes, that is 1 rank instead of 2; recovery.min_nodes: 2 forbids that",
