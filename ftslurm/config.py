@@ -135,7 +135,9 @@ class Config(Section):
     name: Name = Field(description="Name of the run and of its job")
     command: Command = Field(description="The training program and its arguments, one list item each; no shell")
     run_root: AbsolutePath | None = Field(
-        None, description="Folder on shared storage under which every run has its own"
+        None,
+        description="Folder on shared storage under which every run has its own; left out: FTSLURM_RUN_ROOT, the site"
+        " profile's, ftslurm-runs beside the script, or ~/.ftslurm/runs",
     )
     resources: Resources
     launch: Launch = Launch()
@@ -235,7 +237,7 @@ def _launcher_findings(config: Config) -> list[str]:
 
 def load(path: Path) -> Config:
     """Read and check a file. Raises ConfigError with all that is wrong, each with line and column."""
-    return parse(_text_of(path), str(path))
+    return parse(text_of(path), str(path))
 
 
 def parse(text: str, file: str) -> Config:
@@ -299,7 +301,8 @@ def _sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
                 yield from _sections(kind)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file that a user has written. Raises ConfigError: it cannot be read, is too large, or no text."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", hint="give the YAML file itself")

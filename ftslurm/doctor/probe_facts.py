@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ftslurm.doctor.facts import Value
@@ -41,8 +42,9 @@ def facts(result: Result) -> dict[str, Value]:
     return known
 
 
-def proven(known: Mapping[str, Value], made: str) -> Proven:
-    """What `submit` may take from these facts."""
+def proven(known: Mapping[str, Value], made: str, root: Path | None = None) -> Proven:
+    """What `submit` may take from these facts; `root` is the run root that the user has named for the probe."""
+    sound = known.get("probe.root_writable") and known.get("probe.root_sound")
     release, kinds = known.get("slurm.release"), known.get("probe.mpi_works")
     interface = known.get("probe.interface_advised")
     return Proven(
@@ -52,6 +54,7 @@ def proven(known: Mapping[str, Value], made: str) -> Proven:
         scratch=str(known.get("probe.scratch") or ""),
         scratch_private=_flag(known.get("probe.tmp_private")),
         interface=str(interface or ""),
+        run_root=str(root) if root and sound else "",
         mpi=(next(iter(_texts(kinds)), "none")) if kinds is not None else "",
         mpi_offered=_texts(known.get("slurm.mpi_types")),
         requeue=_flag(known.get("probe.requeue")),

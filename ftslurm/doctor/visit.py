@@ -39,9 +39,13 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probing:
-    """What a probe needs to know: where, what kind, for which configuration, and whom to tell of its progress."""
+    """What a probe needs to know: where, what kind, for which configuration, and whom to tell of its progress.
+
+    `named` is the run root where the user has named it: only then the profile keeps it.
+    """
 
     root: Path
+    named: Path | None = None
     request: probe.Request
     config: Config | None
     tell: Callable[[str], None]
@@ -118,7 +122,7 @@ def with_probe(client: SlurmClient, site: Site, probing: Probing) -> Visit:
         if config
         else (*PROBE_RULES, *SITE_RULES)
     )
-    path, remark = _profile(facts, site, partition)
+    path, remark = _profile(facts, site, partition, probing.named)
     return Visit(facts=facts, findings=judge(rules, facts), probed=True, profile=path, remarks=(remark,))
 
 
@@ -148,7 +152,7 @@ def _told(facts: Facts, config: Config | None) -> dict[str, Any]:
     }
 
 
-def _profile(facts: Facts, site: Site, partition: str | None) -> tuple[str, str]:
+def _profile(facts: Facts, site: Site, partition: str | None, root: Path | None) -> tuple[str, str]:
     """Write what was proven; only of nodes that answered."""
     cluster = str(facts.values.get("slurm.cluster") or "")
     default = config_rules.default_partition(site.partitions or {})
@@ -161,7 +165,7 @@ def _profile(facts: Facts, site: Site, partition: str | None) -> tuple[str, str]
         cluster=cluster,
         default_partition=default,
         slurmd_timeout_s=facts.number("conf.SlurmdTimeout") if facts.knows("conf.SlurmdTimeout") else None,
-        partitions={where: probe_facts.proven(facts.values, made)},
+        partitions={where: probe_facts.proven(facts.values, made, root)},
     )
     path = str(siteprofile.save(profile))
     return path, f"Site profile written for partition {where}: {path}"

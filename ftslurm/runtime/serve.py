@@ -22,6 +22,7 @@ from typing import Any
 from ftslurm import journal, siteprofile, torchrunline
 from ftslurm.chains import dissolve
 from ftslurm.config import Config, load
+from ftslurm.core import worlds
 from ftslurm.core.actions import EndRun
 from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
 from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
@@ -258,6 +259,9 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
             "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
         )
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
+    else:
+        used = wanted_of(config, len(job.nodelist))
+        text += "".join(f"\n{sentence}" for sentence in worlds.announced(used, policy_of(config)))
     starter = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
     if starter is not None:
         text += "".join(f"\n{said}" for said in steps.replaced(starter))

@@ -166,6 +166,7 @@ class JobEnv:
     partition: str
     user: str
     no_kill: bool
+    cluster: str = ""
     chain: str = ""
 
     @property
@@ -215,6 +216,7 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         partition=environ.get("SLURM_JOB_PARTITION", ""),
         user=environ.get("SLURM_JOB_USER", ""),
         no_kill=environ.get(NO_KILL_MARKER) == "1",
+        cluster=environ.get("SLURM_CLUSTER_NAME", ""),
         chain=_chain(environ),
     )
 
