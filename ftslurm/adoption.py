@@ -32,7 +32,8 @@ def adopt(
     """
     config = settings(words, job, file=file, run_name=run_name)
     submitted_to = ownjob.run_root_of(job.submission)
-    root = submission.run_root_of(config, run_root or submitted_to)
+    script = file or (Path(job.submit_dir) if job.submit_dir else None)
+    root = submission.run_root_of(config, run_root or submitted_to, profile=_proven_root(job), script=script)
     call = ("--run-name", run_name) if run_name else recognised(config.command, job)
     paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
@@ -47,6 +48,13 @@ def adopt(
     except OSError as error:
         raise CannotCreate(f"cannot write into {paths.root}: {error.strerror}") from error
     return paths
+
+
+def _proven_root(job: JobEnv) -> str:
+    """The run root that a probe of this partition has proven; without one, Slurm need not be asked for the cluster."""
+    from ftslurm import siteprofile
+
+    return siteprofile.run_root(job.cluster, job.partition)
 
 
 def settings(words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None) -> Config:

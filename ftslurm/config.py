@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ftslurm import checkpoint_section, placeholders, torchrunline
+from ftslurm import checkpoint_section, container_section, placeholders, torchrunline
 from ftslurm.checkpoint_section import Checkpoint, State
+from ftslurm.command_field import Command
 from ftslurm.complaints import CROSS, explain, report, without
+from ftslurm.container_section import Container
 from ftslurm.errors import ConfigError
 from ftslurm.fields import (
     AbsolutePath,
-    Command,
     Count,
     CountOrNone,
     Interface,
@@ -72,13 +73,16 @@ class Launch(Section):
     srun: Texts = Field(
         (), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets"
     )
+    container: Container | None = Field(None, description="Runs the ranks in a container; left out: in none")
 
 
 class Network(Section):
     """Where ranks and ftslurm's own processes talk."""
 
     interface: Interface = Field(
-        "auto", description="Network interface of MASTER_ADDR; auto: the one of the default route"
+        "auto",
+        description="Network interface of MASTER_ADDR, or a rule for the names that nodes have on it, as in '{host}i';"
+        " auto: the one that leads to the other nodes",
     )
     ports: PortRange = Field((20000, 29999), description="Range of TCP ports from which every attempt takes fresh ones")
 
@@ -131,7 +135,9 @@ class Config(Section):
     name: Name = Field(description="Name of the run and of its job")
     command: Command = Field(description="The training program and its arguments, one list item each; no shell")
     run_root: AbsolutePath | None = Field(
-        None, description="Folder on shared storage under which every run has its own"
+        None,
+        description="Folder on shared storage under which every run has its own; left out: FTSLURM_RUN_ROOT, the site"
+        " profile's, ftslurm-runs beside the script, or ~/.ftslurm/runs",
     )
     resources: Resources
     launch: Launch = Launch()
@@ -178,6 +184,8 @@ class Config(Section):
         launch["env"] = {name: HIDDEN if is_secret(name) else value for name, value in launch["env"].items()}
         launch["setup"] = [hide_assignments(line) for line in launch["setup"]]
         launch["srun"] = [hide_assignments(option) for option in launch["srun"]]
+        if launch["container"]:
+            launch["container"]["command"] = [hide_assignments(word) for word in launch["container"]["command"]]
         for name, value in sbatch.items():
             if isinstance(value, str):
                 sbatch[name] = hide_assignments(value)
@@ -210,6 +218,7 @@ def cross_findings(config: Config) -> list[Finding]:
     found += [("launch.srun", sentence) for sentence in refusals(config.launch.srun)]
     found += [("launch.launcher", sentence) for sentence in _launcher_findings(config)]
     found += checkpoint_section.findings(saved, resources.nodes[1])
+    found += container_section.findings(config.launch.container, config.launch.srun, config.launch.launcher)
     return [(tuple(key.split(".")), sentence) for key, sentence in found]
 
 
@@ -228,7 +237,7 @@ def _launcher_findings(config: Config) -> list[str]:
 
 def load(path: Path) -> Config:
     """Read and check a file. Raises ConfigError with all that is wrong, each with line and column."""
-    return parse(_text_of(path), str(path))
+    return parse(text_of(path), str(path))
 
 
 def parse(text: str, file: str) -> Config:
@@ -292,7 +301,8 @@ def _sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
                 yield from _sections(kind)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file that a user has written. Raises ConfigError: it cannot be read, is too large, or no text."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", hint="give the YAML file itself")

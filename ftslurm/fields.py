@@ -8,10 +8,8 @@ is taken exactly as it was written (`lr: 1e-3` stays `1e-3`). Errors are sentenc
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -37,7 +35,7 @@ MAX_TIME_S = 3650 * 86400.0
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _as_written(value: object) -> object:
+def as_written(value: object) -> object:
     """A number where text is expected is the text that was written."""
     if isinstance(value, WrittenInt | WrittenFloat):
         return value.text
@@ -72,38 +70,10 @@ def list_to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-Text: TypeAlias = Annotated[str, BeforeValidator(_as_written), AfterValidator(without_control_characters)]
+Text: TypeAlias = Annotated[str, BeforeValidator(as_written), AfterValidator(without_control_characters)]
 Line: TypeAlias = Annotated[Text, AfterValidator(_one_word_or_more)]
 Texts: TypeAlias = Annotated[tuple[Text, ...], BeforeValidator(list_to_tuple)]
 Lines: TypeAlias = Annotated[tuple[Line, ...], BeforeValidator(list_to_tuple)]
-
-
-def _command(value: object) -> object:
-    if not isinstance(value, str):
-        return list_to_tuple(value)
-    try:
-        words = shlex.split(value)
-    except ValueError:
-        words = value.split()
-    raise ValueError(f"expected a list of words, not one string; write {_flow_list(words)}")
-
-
-def _flow_list(words: list[str]) -> str:
-    """The words as YAML would hold them on one line."""
-    import yaml
-
-    return yaml.safe_dump(words, default_flow_style=True, width=10_000).strip()
-
-
-def _not_empty(words: tuple[str, ...]) -> tuple[str, ...]:
-    if not words or not words[0].strip():
-        raise ValueError("must name at least the program, as in [python, train.py]")
-    return words
-
-
-_ARGUMENT = AfterValidator(partial(without_control_characters, legal="\t\n"))  # a program for `bash -c` has lines
-Argument: TypeAlias = Annotated[str, BeforeValidator(_as_written), _ARGUMENT]
-Command: TypeAlias = Annotated[tuple[Argument, ...], BeforeValidator(_command), AfterValidator(_not_empty)]
 
 
 def matching(pattern: str, meaning: str) -> AfterValidator:
@@ -124,7 +94,10 @@ Name: TypeAlias = Annotated[
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "1 to 63 letters, digits, '.', '_' or '-', not starting with '.' or '-'"
     ),
 ]
-Interface: TypeAlias = Annotated[Line, matching(r"[A-Za-z0-9_.:@-]{1,15}", "auto or the name of a network interface")]
+_INTERFACE = r"[A-Za-z0-9_.:@-]{1,15}|[A-Za-z0-9.-]{0,100}\{host\}[A-Za-z0-9.-]{0,100}"
+Interface: TypeAlias = Annotated[
+    Line, matching(_INTERFACE, "auto, the name of a network interface, or a rule for names such as '{host}i'")
+]
 Word: TypeAlias = Annotated[Line, matching(r"[A-Za-z0-9_.-]+", "letters, digits, '_', '.' or '-'")]
 
 

@@ -24,6 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LEDGER = "FTSLURM_LEDGER"
+RUN_ROOT = "FTSLURM_RUN_ROOT"
+RUNS = "ftslurm-runs"
+"""The run root in the folder of a script."""
+
+OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))  # noqa: S108 - never used, only recognised
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 
@@ -36,8 +41,14 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
 
 def default_run_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where runs are kept unless the configuration says otherwise: FTSLURM_RUN_ROOT, or <home>/runs."""
-    chosen = environ.get("FTSLURM_RUN_ROOT")
+    chosen = environ.get(RUN_ROOT)
     return Path(chosen) if chosen else home(environ) / "runs"
+
+
+def is_hosts_own(folder: Path) -> bool:
+    """Tell whether a folder is one that every host has for itself: what lies in it is seen by no other host."""
+    real = folder.resolve()
+    return any(real.is_relative_to(own) for own in OWN_FOLDERS)
 
 
 def site_profiles(environ: Mapping[str, str] = os.environ) -> Path:
@@ -181,8 +192,12 @@ class LocalPaths:
 
 
 def ledger_of(run_root: Path, configured: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the node ledger's folder: the configuration's, FTSLURM_LEDGER's, or the one beside the runs."""
-    return Path(configured or environ.get(LEDGER) or run_root / "ledger")
+    """Return the node ledger's folder: the configuration's, FTSLURM_LEDGER's, or the one beside the runs.
+
+    Runs that lie beside their scripts share the one in the user's home: bad nodes are bad for all scripts.
+    """
+    beside = home(environ) / "runs" if run_root.name == RUNS else run_root
+    return Path(configured or environ.get(LEDGER) or beside / "ledger")
 
 
 def rank_log_name(rank: int) -> str:

@@ -144,7 +144,11 @@ class Recovery(Section):
     spares: CountOrNone = Field(
         0, description="Idle nodes that are held beyond resources.nodes and replace lost ones at full size"
     )
-    min_nodes: Count = Field(1, description="Never go on with fewer nodes; equal to resources.nodes forbids shrinking")
+    min_nodes: Count = Field(
+        1,
+        description="Never go on with fewer nodes; equal to resources.nodes forbids shrinking, and with it a smaller"
+        " global batch",
+    )
     world_multiple_of: Count = Field(1, description="The number of ranks is always a multiple of this")
     world_sizes: WorldSizes = Field((), description="The only numbers of ranks to run with, as a list; left out: any")
     efficiency: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -158,7 +162,7 @@ class Recovery(Section):
     ledger: AbsolutePath | None = Field(
         None,
         description="Folder of the node ledger, which a group may share; left out: FTSLURM_LEDGER, or ledger under the"
-        " run's root",
+        " run's root, for runs beside their scripts under ~/.ftslurm/runs",
     )
     continue_: ContinueBy = Field(
         "auto",

@@ -33,7 +33,8 @@ class Proven:
     """What a probe job has shown on the nodes of one partition; None and empty: it could not tell.
 
     `scratch` is a node-local folder that can be written on every probed node, or `none` where there is none.
-    `interface` is only set where the automatic choice is wrong. `mpi` is the kind of srun's --mpi that gave ftslurm's
+    `interface` is only set where the automatic choice is wrong, `run_root` where the user had named one for the probe,
+    and every node could write there. `mpi` is the kind of srun's --mpi that gave ftslurm's
     own mpi4py one world, or `none`; the user's program may have another MPI library. `mpi_offered` are all kinds.
     """
 
@@ -43,6 +44,7 @@ class Proven:
     scratch: str = ""
     scratch_private: bool | None = None
     interface: str = ""
+    run_root: str = ""
     mpi: str = ""
     mpi_offered: tuple[str, ...] = ()
     requeue: bool | None = None
@@ -67,10 +69,14 @@ class SiteProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What a submission takes from a profile: values by their key in the configuration, and remarks for the user."""
+    """What a submission takes from a profile: values by their key in the configuration, and remarks for the user.
+
+    The run root is none of the values: a run is where it is.
+    """
 
     values: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    run_root: str = ""
     remarks: tuple[str, ...] = ()
 
 
@@ -150,7 +156,16 @@ def for_submission(config: Config, client: SlurmClient) -> Taken:
     values = wanted(config, proven)
     source = f"{path_of(cluster)} of {proven.made[:10]}"
     remarks += [f"{key.rstrip('_')} = {value} (site profile {source})" for key, value in values.items()]
-    return Taken(values=values, source=source, remarks=tuple(remarks))
+    return Taken(values=values, source=source, run_root=proven.run_root, remarks=tuple(remarks))
+
+
+def run_root(cluster: str, partition: str) -> str:
+    """The run root that was proven where a job runs; empty without one. Slurm is not asked."""
+    with contextlib.suppress(StorageError):  # a damaged profile proves nothing
+        profile = load(cluster) if cluster else None
+        proven = profile.proven(partition) if profile else None
+        return proven.run_root if proven else ""
+    return ""
 
 
 def wanted(config: Config, proven: Proven) -> dict[str, str]:

@@ -25,11 +25,36 @@ SAVE_LEAD_S = 60
 """Added to checkpoint.grace for the drain after the save; Slurm may warn up to 60 s early, never late (sbatch(1))."""
 
 
-def run_root_of(config: Config, given: Path | None) -> Path:
-    """Return where the run's folder goes: the option, then the file, then FTSLURM_RUN_ROOT or the user's default."""
+def run_root_of(config: Config | None, given: Path | None, *, profile: str = "", script: Path | None = None) -> Path:
+    """Return where the run's folder goes: the first of these that says so.
+
+    The option, the file, FTSLURM_RUN_ROOT, the site profile, the folder of the script where that can be shared storage,
+    the user's home.
+
+    Args:
+        config: what the user wrote, if there is a file.
+        given: the option of the command line.
+        profile: the folder that a probe of this site has proven.
+        script: the file or folder that the run begins from.
+    """
+    beside = _beside(script) if script is not None else None
+    return named_root(config, given) or (Path(profile) if profile else beside or names.default_run_root())
+
+
+def named_root(config: Config | None, given: Path | None) -> Path | None:
+    """Return the run root that the user has named, by the option, the file or the environment."""
     if given is not None:
         return given.absolute()
-    return Path(config.run_root) if config.run_root else names.default_run_root()
+    if config is not None and config.run_root:
+        return Path(config.run_root)
+    return names.default_run_root().absolute() if os.environ.get(names.RUN_ROOT) else None
+
+
+def _beside(script: Path) -> Path | None:
+    """The run root in the script's folder; none where nodes cannot see it, or the user cannot write."""
+    folder = script.absolute() if script.is_dir() else script.absolute().parent
+    usable = os.access(folder, os.W_OK | os.X_OK) and not names.is_hosts_own(folder)
+    return folder / names.RUNS if usable else None
 
 
 def request_of(

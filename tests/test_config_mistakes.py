@@ -87,7 +87,7 @@ ONE = [
     ("network: {ports: 80-90}", "network.ports: ports must be between 1024 and 65535, the smaller number first"),
     ("network: {ports: 30000-20000}", "network.ports: ports must be between 1024 and 65535, the smaller number first"),
     ("network: {ports: 20000-20003}", "network.ports: at least 10 ports are needed: every attempt takes new ones"),
-    ("network: {interface: 'a b'}", "network.interface: must be auto or the name of a network interface"),
+    ("network: {interface: 'a b'}", "network.interface: must be auto, the name of a network interface, or a rule for names such as '{host}i'"),
     ("heartbeat: {interval: 0.5}", "heartbeat.interval: a duration needs a unit; write 0.5s or 0.5ms"),
     ("heartbeat: {interval: 1ms}", "heartbeat.interval: must be between 50ms and 1m"),
     ("heartbeat: {deadman_after: 2s}", "heartbeat.deadman_after: must be more than heartbeat.suspect_after (3s)"),

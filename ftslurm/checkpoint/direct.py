@@ -13,7 +13,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from ftslurm.checkpoint.stage import anonymous_memory
+from ftslurm.checkpoint.pages import anonymous_memory
 
 WRITE_BYTES = 8 << 20
 _BUFFERED_BYTES = 1 << 20

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ftslurm.checkpoint.pages import anonymous_memory
 from ftslurm.core.rankindex import DTYPES, Kind, aligned
 from ftslurm.core.tiling import Box
 from ftslurm.errors import UsageError
@@ -119,17 +120,6 @@ class Staged:
     def bytes_of(self, piece: Placed) -> memoryview:
         """The raw bytes of a piece."""
         return self.memory[piece.offset : piece.offset + piece.length]
-
-
-def anonymous_memory(size: int) -> memoryview:
-    """`size` bytes of this process alone, from a page's border on; in huge pages where the kernel has them."""
-    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            return memoryview(pages)[:size]  # a kernel without them: small pages serve as well
-    return memoryview(pages)[:size]
 
 
 class Stage:

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ftslurm.checkpoint.stage import anonymous_memory
+from ftslurm.checkpoint.pages import anonymous_memory
 from ftslurm.core.rankindex import Kind
 from ftslurm.errors import UsageError
 

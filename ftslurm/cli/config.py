@@ -25,11 +25,20 @@ Examples:
   ftslurm config schema > ftslurm.schema.json         # then, as the first line of a configuration:
   # yaml-language-server: $schema=ftslurm.schema.json
 """
+MIGRATE_EXAMPLES = """\b
+Examples:
+  ftslurm config migrate old.json                     # print the configuration, warnings on stderr
+  ftslurm config migrate old.json -o train.yaml       # fill in what is marked; then: config check
+\b
+Nothing is dropped silently: every key has a comment that says where it comes from, and what has no effect any more is
+kept as a comment, with a warning.
+"""
 GROUP_EXAMPLES = """\b
 Examples:
   ftslurm config check train.yaml
   ftslurm config show train.yaml
   ftslurm config schema > ftslurm.schema.json
+  ftslurm config migrate old.json -o train.yaml
 """
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
@@ -85,6 +94,36 @@ def schema() -> None:
     from ftslurm.config import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@config.command(epilog=MIGRATE_EXAMPLES)
+@click.argument("old", metavar="OLD.json", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write, which must not exist.")
+def migrate(old: Path, output: Path | None) -> None:
+    """Turn the older JSON (fault_tolerance, checkpoint, state_persistence) into a configuration."""
+    from ftslurm.migration.newfile import checked, warnings, written
+    from ftslurm.migration.oldfile import read
+    from ftslurm.migration.rules import migrated
+
+    found = checked(migrated(read(old)))
+    text = written(found, old.name)
+    for line in warnings(found):
+        click.echo(f"ftslurm: warning: {line}", err=True)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    _write_new(output, text)
+    click.echo(f"{output} is written; fill in what is marked, and then: ftslurm config check {output}", err=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    from ftslurm.errors import CannotCreate
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise CannotCreate(f"cannot write {path}: {error.strerror}", hint="name a file that does not exist") from error
 
 
 def describe(config: Config) -> list[tuple[str, str]]:

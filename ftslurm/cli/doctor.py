@@ -58,28 +58,24 @@ def doctor(
     """
     import json
 
+    from ftslurm import siteprofile, submission
     from ftslurm.config import load
     from ftslurm.doctor import report
     from ftslurm.doctor.probe import Request
     from ftslurm.errors import SiteForbids
+    from ftslurm.slurm.client import SlurmClient
 
     loaded = load(config) if config else None
-    root = _run_root(loaded, run_root)
+    named = submission.named_root(loaded, run_root)
+    proven = siteprofile.for_submission(loaded, SlurmClient()).run_root if loaded else ""
+    root = named or submission.run_root_of(loaded, None, profile=proven, script=config)
     request = Request(partition=partition, nodes=nodes, options=options, wait_s=_duration(wait)) if probe else None
-    visit = _visit(loaded, root, request)
+    visit = _visit(loaded, root, request, named)
     if as_json:
         click.echo(json.dumps(visit.record(), indent=1))
     else:
         click.echo(report.text(visit, everything=everything), nl=False)
     return 0 if visit.sound else SiteForbids.exit_code
-
-
-def _run_root(config: Config | None, given: Path | None) -> Path:
-    from ftslurm import paths, submission
-
-    if config is not None:
-        return submission.run_root_of(config, given)
-    return given.absolute() if given else paths.default_run_root()
 
 
 def _duration(text: str) -> float:
@@ -92,7 +88,7 @@ def _duration(text: str) -> float:
         raise UsageError(f"--wait: {error}") from error
 
 
-def _visit(config: Config | None, root: Path, request: Request | None) -> Visit:
+def _visit(config: Config | None, root: Path, request: Request | None, named: Path | None) -> Visit:
     """Look, probe if asked to, and judge."""
     from ftslurm.doctor import visit
     from ftslurm.slurm.client import SlurmClient
@@ -101,7 +97,7 @@ def _visit(config: Config | None, root: Path, request: Request | None) -> Visit:
     site = visit.gather(client, root, config)
     if request is None:
         return visit.without_probe(site, with_config=config is not None)
-    probing = visit.Probing(root=root, request=request, config=config, tell=_tell)
+    probing = visit.Probing(root=root, named=named, request=request, config=config, tell=_tell)
     with _ended_as_interrupted():
         return visit.with_probe(client, site, probing)
 

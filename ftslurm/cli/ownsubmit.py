@@ -164,7 +164,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient) -> Request:
-    from ftslurm import ownscript, paths
+    from ftslurm import ownscript, submission
     from ftslurm.errors import UsageError
     from ftslurm.ownjob import OwnJob
     from ftslurm.slurm import env
@@ -180,11 +180,22 @@ def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient
     seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), before, environ, exported)
     if wish.wait and seen.value("array") is not None:
         raise UsageError("--wait cannot wait for all tasks of an array", hint="`sbatch --wait` can")
-    root = wish.run_root.absolute() if wish.run_root is not None else paths.default_run_root()
+    root = submission.run_root_of(None, wish.run_root, profile=_proven_root(client, seen), script=script)
     left_out, notes = _left_out(client, seen, root, wish)
     additions = (*seen.additions, *left_out)
     own = OwnJob(script=str(script.absolute()), options=tuple(before), arguments=tuple(behind), cwd=str(Path.cwd()))
     return Request(own=own, text=text, additions=additions, notes=(*seen.notes, *notes), environ=environ, root=root)
+
+
+def _proven_root(client: SlurmClient, seen: Examined) -> str:
+    """The run root that a probe has proven for the job's partition; Slurm is asked only if there is any profile."""
+    from ftslurm import siteprofile
+    from ftslurm.paths import site_profiles
+
+    if not any(site_profiles().glob("*.json")):
+        return ""
+    cluster = client.config().values.get("ClusterName", "")
+    return siteprofile.run_root(cluster, seen.value("partition") or "")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from ftslurm.cli.ownsubmit import OwnScript
 if TYPE_CHECKING:
     from ftslurm.config import Config
     from ftslurm.paths import RunPaths
+    from ftslurm.siteprofile import Taken
     from ftslurm.slurm.client import SlurmClient
     from ftslurm.slurm.records import JobInfo
     from ftslurm.slurm.script import JobRequest
@@ -70,15 +71,12 @@ def submit(
 ) -> int:
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
     from ftslurm import siteprofile, submission, time_limit
-    from ftslurm.config import load
     from ftslurm.slurm.client import SlurmClient
 
-    config = load(file)
-    root, client = submission.run_root_of(config, run_root), SlurmClient()
-    taken = siteprofile.for_submission(config, client)
-    config = siteprofile.tuned(config, taken.values)
+    config, taken, root = _settled(client := SlurmClient(), file, run_root)
     if not (parsable or as_json):
         click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
+        _announce(config)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
@@ -91,9 +89,29 @@ def submit(
     if origin is not None:
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
-    jobs = (job_id := _submit(client, paths, request), *follow(client, paths, config, job_id))
+    jobs = (job_id := send(client, paths, request), *follow(client, paths, config, job_id))
     _report(jobs, paths, time_limit.outlook(config), parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
+
+
+def _settled(client: SlurmClient, file: Path, run_root: Path | None) -> tuple[Config, Taken, Path]:
+    """The configuration with what the site profile knows better, what was taken from it, and the run root."""
+    from ftslurm import siteprofile, submission
+    from ftslurm.config import load
+
+    written = load(file)
+    taken = siteprofile.for_submission(written, client)
+    config = siteprofile.tuned(written, taken.values)
+    return config, taken, submission.run_root_of(config, run_root, profile=taken.run_root, script=file)
+
+
+def _announce(config: Config) -> None:
+    """Say what smaller worlds would mean for the training."""
+    from ftslurm.core.worlds import announced
+    from ftslurm.runtime.settings import policy_of
+
+    for sentence in announced(config.resources.nodes[1], policy_of(config)):
+        click.echo(f"ftslurm: {sentence}", err=True)
 
 
 def _left_out(client: SlurmClient, config: Config, root: Path, exclude: str, *, use_ledger: bool) -> tuple[str, ...]:
@@ -137,7 +155,7 @@ def _show_steps(config: Config, *, said: bool) -> None:
         click.echo(f"# {line}", err=True)
 
 
-def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
+def send(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """Submit; a run that Slurm refuses leaves no folder behind."""
     from ftslurm import runs, submission
     from ftslurm.errors import FtslurmError, ServiceUnavailable

@@ -126,6 +126,14 @@ class AgentUp(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchShared(Event):
+    """The scratch of a node is another node's, too: it is not used, and checkpoints go to shared storage at once."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLost(Event):
     """The connection of an agent is over: its process died, not necessarily the node. `patience`: see NodeSuspected."""
 

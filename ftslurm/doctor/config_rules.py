@@ -30,6 +30,7 @@ def facts(config: Config, partitions: Mapping[str, Mapping[str, str]] | None) ->
         "config.ntasks": float(config.world_size),
         "config.names_nodes": "nodelist" in resources.sbatch,
         "config.fabric": config.heartbeat.fabric,
+        "config.scratch": config.checkpoint.scratch,
         "config.watches_files": config.checkpoint.is_watched,
     }
     if partitions is None:

@@ -88,6 +88,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "stages_s": {name: _seconds(seconds) for name, seconds in incident.stages},
         "recovery_s": _seconds(incident.recovery_s),
         "lost_s": _seconds(incident.lost_s),
+        "ranks": dict(zip(("before", "after"), incident.worlds, strict=True)) if incident.worlds else None,
         "outcome": incident.outcome or None,
     }
 

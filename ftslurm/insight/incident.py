@@ -79,6 +79,7 @@ class Incident:
         launches: how many launches it took.
         restored_from: the checkpoint that was gone back to; None: the beginning, or nothing yet.
         lost_s: training that has to be done again.
+        worlds: ranks before and after, where that is not the same.
         outcome: how it ended, in words.
     """
 
@@ -102,6 +103,7 @@ class Incident:
     launches: int = 0
     restored_from: Save | None = None
     lost_s: float | None = None
+    worlds: tuple[int, int] | None = None
     outcome: str = ""
 
     @property

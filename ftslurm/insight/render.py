@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ftslurm.core.diagnosis import Scope
 from ftslurm.core.events import Finding, Phase
 from ftslurm.core.fusion import Standing
+from ftslurm.core.worlds import changed
 from ftslurm.insight.incident import Incident, Judgement
 from ftslurm.insight.ledger import Spent
 from ftslurm.insight.reasoning import Link
@@ -109,6 +110,8 @@ def _incident(incident: Incident, width: int) -> Iterator[str]:
 def _ending(incident: Incident, width: int) -> Iterator[str]:
     if incident.released is not None:
         yield from _field("restored", _restored(incident), width)
+    if incident.worlds is not None:
+        yield from _field("world", changed(*incident.worlds), width)
     yield from _field("took", _took(incident), width)
     if incident.lost_s:
         since = f"since the checkpoint of step {incident.restored_from.step}" if incident.restored_from else "so far"

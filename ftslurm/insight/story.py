@@ -27,6 +27,7 @@ from ftslurm.core.events import (
 )
 from ftslurm.core.evidence import Judged
 from ftslurm.core.recovery import Kind as Plan
+from ftslurm.core.worlds import changed
 from ftslurm.insight import incident as told
 from ftslurm.insight.alternatives import Evidence
 from ftslurm.insight.chronicle import Chronicle, with_note
@@ -108,6 +109,7 @@ class Teller:
         self._attempt: int | None = None
         self._counts = {"attempts": 0, "refused": 0, "requeues": 0}
         self._lost_s = 0.0
+        self._ranks = 0
 
     # ------------------------------------------------------------------------------------------------- entries
 
@@ -313,10 +315,18 @@ class Teller:
         what = f"attempt {release.attempt} trains: {count(len(release.placement), 'rank')} on {folded(nodes)}, {source}"
         now = self._current()
         if now is not None:
-            self._amend(replace(now, released=entry.t, restored_from=restored, lost_s=lost_s))
+            worlds = self._worlds(len(release.placement))
+            self._amend(replace(now, released=entry.t, restored_from=restored, lost_s=lost_s, worlds=worlds))
         self._close(what)
         self._awaits_job = None
         self._chronicle.add(entry.t, Kind.RELEASED, what)
+        if now is None and self._worlds(len(release.placement)) is not None:
+            self._chronicle.note(entry.t, Kind.NOTE, "world_changed", changed(self._ranks, len(release.placement)))
+        self._ranks = len(release.placement)
+
+    def _worlds(self, ranks: int) -> tuple[int, int] | None:
+        """The number of ranks before and now, where it has changed."""
+        return (self._ranks, ranks) if self._ranks not in (0, ranks) else None
 
     def _phase_changed(self, entry: Entry, phase: Phase) -> None:
         before, self._phase = self._phase, phase

@@ -197,7 +197,7 @@ def _versions() -> Mapping[str, str]:
 
 def _allocator(*, pinned: bool) -> Callable[[int], memoryview]:
     """Memory that a GPU can copy into at full speed, where the program uses one."""
-    from ftslurm.checkpoint.stage import anonymous_memory
+    from ftslurm.checkpoint.pages import anonymous_memory
 
     if not pinned:
         return anonymous_memory

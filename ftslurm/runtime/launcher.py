@@ -62,7 +62,8 @@ class StepCommand:
 class Ranks:
     """What an attempt's launcher is asked for; `local_dir` is the run's folder on every node.
 
-    `starts_ranks`: one task a node, whose command is torchrun and starts the node's ranks.
+    `starts_ranks`: one task a node, whose command is torchrun and starts the node's ranks. `wrapper`: the words that
+    start a rank's wrapper, by default with ftslurm's own Python.
     """
 
     run_id: str
@@ -76,6 +77,7 @@ class Ranks:
     gpus_per_node: int = 0
     options: tuple[str, ...] = ()
     orphan_after_s: float = 20.0
+    wrapper: tuple[str, ...] = ()
     starts_ranks: bool = False
 
     @property
@@ -136,8 +138,8 @@ def step(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepComma
     return _mpirun(asked, inherited) if launcher == "mpirun" else _srun(asked, inherited)
 
 
-def _wrapped(command: Sequence[str]) -> tuple[str, ...]:
-    return (*PYTHON, "-S", str(RANK_FILE), "--", *command)
+def _wrapped(asked: Ranks) -> tuple[str, ...]:
+    return (*(asked.wrapper or (*PYTHON, "-S", str(RANK_FILE))), "--", *asked.command)
 
 
 def _marks(asked: Ranks, launcher: str) -> dict[str, str]:
@@ -179,7 +181,7 @@ def _srun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
     if asked.gpus_per_node:
         argv.append(f"--gpus-per-node={asked.gpus_per_node}")
     return StepCommand(
-        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
+        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked)), environ=_environ(asked, "srun", inherited)
     )
 
 
@@ -217,7 +219,7 @@ def _mpirun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
         "--bind-to",
         "none",
         *asked.options,
-        *_wrapped(asked.command),
+        *_wrapped(asked),
     )
     folded = nodeset.fold(asked.nodes)
     allocation = {

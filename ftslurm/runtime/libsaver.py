@@ -81,7 +81,7 @@ class LibSaver(Keeper):
     def begin(self, attempt: int, world_size: int) -> None:
         """Watch for an attempt's generations; those of older ones are finished, or never will be."""
         with self._lock:
-            if attempt == self._attempt:
+            if attempt <= self._attempt:
                 return
             self._attempt, self._world, self._here, self._seen = attempt, world_size, frozenset(), set()
             self._drop_unfinished(lambda number: number < attempt)

@@ -42,8 +42,8 @@ from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
-from ftslurm.runtime import attempt_env, launcher, onward, steps
-from ftslurm.runtime.clients import Clients, tail
+from ftslurm.runtime import attempt_env, container, launcher, onward, steps
+from ftslurm.runtime.clients import Clients, refusals, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
@@ -211,6 +211,8 @@ class Performer:
         text = tail(output)
         if code or text:
             log.info("the agents' step ended with code %d: %s", code, text)
+        for words in refusals(output.parent, output.stem) if code else ():
+            self._of.voice.say(words)
 
     def _probe(self, action: ProbeNode) -> None:
         self._forecast.expect_plan(self._of.run)
@@ -233,6 +235,8 @@ class Performer:
         of.muster = Muster(action.attempt, action.world_size, dict(of.addresses))
         self._announce_attempt(action.attempt, action.world_size, action.nodes)
         asked = steps.training(context.config, context.paths.run_id, action.attempt, action.nodes)
+        words = container.wrapper(context.config.launch, context.paths, self._folders())
+        asked = replace(asked, wrapper=words)
         self._later(lambda _: self._start_ranks(asked), action)
 
     def _announce_attempt(self, attempt: int, world_size: int, nodes: tuple[str, ...]) -> None:
@@ -243,6 +247,7 @@ class Performer:
     def _start_ranks(self, asked: launcher.Ranks) -> None:
         output = self._of.context.local.root / f"launcher-{asked.attempt}.out"
         try:
+            container.prepare(self._of.context.config.launch, self._of.context.paths)
             process = launcher.ranks(self._of.context.config.launch.launcher, asked, os.environ).start(output)
         except (OSError, FtslurmError) as error:
             self._of.emit(LaunchEnded(attempt=asked.attempt, code=-1, output=str(error)))
@@ -273,6 +278,7 @@ class Performer:
             "resume_args": list(config.checkpoint.resume_args),
             "setup": list(config.launch.setup),
             "modules": list(config.launch.modules),
+            "container": container.order(config.launch, of.context.paths, self._folders()),
         }
         restored = of.run.current.restored
         for node in action.again or dict.fromkeys(action.placement):
@@ -280,6 +286,10 @@ class Performer:
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Folders beside the run's own that its ranks need; each agent knows where checkpoints are on its node."""
+        return (str(self._of.context.local.root),)
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs

@@ -67,7 +67,7 @@ class Saver(Keeper):
             done_marker=Marker(saved.done_marker.replace("{name}", "{file}")) if saved.done_marker else None,
         )
         with self._lock:
-            if attempt == self._attempt:
+            if attempt <= self._attempt:
                 return
             if self._watcher is not None:
                 self._watcher.close()

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -23,19 +22,20 @@ from typing import Any
 from ftslurm import journal, siteprofile, torchrunline
 from ftslurm.chains import dissolve
 from ftslurm.config import Config, load
+from ftslurm.core import worlds
 from ftslurm.core.actions import EndRun
 from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
 from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
 from ftslurm.core.situation import ruled
 from ftslurm.core.state import Run
-from ftslurm.errors import DataDamaged, FtslurmError, SiteForbids
+from ftslurm.errors import DataDamaged, FtslurmError
 from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime import claims, onward, steps
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.limit import watch_the_limit
 from ftslurm.runtime.logs import to_file
-from ftslurm.runtime.network import address_of
+from ftslurm.runtime.network import own_address
 from ftslurm.runtime.quorum import leave_mark
 from ftslurm.runtime.settings import policy_of, wanted_of
 from ftslurm.runtime.spawning import wait_in_one_thread_only
@@ -118,9 +118,8 @@ def _serve(paths: RunPaths, *, resumed: int | None, signals: _Signals, legacy: L
         print(f"[ftslurm] run {paths.run_id} has already ended: {run.phase}, {run.reason}", flush=True)
         _conclude(EndRun(phase=run.phase, code=run.code, reason=run.reason), config, job, legacy)
         return {"phase": run.phase, "code": run.code}
-    context = Context(
-        paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=_address(config)
-    )
+    own = own_address(config.network.interface, job.nodelist)
+    context = Context(paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=own.ip)
     supervisor = _begin(context, copies, legacy)
     if supervisor is None:
         return {"park": TAKEN_OVER}
@@ -129,7 +128,7 @@ def _serve(paths: RunPaths, *, resumed: int | None, signals: _Signals, legacy: L
         return claims.start_anew(job)
     signals.attach(supervisor, job)
     if legacy is None:
-        supervisor.voice.say(_first_line(paths, job, config, epoch))
+        supervisor.voice.say("\n".join(filter(None, (_first_line(paths, job, config, epoch), own.remark))))
     else:
         _take_over(supervisor, legacy)
     supervisor.start_slurm_watch()
@@ -242,28 +241,6 @@ def _granted(run: Run, context: Context, epoch: int, *, resumed: bool, legacy: L
     )
 
 
-def _address(config: Config) -> str:
-    """Return the address of this host as the other nodes see it.
-
-    Raises:
-        SiteForbids: the host's name leads to loopback only.
-    """
-    if config.network.interface != "auto":
-        return address_of(config.network.interface, "")
-    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    for candidate in (name, socket.gethostname()):
-        try:
-            found = socket.gethostbyname(candidate)
-        except OSError:
-            continue
-        if not found.startswith("127."):
-            return found
-    raise SiteForbids(
-        f"the name of this host ({name}) leads to a loopback address, which other nodes cannot reach",
-        hint="set network.interface to the interface of the compute network (`ip -4 addr` lists them)",
-    )
-
-
 def _listen(supervisor: Supervisor, local: LocalPaths) -> None:
     """Take the port of the supervisor before this one, so that its agents find the new one; else any."""
     memory = local.root / PORT_FILE
@@ -283,6 +260,9 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
             "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
         )
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
+    else:
+        used = wanted_of(config, len(job.nodelist))
+        text += "".join(f"\n{sentence}" for sentence in worlds.announced(used, policy_of(config)))
     starter = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
     if starter is not None:
         text += "".join(f"\n{said}" for said in steps.replaced(starter))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ftslurm import torchrunline
 from ftslurm.paths import LocalPaths
-from ftslurm.runtime import launcher
+from ftslurm.runtime import container, launcher
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -36,7 +36,7 @@ def preview(config: Config, run_id: str, nodes: tuple[str, ...] = ()) -> list[st
     """Return the command lines of attempt 0 on these nodes; left out: on as many as there may be, node1 and so on."""
     nodes = nodes or tuple(f"node{number}" for number in range(1, config.resources.nodes[1] + 1))
     step = launcher.step(config.launch.launcher, training(config, run_id, 0, nodes), os.environ)
-    said = [f"training step: {shlex.join(step.argv)}"]
+    said = [f"training step: {shlex.join(step.argv)}", *container.shown(config.launch)]
     line = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
     if line is None:
         return said

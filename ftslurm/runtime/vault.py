@@ -7,7 +7,9 @@ reported as events.
 from __future__ import annotations
 
 import logging
+import queue
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Vault:
         self.keeper: Keeper = library or Saver(post)
         self._library = library
         self._errands = Errands(self._copy)
+        self._turns: queue.SimpleQueue[tuple[Callable[[Message], None], Message]] = queue.SimpleQueue()
+        self._turn = threading.Lock()
         self._server = StoreServer(post.who, epoch, self.keeper.tree)
         self._socket: StoreSocket | None = None
         if library is not None:
@@ -76,12 +80,37 @@ class Vault:
         """What the supervisor may say about checkpoints; `later` runs what blocks."""
         return {
             "save": lambda message: self._save(message, later),
-            "restore": lambda message: later(self._restore, message),
+            "restore": lambda message: self._settled(later, self._restore, message),
             "drain": lambda message: later(self._drain, message),
             "replicate": self._replicate,
             "clean": lambda message: later(self._clean, message),
             "local": lambda message: later(self.keeper.record_local, message),
         }
+
+    def begin(self, message: Message, later: Later) -> None:
+        """Watch for the checkpoints of the attempt that is announced."""
+        self.keeper.settle()
+        self._in_turn(later, lambda told: self.keeper.begin(int(told["attempt"]), int(told["world"])), message)
+
+    def expect(self, message: Message, later: Later) -> None:
+        """The ranks that run here begin."""
+        ranks = frozenset(int(rank) for rank in message["ranks"])
+        self._in_turn(later, lambda told: self.keeper.expect(int(told["attempt"]), ranks), message)
+
+    def _in_turn(self, later: Later, work: Callable[[Message], None], message: Message) -> None:
+        """In the order of the messages, whichever thread is the first: the newest attempt must have the last word."""
+        self._turns.put((work, message))
+        later(lambda _: self._take_turn(), message)
+
+    def _take_turn(self) -> None:
+        with self._turn:
+            work, message = self._turns.get_nowait()
+            work(message)
+
+    def _settled(self, later: Later, work: Callable[[Message], None], message: Message) -> None:
+        """What follows must know at once whether there is scratch: the ranks are told soon where they may write."""
+        self.keeper.settle()
+        later(work, message)
 
     def _save(self, message: Message, later: Later) -> None:
         if self._library is not None:

@@ -306,6 +306,18 @@ class SlurmClient:
         answer = self.run(["srun", "--mpi=list"])
         return site.mpi_types(answer.check().stdout + answer.stderr)
 
+    def associations(self, user: str) -> tuple[Mapping[str, str], ...]:
+        """The associations of a user (account, partition, limits), as accounting has them."""
+        asked = ["show", "assoc", f"user={user}", f"format={','.join(site.ASSOCIATION)}"]
+        return site.table(self._accounting(asked), site.ASSOCIATION)
+
+    def qualities(self) -> tuple[Mapping[str, str], ...]:
+        """Every QOS with its limits, as accounting has them."""
+        return site.table(self._accounting(["show", "qos", f"format={','.join(site.QUALITY)}"]), site.QUALITY)
+
+    def _accounting(self, asked: Sequence[str]) -> str:
+        return self.run(["sacctmgr", "--noheader", "--parsable2", "--readonly", *asked]).check().stdout
+
     def switches(self) -> dict[str, str]:
         """The leaf switch of every node, as far as the site describes its network to Slurm."""
         return survey.switches(self.run(["scontrol", "show", "topology"]).check().stdout)

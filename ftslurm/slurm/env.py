@@ -175,6 +175,7 @@ class JobEnv:
     no_kill: bool
     submission: str = ""
     continues: str = ""
+    cluster: str = ""
     chain: str = ""
 
     @property
@@ -232,6 +233,7 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         no_kill=environ.get(NO_KILL_MARKER) == "1",
         submission=environ.get(SUBMISSION, ""),
         continues=environ.get(CONTINUES, ""),
+        cluster=environ.get("SLURM_CLUSTER_NAME", ""),
         chain=_chain(environ),
     )
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftslurm.checkpoint.arrays import ArraySource, Own, Shard, dtype_name, sources, wants, writer_of
-from ftslurm.checkpoint.stage import Stage, anonymous_memory, staged_bytes
+from ftslurm.checkpoint.pages import anonymous_memory
+from ftslurm.checkpoint.stage import Stage, staged_bytes
 from ftslurm.core.rankindex import ALIGN_BYTES, Kind
 from ftslurm.errors import UsageError
 

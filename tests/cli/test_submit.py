@@ -71,6 +71,16 @@ def test_parsable_and_json(fake, tmp_path, capfd):
     assert {"job_id", "run_id", "run_dir"} <= set(json.loads(capfd.readouterr().out))
 
 
+def test_what_a_lost_node_means_is_said(fake, tmp_path, capfd):
+    """Before the job runs its user reads what a smaller world means for the global batch, and what forbids one."""
+    assert cli.exit_code(["submit", str(written(tmp_path, recovery={"min_nodes": 3}))]) == 0
+    said = capfd.readouterr().err
+    assert "goes on with 3 of 4 nodes, that is 6 ranks instead of 8" in said
+    assert "the global batch is then 3/4 (0.75)" in said
+    assert cli.exit_code(["submit", str(written(tmp_path, recovery={"min_nodes": 4}))]) == 0
+    assert "recovery.min_nodes: 4 forbids a smaller world" in capfd.readouterr().err
+
+
 def test_a_chain_is_submitted_at_once(fake, tmp_path, capfd):
     """Each job waits for the one before it and leads to the run; one that Slurm does not take is said, and is no error."""
     file = written(tmp_path, recovery={"continue": "chain:3"})

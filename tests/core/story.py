@@ -25,6 +25,7 @@ from ftslurm.core.events import (
     PartSaved,
     RankExited,
     RequeueAnswered,
+    ScratchShared,
     SlurmReported,
     StopRequested,
     StorageStalled,
@@ -234,6 +235,11 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
         scratch = not words.flag("bare")
         for node in words.nodes():
             self.happen(AgentUp(node=node, address=f"10.0.0.{node.strip('n')}", port=20000, scratch=scratch))
+
+    def do_shared(self, words: Words) -> None:
+        for node in words.nodes():
+            reason = f"/scratch/r is the same folder on {words.named['with']}"
+            self.happen(ScratchShared(node=node, reason=reason))
 
     def do_agent_lost(self, words: Words) -> None:
         for node in words.nodes():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ftslurm.core.events import AgentLost, Outcome, Witness
+from ftslurm.core.worlds import changed
 from ftslurm.insight.export import of_story
 from ftslurm.insight.lines import lines
 from ftslurm.insight.render import relative, render
@@ -89,7 +90,7 @@ def test_the_keys_of_the_json_are_stable():
     assert set(told["incidents"][0]) == {
         "number", "attempt", "sign", "sign_epoch", "noticed", "noticed_epoch", "noticed_by", "verdicts", "plans",
         "excluded", "notes", "launches", "released", "released_epoch", "restored", "stages_s", "recovery_s", "lost_s",
-        "outcome",
+        "ranks", "outcome",
     }  # fmt: skip
     assert set(told["incidents"][0]["stages_s"]) == {"detect", "decide", "stop", "leave", "queue", "launch", "restore"}
     assert set(told["incidents"][0]["verdicts"][0]) == {
@@ -120,3 +121,19 @@ def test_a_run_that_never_started():
 def test_relative_times(seconds, text):
     """Tenths count in the first minute only."""
     assert relative(seconds) == text
+
+
+def test_a_smaller_world_is_said():
+    """At a shrink the numbers of ranks before and after are told, in words and as data; at a restart in full nothing is."""
+    tale = Tale().start().save(100, after=10)
+    tale.lose("n3").launched()
+    told = story(tale.entries)
+    (incident,) = told.incidents
+    assert incident.worlds is not None
+    before, after = incident.worlds
+    assert after < before
+    assert changed(before, after) in " ".join(render(told).split())
+    assert of_story(told)["incidents"][0]["ranks"] == {"before": before, "after": after}
+    whole = story(Tale().start().save(100, after=10).crash(0).launched().entries)
+    assert whole.incidents[0].worlds is None
+    assert "gradient accumulation" not in render(whole)

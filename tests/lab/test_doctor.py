@@ -84,7 +84,7 @@ def test_the_doctor_finds_what_the_lab_has(lab: Cluster) -> None:
     )
 
     assert lab.login(["squeue", "-h"], timeout=30).stdout == ""
-    assert list((work / "home" / "runs").iterdir()) == []
+    assert list((work / "ftslurm-runs").iterdir()) == []
     assert scratch_of(lab) == before
 
     profile = json.loads(Path(record["profile"]).read_text())

@@ -41,6 +41,7 @@ def test_users_run_loses_a_node(lab: Cluster) -> None:
     assert run.wait_end() == ("finished", 0)
     assert run.wait_job() == ("COMPLETED", "0:0")
     assert run.restored_steps()[1] >= 20
+    assert "that is 2 or 1 ranks instead of 3" in run.output()
     assert len(run.done()) == 2
     assert len(set(run.done())) == 1
     assert exposed(run.root, lab.uid) == []

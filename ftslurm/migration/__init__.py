@@ -1,0 +1,1 @@
+"""From the older JSON of `fault_tolerance`, `checkpoint` and `state_persistence` to a configuration of today."""
