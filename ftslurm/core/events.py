@@ -230,7 +230,8 @@ class PartPending(Event):
 class PartDrained(Event):
     """A node's part of a generation lies, verified and fsynced, on shared storage.
 
-    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not.
+    `part` is what lies there, where parts may be packed on the way, or are digested where they are; `reason` says why
+    it was packed, or why not. `gone`: the program has removed or changed the files, so that there is nothing to do.
     """
 
     generation: str
@@ -239,6 +240,7 @@ class PartDrained(Event):
     error: str = ""
     part: Part | None = None
     reason: str = ""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,12 +256,16 @@ class PartReplicated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDurable(Event):
-    """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last."""
+    """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last.
+
+    `gone`: the program has removed or changed the files before that, so that there is nothing to commit.
+    """
 
     generation: str
     digest: str
     dropped: tuple[str, ...] = ()
     error: str = ""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ class Saved:
 
     `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
     partners that hold a copy of a node's part. `packed` are the parts that lie on shared storage otherwise than on
-    their nodes, by node.
+    their nodes, by node. With `in_place` the files lie on shared storage from the beginning, and a part is what a node
+    is to digest of them: LOCAL means that all nodes agree that they are complete.
     """
 
     generation: str
@@ -50,6 +51,7 @@ class Saved:
     drained: frozenset[str] = frozenset()
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
     packed: Mapping[str, Part] = field(default_factory=dict)
+    in_place: bool = False
     about: About | None = None
     since_mono: float | None = None
 
@@ -83,7 +85,7 @@ class Saved:
 
     def at_hand(self, agents: frozenset[str]) -> bool:
         """Tell whether every part lies on shared storage or with one of these nodes."""
-        return all(owner in self.drained or self.keepers(owner) & agents for owner in self.holders)
+        return self.in_place or all(owner in self.drained or self.keepers(owner) & agents for owner in self.holders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,18 +91,19 @@ class SavingWords:
         )
 
     def do_drained(self, words: Words) -> None:
-        """`drained 20@0 [n1 ...] [packed] [reason=...] [error=...]`: by default every holder that has not drained yet."""
-        packed = words.flag("packed")
+        """`drained 20@0 [n1 ...] [packed] [gone] [reason=...] [error=...]`: by default every holder that has not yet."""
+        packed, gone = words.flag("packed"), words.flag("gone")
         text, *nodes = words.plain
         saved = self.run.find_saved(generation_of(text))
         holders = sorted(saved.holders - saved.drained) if saved else []
         for node in nodes or holders:
             part = Part(node=node, manifest_digest=PACKED, files=1, size_bytes=1) if packed else None
             told = {name: words.named.get(name, "") for name in ("error", "reason")}
-            self.happen(PartDrained(generation=generation_of(text), node=node, part=part, **told))
+            self.happen(PartDrained(generation=generation_of(text), node=node, part=part, gone=gone, **told))
 
     def do_durable(self, words: Words) -> None:
+        gone = words.flag("gone")
         dropped = tuple(generation_of(text) for text in words.named.get("dropped", "").split(",") if text)
         name = generation_of(words.plain[0])
         error = words.named.get("error", "")
-        self.happen(GenerationDurable(generation=name, digest="d" * 32, dropped=dropped, error=error))
+        self.happen(GenerationDurable(generation=name, digest="d" * 32, dropped=dropped, error=error, gone=gone))
