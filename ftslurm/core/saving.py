@@ -12,7 +12,7 @@ from dataclasses import replace
 from ftslurm.core.actions import Action, CommitLocal, Quarantine, Say, SetTimer
 from ftslurm.core.copies import replicate
 from ftslurm.core.draining import WHOLE, commit_again, next_target
-from ftslurm.core.events import PartPending, PartSaved, StoreScanned
+from ftslurm.core.events import Part, PartPending, PartSaved, StoreScanned
 from ftslurm.core.manifest import generation_name, parse_generation
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
@@ -48,12 +48,25 @@ def _agreed(run: Run, saved: Saved) -> bool:
     return len(told) == 1 and saved.holders >= _expected(run)
 
 
+def _is_same(one: Part, other: Part) -> bool:
+    return one.manifest_digest == other.manifest_digest
+
+
+def _again(run: Run, saved: Saved) -> tuple[Run, Saved]:
+    """The program has written more into a checkpoint that every node called complete: it is thought of anew."""
+    target = "" if run.drain_target == saved.generation else run.drain_target
+    fresh = _fresh(saved.generation, saved.step, saved.attempt, saved.world_size)
+    return replace(run, drain_target=target), replace(fresh, in_place=True)
+
+
 def on_part(run: Run, event: PartSaved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A node holds complete files of a checkpoint. A part of an attempt that is not live counts no more."""
     if not _counts(run, event.attempt, event.part.node):
         return run, ()
     name = generation_name(event.step, event.attempt)
     saved = run.find_saved(name) or _fresh(name, event.step, event.attempt, event.world_size)
+    if saved.in_place and saved.state in WHOLE and not any(_is_same(part, event.part) for part in saved.parts):
+        run, saved = _again(run, saved)
     if saved.state is not SavedState.PENDING or any(part == event.part for part in saved.parts):
         return run, ()
     parts = (*(part for part in saved.parts if part.node != event.part.node), event.part)

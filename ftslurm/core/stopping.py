@@ -73,8 +73,8 @@ def _hold(run: Run, still_s: float, policy: Policy) -> tuple[Run, tuple[Action, 
         return run, ()
     run, timer = set_timer(run, GUARD, still_s)
     text = (
-        f"{', '.join(doubtful(run))} may still write into the checkpoint folder: the next attempt waits {still_s:.0f} s,"
-        f" until its agent has ended its ranks (heartbeat.deadman_after is {policy.deadman_s:g} s)"
+        f"{', '.join(doubtful(run))} may still write into the checkpoint folder: the next attempt waits {still_s:.0f} s"
+        f" until no rank can be alive there (heartbeat.deadman_after is {policy.deadman_s:g} s)"
     )
     return run, (Say(text=text, slug="write_guard"), timer)
 

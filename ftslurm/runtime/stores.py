@@ -69,12 +69,14 @@ class Stores:
         """Write COMMIT.json, move the references, then remove what no rule keeps."""
         from ftslurm.checkpoint import retention, versions
         from ftslurm.checkpoint.commit import commit_durable
+        from ftslurm.checkpoint.inplace import Changed
 
         commit = self._commit_of(action)
         try:
             digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
         except (FtslurmError, OSError) as error:
-            self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
+            gone = isinstance(error, Changed)
+            self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error), gone=gone))
             return
         try:
             metric, mode = self._spec.best_by

@@ -327,7 +327,13 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
         step, *nodes = words.plain
         ranks = tuple(_numbers(words.named["ranks"])) if "ranks" in words.named else ()
         for node in nodes or (attempt.nodes if attempt else ()):
-            part = Part(node=node, manifest_digest=f"{words.whole('seen', int(step)):032x}", files=1, size_bytes=1 << 20, ranks=ranks)
+            part = Part(
+                node=node,
+                manifest_digest=f"{words.whole('seen', int(step)):032x}",
+                files=1,
+                size_bytes=1 << 20,
+                ranks=ranks,
+            )
             number = words.whole("attempt", attempt.number if attempt else 0)
             world = attempt.world_size if attempt else 0
             self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world, about=about))

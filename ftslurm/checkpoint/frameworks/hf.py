@@ -13,7 +13,9 @@ _FOLDER = re.compile(r"checkpoint-([0-9]{1,15})")
 
 def find(root: Path) -> list[Found]:
     """All checkpoint-N of an output folder, the newest last."""
-    return [Found(step=step, name=name, files=files_below(root, name)) for step, name in sorted(numbered(root, _FOLDER))]
+    return [
+        Found(step=step, name=name, files=files_below(root, name)) for step, name in sorted(numbered(root, _FOLDER))
+    ]
 
 
 def _examine(root: Path, found: Found, world: int | None) -> None:
