@@ -53,7 +53,7 @@ def test_drained_ones_have_no_folder() -> None:
         ("{layout: library}", True, "signal:TERM"),
     ],
 )
-def test_a_layout_has_its_own_ways(section: str, reshards: bool, save_on: str) -> None:  # noqa: FBT001 - a column
+def test_a_layout_has_its_own_ways(section: str, reshards: bool, save_on: str) -> None:
     """Whether a smaller world is allowed, and how a program is asked to save, is known of a layout; a key beats it."""
     config = of(section)
     assert (policy_of(config).reshards, asked_by(config)) == (reshards, save_on)

@@ -121,11 +121,11 @@ class GroupWatcher:
         for step, candidate in sorted(self._candidates.items()):
             if candidate.told:
                 continue
-            if clean and not self._fault(candidate, _NOBODY, now=float("inf")):
+            why = self._fault(candidate, _NOBODY, now=float("inf")) if clean else candidate.reason
+            if clean and not why:
                 complete.append(self._tell(step, candidate))
             else:
-                why = candidate.reason or "it had not settled when the attempt ended"
-                refused = (*refused, (candidate.found.name or f"step {step}", why))
+                refused = (*refused, (candidate.found.name or f"step {step}", f"the attempt ended: {why}"))
         return ScanResult(complete=tuple(complete), refused=refused)
 
     # ---------------------------------------------------------------------------------------------- looking

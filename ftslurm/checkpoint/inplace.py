@@ -163,7 +163,7 @@ def _digest(place: Place, name: str, pace: Pace) -> FileEntry:
 
 
 def check_looks(place: Place, names: Iterable[str] | None = None) -> None:
-    """Raise Changed unless these files (None: all) are still those that were seen; opened, because stat may be cached."""
+    """Raise Changed unless these files (None: all) are still those that were seen. A stat alone may be a cached one."""
     for name in place.files if names is None else names:
         try:
             with disk.opened(place.folder, name) as descriptor:

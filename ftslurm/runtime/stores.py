@@ -67,9 +67,10 @@ class Stores:
 
     def commit(self, action: CommitDurable) -> None:
         """Write COMMIT.json, move the references, then remove what no rule keeps."""
-        from ftslurm.checkpoint import retention, versions
+        from ftslurm.checkpoint import managing, retention, versions
         from ftslurm.checkpoint.commit import commit_durable
         from ftslurm.checkpoint.inplace import Changed
+        from ftslurm.checkpoint.layout import StorePaths
 
         commit = self._commit_of(action)
         try:
@@ -81,9 +82,11 @@ class Stores:
         try:
             metric, mode = self._spec.best_by
             versions.refresh(self._root, metric, mode)
-            dropped = retention.apply(
-                self._root, self._spec.keep, (action.generation, *action.protected), now=time.time()
-            )
+            dropped = managing.overtaken(self._root, action.generation)
+            for name in dropped:
+                retention.delete(StorePaths(self._root), name)
+            guarded, keep = (action.generation, *action.protected), self._spec.keep
+            dropped += retention.apply(self._root, keep, guarded, now=time.time(), manage=self._spec.manage)
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
@@ -147,8 +150,11 @@ class Stores:
 
     def set_aside(self, action: Quarantine) -> None:
         """Move a damaged generation out of the way; nothing is deleted."""
+        from ftslurm.checkpoint import managing
         from ftslurm.checkpoint.commit import quarantine
 
         if self.history is not None:
             self.history.changed(action.generation, "damaged", action.reason)
+        if self._spec.manage:
+            managing.set_aside(self._root, action.generation)
         quarantine(self._root, action.generation, action.reason, time.time())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, await_that, program, submit, workplace
+from tests.lab.training import LabRun, program, submit, workplace
 
 pytestmark = pytest.mark.lab
 
