@@ -1,28 +1,93 @@
-"""Checkpoints of the Hugging Face Trainer: checkpoint-N/."""
+"""Checkpoints of the Hugging Face Trainer: checkpoint-N/.
+
+Rank 0 writes the model, the optimizer, the scheduler and last trainer_state.json; every rank its random state at about
+the same time. With FSDP and DeepSpeed the model and the optimizer are theirs, in folders of their own.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from ftslurm.checkpoint import disk
+from ftslurm.checkpoint.frameworks import deepspeed
+from ftslurm.checkpoint.frameworks.dcp import examine_folder
 from ftslurm.checkpoint.frameworks.framework import Found, Framework
-from ftslurm.checkpoint.frameworks.tree import checked, files_below, numbered
+from ftslurm.checkpoint.frameworks.records import json_object, line_of, same_step
+from ftslurm.checkpoint.frameworks.tree import checked, files_below, names_in, numbered
+from ftslurm.core.strictjson import plain_name, refuse
 
 _FOLDER = re.compile(r"checkpoint-([0-9]{1,15})")
+_STATE = "trainer_state.json"
+_SENTINEL = "checkpoint-is-incomplete.txt"
+"""Lies there while a Trainer with enable_jit_checkpoint saves after a signal."""
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "adapter_model.safetensors.index.json")
+_WHOLE = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin")
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+_FSDP = ("pytorch_model_fsdp_0", "optimizer_0")
+_RANDOM = re.compile(r"rng_state_([0-9]{1,7})\.pth")
 
 
 def find(root: Path) -> list[Found]:
     """All checkpoint-N of an output folder, the newest last."""
-    return [Found(step=step, name=name, files=files_below(root, name)) for step, name in sorted(numbered(root, _FOLDER))]
+    return [
+        Found(step=step, name=name, files=files_below(root, name)) for step, name in sorted(numbered(root, _FOLDER))
+    ]
 
 
 def _examine(root: Path, found: Found, world: int | None) -> None:
-    pass
+    names = set(names_in(root / found.name))
+    if _SENTINEL in names:
+        refuse(f"{found.name}/{_SENTINEL} says so itself")
+    state = json_object(root, f"{found.name}/{_STATE}")
+    same_step(state.get("global_step"), found.step, f"{found.name}/{_STATE}: global_step")
+    by_deepspeed = deepspeed.LATEST in names
+    if by_deepspeed:
+        tag = line_of(root, f"{found.name}/{deepspeed.LATEST}")
+        deepspeed.examine_tag(root, f"{found.name}/{tag}")
+    for folder in _FSDP:
+        if folder in names:
+            examine_folder(root, f"{found.name}/{folder}")
+    _examine_model(root, found, names, elsewhere=by_deepspeed)
+    if not by_deepspeed and not names.intersection((*_OPTIMIZERS, _FSDP[1])):
+        refuse(f"{found.name} has no optimizer state; with save_only_model training cannot go on from it")
+    if not by_deepspeed and "scheduler.pt" not in names:
+        refuse(f"{found.name}/scheduler.pt is missing")
+    _examine_random(found, names, world)
+
+
+def _examine_model(root: Path, found: Found, names: set[str], *, elsewhere: bool) -> None:
+    """Every shard of the index, or one file, or what FSDP or DeepSpeed has instead."""
+    indexes = [name for name in _INDEXES if name in names]
+    if not indexes and not elsewhere and not names.intersection((*_WHOLE, *_ADAPTERS, _FSDP[0])):
+        refuse(f"{found.name} has no weights")
+    for name in indexes:
+        what = f"{found.name}/{name}"
+        shards = json_object(root, what).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            refuse(f"{what} names no shard")
+        for shard in sorted({plain_name(shard, f"{what}: a shard") for shard in shards.values()}):
+            if disk.plain_size(root, f"{found.name}/{shard}") == 0:
+                refuse(f"{found.name}/{shard} is empty")
+
+
+def _examine_random(found: Found, names: set[str], world: int | None) -> None:
+    """One random state for each rank."""
+    ranks = {int(match[1]) for name in names if (match := _RANDOM.fullmatch(name))}
+    if not ranks and "rng_state.pth" not in names:
+        refuse(f"{found.name} has no random state (rng_state*.pth)")
+    wanted = max(ranks, default=0) + 1 if world is None else world
+    missing = set(range(wanted)) - ranks if ranks or wanted > 1 else set()
+    if missing:
+        refuse(f"{found.name}/rng_state_{min(missing)}.pth is missing, and {len(missing) - 1} more of {wanted}")
 
 
 HF = Framework(
     name="hf",
+    # The whole model and optimizer are in one place, whatever the world; not so with DeepSpeed.
     reshards=True,
+    # The Trainer listens to no signal; with enable_jit_checkpoint it saves 3 s after SIGTERM, and ends.
     save_on="none",
     restore_by="path",
     enforced=True,
