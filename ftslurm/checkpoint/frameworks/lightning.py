@@ -55,7 +55,10 @@ def _step_of(stem: str) -> int | None:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts version_10 behind version_9, and a name that was used again (-v1) behind the first."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"([0-9]+)", name.removesuffix(".ckpt"))
+    ]
 
 
 def _examine(root: Path, found: Found, world: int | None) -> None:  # noqa: ARG001 - no file of it tells a rank

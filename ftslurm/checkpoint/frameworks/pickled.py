@@ -168,6 +168,8 @@ class _Reader:
         self._name(module, name)
 
     def _name(self, module: str, name: str) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise TypeError
         whole = f"{module}.{name}"
         if self._allowed is not None and not self._allowed(whole):
             self._fail(f"{whole[:100]!r} in it, which has no business there")
