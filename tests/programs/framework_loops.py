@@ -120,8 +120,9 @@ def lightning(folder: Path, resume: Path | None, report) -> None:
             if resume is not None:
                 leave(self, self.trainer.global_step if self.trainer.global_step == step_in(resume.stem) else -1)
 
-        def on_train_batch_end(self, *_):
-            fill(self, self.trainer.global_step)
+    class Fills(light.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            fill(module, trainer.global_step)
 
     class Reporting(light.Trainer):
         def save_checkpoint(self, *args, **kwargs):
@@ -131,7 +132,7 @@ def lightning(folder: Path, resume: Path | None, report) -> None:
     rows = torch.utils.data.TensorDataset(torch.randn(8 * STEPS, SIDE))
     saver = light.pytorch.callbacks.ModelCheckpoint(dirpath=folder, every_n_train_steps=1, save_top_k=-1)
     trainer = Reporting(
-        max_steps=STEPS, accelerator="cpu", strategy="ddp", callbacks=[saver], logger=False, enable_progress_bar=False,
+        max_steps=STEPS, accelerator="cpu", strategy="ddp", callbacks=[Fills(), saver], logger=False, enable_progress_bar=False,
         enable_model_summary=False, devices=2, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(Tiny(), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=resume, weights_only=False)

@@ -59,7 +59,6 @@ def fork(name: str, folder: Path, resume: Path | None) -> list[tuple[int, int]]:
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "cut", "GROUP_RANK": "0",
             }  # fmt: skip
-            os.dup2(2, 1)
             try:
                 LOOPS[name](folder, resume, Report(writes))
             except BaseException:  # noqa: BLE001 - the child must not go on as the parent
@@ -112,11 +111,13 @@ def load(name: str, checkpoint: Path) -> dict[str, bool]:
 def main() -> None:
     """Answer the lines on stdin."""
     name = sys.argv[1]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # frameworks print when they are imported
     prepare(name)
     for line in sys.stdin:
         word, path, *rest = line.split()
         answer = cut(name, Path(path), int(rest[0])) if word == "cut" else load(name, Path(path))
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
