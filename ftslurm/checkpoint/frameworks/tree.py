@@ -17,9 +17,9 @@ from ftslurm.errors import DataDamaged
 _DEPTH = 8
 _MOST_FILES = 1_000_000
 """Of one checkpoint. The largest known have one or two for each of some ten thousand ranks."""
-_TORCH = (".pt", ".pth", ".ckpt")
+_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 """torch.save writes zips since 2020, and a zip ends in its directory. The older form does not show its end."""
-_NEVER_EMPTY = (*_TORCH, ".bin", ".safetensors", ".json", ".pkl")
+_NEVER_EMPTY = (*_TORCH, ".safetensors", ".json", ".pkl")
 
 
 def numbered(root: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
@@ -72,7 +72,7 @@ def checked(examine: Callable[[Path, Found, int | None], None]) -> Check:
         except DataDamaged as error:
             return str(error).replace("\n", " ")
         except (FileNotFoundError, NotADirectoryError) as error:
-            return f"{error.filename} is missing"
+            return f"{found.name}: {error.filename} is missing"
         return ""
 
     return check
