@@ -2,11 +2,13 @@
 
 Different from `watch`, which looks at single files, a group is looked at as a whole:
 
-- its files are those that were written since the attempt began: one that lay there before and was not written again is
-  no part of it. In the files layout, which does not know what belongs together, such a one keeps the group waiting;
+- its files are those that were written since the attempt began. One that lay there before and was not written again
+  keeps the group waiting: half of an older save and half of a new one look like a whole. Only what its name gives to a
+  rank that is not of this world is passed over;
 - it has *settled*: for `settle_s` nothing of it changed, nothing came and nothing went, and all this while the
   attempt's processes on this node lived and none was stopped; then nobody here has a file open for writing;
-- the framework's own check finds nothing wrong.
+- the framework's own check finds nothing wrong; on a node's own scratch, where other nodes' files cannot be seen, each
+  file must only be sound, and whoever brings all of them together asks the framework.
 
 A folder on shared storage is seen by every node; each vouches for its own processes only, so that the group counts
 when all of them say the same. What a network file system hides for a while is seen later: nothing here is decided by a
@@ -15,12 +17,14 @@ clock of another host, and only time that was watched counts, at most a third of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.folderscan import Identity, identity_of, kept_baseline
 from ftslurm.checkpoint.groups import FILES, also_of
+from ftslurm.checkpoint.soundness import fault_of
 from ftslurm.checkpoint.watch import FoundFile, ScanResult, StepFiles
 from ftslurm.checkpoint.writers import Writers, is_open_for_writing
 from ftslurm.errors import DataDamaged
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LOOK_S = 5.0
 _PATIENCE = 10
+_RANK = re.compile(r"(?:rank[_-]?|rng_state_|^__)([0-9]{1,7})(?![0-9])")
 _NOBODY = Writers(alive=frozenset())
 
 
@@ -41,7 +46,8 @@ class GroupRules:
     """What to watch for.
 
     `settle_s`: as in `watch.Rules`. `world`: the ranks of the attempt. `also`: the user's patterns of further files.
-    `once`: a group that was told must not change any more; else it is thought of anew.
+    `once`: a group that was told must not change any more; else it is thought of anew. `shared`: all ranks' files can
+    be seen here, wherever they run.
     """
 
     framework: Framework
@@ -49,6 +55,7 @@ class GroupRules:
     world: int
     also: tuple[str, ...] = ()
     once: bool = True
+    shared: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,9 +90,11 @@ class GroupWatcher:
         self._candidates: dict[int, _Candidate] = {}
         self._last_look: float | None = None
         self._most_files = 0
+        self._sees_all = True
 
     def expect(self, local_ranks: Collection[int]) -> None:
-        """A group is that of all ranks: which of them run here does not matter."""
+        """These ranks run here: on a node's own scratch only their files can be seen."""
+        self._sees_all = self._rules.shared or len(local_ranks) >= self._rules.world
 
     def close(self) -> None:
         """Stop watching."""
@@ -164,10 +173,15 @@ class GroupWatcher:
             new = {name: identity for name, identity in files.items() if self._before.get(name) != identity}
             if new:
                 own = replace(found, files=tuple(sorted(new)))
-                old = tuple(sorted(set(files) - set(new)))
+                old = tuple(name for name in sorted(set(files) - set(new)) if not self._is_beyond(name))
                 more = self._identities(also_of(self._folder, self._rules.also, found.step))
                 seen[found.step] = _Candidate(found=own, files=new | more, old=old)
         return seen
+
+    def _is_beyond(self, name: str) -> bool:
+        """Whether a file is named after a rank that is not of this world: a larger one has left it."""
+        ranks = _RANK.findall(name.rpartition("/")[2])
+        return any(int(rank) >= self._rules.world for rank in ranks)
 
     def _pending(self) -> tuple[int, ...]:
         return tuple(sorted(step for step, each in self._candidates.items() if not each.told))
@@ -191,7 +205,7 @@ class GroupWatcher:
             if any(self._is_written(name, writers) for name in candidate.files):
                 candidate.quiet_s = 0.0
                 return "somebody has it open for writing"
-            fault = self._rules.framework.check(self._folder, candidate.found, self._rules.world)
+            fault = self._checked(candidate.found)
         except DataDamaged as error:
             fault = str(error)
         except OSError as error:  # gone since the last look, or the storage has a bad moment
@@ -200,16 +214,26 @@ class GroupWatcher:
         candidate.ask_at = now + self._rules.settle_s if fault else 0.0
         return fault
 
+    def _checked(self, found: Found) -> str:
+        if self._sees_all:
+            return self._rules.framework.check(self._folder, found, self._rules.world)
+        for name in found.files:
+            with disk.opened(self._folder, name) as descriptor:
+                fault = fault_of(descriptor, self._folder / name)
+            if fault:
+                return f"{name}: {fault}"
+        return ""
+
     def _is_written(self, name: str, writers: Writers) -> bool:
         with disk.opened(self._folder, name) as descriptor:
             return is_open_for_writing(descriptor, writers.alive)
 
     def _lacks(self, candidate: _Candidate, *, ended: bool) -> str:
-        """What only the files layout has to ask: there nobody knows how many files make a checkpoint."""
-        if self._rules.framework.name != FILES:
-            return ""
+        """What no framework sees: files of an earlier attempt; and too few, where nobody knows how many there are."""
         if candidate.old:
             return f"{candidate.old[0]} is still that of an earlier attempt"
+        if self._rules.framework.name != FILES and self._sees_all:
+            return ""
         few = len(candidate.files) < self._most_files and not ended
         if few and candidate.still_s < self._rules.settle_s * _PATIENCE:
             return f"there are {len(candidate.files)} files where an earlier step had {self._most_files}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.frameworks.deepspeed import DEEPSPEED, LATEST
 from ftslurm.checkpoint.frameworks.megatron import MEGATRON, TRACKER
+from ftslurm.errors import DataDamaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,23 @@ def write_new(root: Path, framework: Framework, checkpoint: str, step: int) -> N
     """Let the framework find `checkpoint` in a folder that ftslurm has made. Raises OSError."""
     if name_of(framework):
         disk.write_small(root / name_of(framework), _content(framework, checkpoint, step))
+
+
+def together(framework: Framework, root: Path, step: int, world: int) -> Path:
+    """Return what a program is given of a step whose files, of all nodes, were brought together in a folder of ours.
+
+    Raises:
+        DataDamaged: they make no complete checkpoint.
+        OSError: as the system says.
+    """
+    found = [each for each in framework.find(root) if each.step == step]
+    if not found:
+        raise DataDamaged(f"{root} holds no checkpoint of step {step} in the {framework.name} layout")
+    write_new(root, framework, found[-1].name, step)
+    fault = framework.check(root, found[-1], world)
+    if fault:
+        raise DataDamaged(f"all nodes' files together are no complete checkpoint: {fault}")
+    return root / found[-1].name
 
 
 def rewrite(root: Path, framework: Framework, checkpoint: str, step: int, kept: Path) -> bool:

@@ -49,7 +49,7 @@ class InPlace(Saver):
         """It is the program's own."""
 
     def _watcher_of(self, attempt: int, world_size: int) -> GroupWatcher:
-        return self._group_watcher(attempt, world_size, once=False)
+        return self._group_watcher(attempt, world_size, in_place=True)
 
     def expect(self, attempt: int, ranks: frozenset[int]) -> None:
         """Say which ranks run here: that of the first one writes down what was seen."""

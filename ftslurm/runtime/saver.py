@@ -83,7 +83,7 @@ class Saver(Keeper):
 
         saved = self._spec.checkpoint
         if saved.layout != FILES:
-            return self._group_watcher(attempt, world_size, once=True)
+            return self._group_watcher(attempt, world_size, in_place=False)
         rules = Rules(
             patterns=Patterns.parse(saved.files),
             settle_s=saved.settle_s,
@@ -91,12 +91,17 @@ class Saver(Keeper):
         )
         return Watcher(self.folder, rules, self._baseline(attempt))
 
-    def _group_watcher(self, attempt: int, world_size: int, *, once: bool) -> GroupWatcher:
+    def _group_watcher(self, attempt: int, world_size: int, *, in_place: bool) -> GroupWatcher:
         from ftslurm.checkpoint.groupwatch import GroupRules, GroupWatcher
 
         saved = self._spec.checkpoint
         rules = GroupRules(
-            framework=self._framework, settle_s=saved.settle_s, world=world_size, also=saved.also, once=once
+            framework=self._framework,
+            settle_s=saved.settle_s,
+            world=world_size,
+            also=saved.also,
+            once=not in_place,
+            shared=in_place,
         )
         return GroupWatcher(self.folder, rules, self._baseline(attempt))
 
@@ -184,16 +189,11 @@ class Saver(Keeper):
         path, source = super()._restore(wanted, generation)
         if self._spec.checkpoint.layout == FILES:
             return path, source
-        from ftslurm.checkpoint import tracker
-        from ftslurm.checkpoint.groups import handed_over
+        from ftslurm.checkpoint.tracker import together
 
         root = self._scratch.restore(generation) if self._scratch else self._store.generation(generation).data
-        step = parse_generation(generation)[0]
-        names = frozenset(name for found in self._framework.find(root) for name in found.files)
-        path = handed_over(self._framework, root, step, names)
-        if self._scratch:  # what lies in the store stays as it was committed
-            tracker.write_new(root, self._framework, path.name, step)
-        return path, source
+        world = self.commit_of(wanted, generation).world_size
+        return together(self._framework, root, parse_generation(generation)[0], world), source
 
     def handed(self, path: str) -> dict[str, str]:
         """Return the environment of ranks that start from the checkpoint at `path`: its path, or folder and tag."""

@@ -6,12 +6,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.actions import CommitDurable, CommitLocal, Quarantine
 from ftslurm.core.events import Event, GenerationDurable, StoreDiffers, StoreScanned
-from ftslurm.errors import FtslurmError
+from ftslurm.errors import DataDamaged, FtslurmError
 
 if TYPE_CHECKING:
     from ftslurm.core.manifest import Commit
@@ -74,7 +75,8 @@ class Stores:
 
         commit = self._commit_of(action)
         try:
-            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
+            may_write = partial(self._may_commit, commit)
+            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=may_write)
         except (FtslurmError, OSError) as error:
             gone = isinstance(error, Changed)
             self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error), gone=gone))
@@ -94,6 +96,22 @@ class Stores:
         if self.history is not None:
             self.history.whole(commit, "durable")
         self._read_back(commit)
+
+    def _may_commit(self, commit: Commit) -> bool:
+        """Ask, last of all, whether this supervisor may act; raises Changed where a framework calls it incomplete."""
+        from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
+        from ftslurm.checkpoint.inplace import Changed
+        from ftslurm.checkpoint.layout import StorePaths
+        from ftslurm.checkpoint.tracker import together
+
+        framework = FRAMEWORKS.get(self._spec.layout)
+        if framework is not None and not self._spec.in_place:
+            try:
+                data = StorePaths(self._root).generation(commit.generation).data
+                together(framework, data, commit.step, commit.world_size)
+            except DataDamaged as error:
+                raise Changed(str(error)) from error
+        return self._may_act()
 
     def _read_back(self, commit: Commit) -> None:
         """Look again at what was committed: at some of it, and at all of a base that many build upon."""

@@ -2,9 +2,8 @@
 
 All ranks count steps of --pace seconds together until the file --until exists. Each --every steps rank 0 writes the model, the
 optimizer and, last, the state into `checkpoint-<step>/` of --output, and every rank its own random state; nothing is
-written under another name first, nothing is renamed. With --half-at N the writer of the optimizer stops for good in the
-middle of that file of the first checkpoint at or after step N, once it has touched --marker; not if the marker exists.
-With --keep N older checkpoints are removed by rank 0. What it starts from is FTSLURM_CHECKPOINT; every tensor of it is
+written under another name first, nothing is renamed. With --half-at N the writer of --half-in stops for good in the middle
+of that file of the first checkpoint at or after step N, once it has touched --marker; not if the marker exists. With --keep N older checkpoints are removed by rank 0. What it starts from is FTSLURM_CHECKPOINT; every tensor of it is
 compared with what was saved there.
 """
 
@@ -32,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kb", type=int, default=256)
     parser.add_argument("--keep", type=int, default=1000)
     parser.add_argument("--half-at", type=int, default=-1)
+    parser.add_argument("--half-in", default="optimizer.pt")
     parser.add_argument("--marker", type=Path, default=Path("half"))
     return parser.parse_args()
 
@@ -49,7 +49,7 @@ def write(args: argparse.Namespace, path: Path, step: int, what: int) -> None:
     with path.open("wb") as file:
         file.write(data[: len(data) // 2])
         file.flush()
-        if path.name == "optimizer.pt" and 0 <= args.half_at <= step and not args.marker.exists():
+        if path.name == args.half_in and 0 <= args.half_at <= step and not args.marker.exists():
             args.marker.touch()
             while True:
                 time.sleep(1)
