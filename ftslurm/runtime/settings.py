@@ -71,6 +71,15 @@ def asked_by(config: Config) -> str:
     return FRAMEWORKS[saved.layout].save_on if saved.layout in FRAMEWORKS else "signal:TERM"
 
 
+def handover_notes(config: Config) -> tuple[str, ...]:
+    """Return what a user must know of checkpoints that were refused, and can be loaded nevertheless."""
+    from ftslurm.checkpoint.enforcement import notes
+
+    saved = config.checkpoint
+    words = (*config.command, *saved.resume_args)
+    return notes(saved.layout, words, in_place=saved.in_place, manage=saved.manage)
+
+
 def _wants_partners(config: Config) -> bool:
     """Copies go from scratch to scratch; where there can be one node only, there is nobody to copy to."""
     saved = config.checkpoint
