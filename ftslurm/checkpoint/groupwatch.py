@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ftslurm.checkpoint.frameworks.framework import Found, Framework
 
 _LONGEST_LOOK_S = 5.0
+_FULL_LOOK_S = 5.0
 _PATIENCE = 10
 _RANK = re.compile(r"(?:rank[_-]?|rng_state_|^__)([0-9]{1,7})(?![0-9])")
 _NOBODY = Writers(alive=frozenset())
@@ -91,6 +92,7 @@ class GroupWatcher:
         self._last_look: float | None = None
         self._most_files = 0
         self._sees_all = True
+        self._last_full = float("-inf")
 
     def expect(self, local_ranks: Collection[int]) -> None:
         """These ranks run here: on a node's own scratch only their files can be seen."""
@@ -149,7 +151,7 @@ class GroupWatcher:
     def _look(self, watched_s: float) -> tuple[tuple[str, str], ...]:
         """Take in what is there now; returns what changed after it was told."""
         refused: list[tuple[str, str]] = []
-        seen, once = self._seen(), self._rules.once
+        seen, once = self._seen(full=self._is_full_look()), self._rules.once
         for step, fresh in seen.items():
             known = self._candidates.get(step)
             if known is None or not (known.is_as(fresh) or (known.told and once)):
@@ -165,10 +167,24 @@ class GroupWatcher:
         }
         return tuple(refused)
 
-    def _seen(self) -> dict[int, _Candidate]:
-        """The groups of which something was written since the attempt began; the last one of each step."""
+    def _is_known(self, found: Found, known: _Candidate | None) -> bool:
+        """Whether a group that needs no more thought has the same names as before: its files are looked at now and then."""
+        if known is None:
+            return all(name in self._before for name in found.files)
+        names = {*known.files, *known.old}
+        return known.told and known.found.name == found.name and names.issuperset(found.files)
+
+    def _seen(self, *, full: bool) -> dict[int, _Candidate]:
+        """The groups of which something was written since the attempt began; the last one of each step.
+
+        Many nodes look at one folder: files of groups that are over are asked for with a `full` look only.
+        """
         seen: dict[int, _Candidate] = {}
         for found in self._rules.framework.find(self._folder):
+            known = self._candidates.get(found.step)
+            if not full and self._is_known(found, known):
+                seen |= {found.step: known} if known is not None else {}
+                continue
             files = self._identities(found.files)
             new = {name: identity for name, identity in files.items() if self._before.get(name) != identity}
             if new:
@@ -182,6 +198,13 @@ class GroupWatcher:
         """Whether a file is named after a rank that is not of this world: a larger one has left it."""
         ranks = _RANK.findall(name.rpartition("/")[2])
         return any(int(rank) >= self._rules.world for rank in ranks)
+
+    def _is_full_look(self) -> bool:
+        now = self._last_look or 0.0
+        if now - self._last_full < _FULL_LOOK_S:
+            return False
+        self._last_full = now
+        return True
 
     def _pending(self) -> tuple[int, ...]:
         return tuple(sorted(step for step, each in self._candidates.items() if not each.told))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,40 @@ def test_a_damaged_one_is_refused_in_place(lab: Cluster) -> None:
     }
     run.enough()
     assert run.wait_end() == ("finished", 0)
+
+
+EXAMPLES = Path(__file__).parent.parent.parent / "docs/examples"
+
+
+@long_test("the real frameworks in place, and a node cut")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("layout", "package", "example", "place", "resume"),
+    [
+        ("hf", "transformers", "hf-trainer", "--output_dir", "--resume_from_checkpoint"),
+        ("lightning", "lightning", "lightning", "--checkpoints", "--ckpt_path"),
+    ],
+)
+def test_a_framework_goes_on_without_a_node(
+    lab: Cluster, layout: str, package: str, example: str, place: str, resume: str
+) -> None:
+    """A Trainer's own script, unmodified: node cut, and on from its newest whole checkpoint, to the end."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: scripts/setup --frameworks")
+    work = workplace(lab, layout, lab.user)
+    train, out = EXAMPLES / example / "train.py", work / "out put"
+    command = [sys.executable, str(train), place, str(out), "--max_steps", "400", "--save_steps", "20"]
+    saved = {"layout": layout, "files": [], "mode": "in-place", "folder": str(out)}
+    saved |= {"resume_args": [resume, "{checkpoint}"], "keep_last": 3}
+    beats = {"deadman_after": "4s", "fabric": "none"}
+    sections = {"checkpoint": saved, "heartbeat": beats, "launch": {"env": {"HF_HUB_OFFLINE": "1", "HOME": str(work)}}}
+    run = submit(lab, command, name=layout, nodes=2, user=lab.user, work=work, **sections)
+    run.wait("two committed checkpoints", lambda: len(run.durable()) >= 2, 300)
+    lab.cut(run.launches()[0][1])
+    known = run.newest()
+    run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
+    assert run.restored_steps()[1] >= known
+    (asked,) = [action for action in run.actions("ReleaseRanks") if action["attempt"] == 1][:1]
+    assert Path(asked["checkpoint"]).parent == out
+    assert run.wait_end(300) == ("finished", 0)
+    assert "done at step 400" in run.rank_log(1, 0)
