@@ -168,7 +168,7 @@ class GroupWatcher:
         return tuple(refused)
 
     def _is_known(self, found: Found, known: _Candidate | None) -> bool:
-        """Whether a group that needs no more thought has the same names as before: its files are looked at now and then."""
+        """Whether a group that needs no more thought has the same names as before."""
         if known is None:
             return all(name in self._before for name in found.files)
         names = {*known.files, *known.old}

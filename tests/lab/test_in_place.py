@@ -158,7 +158,8 @@ def test_a_damaged_one_is_refused_in_place(lab: Cluster) -> None:
         proc.send(signal.SIGKILL)
     run.wait("the next attempt", lambda: started_from(run, 1))
     assert run.restored_steps()[1] == int(older[:9])
-    assert f"checkpoint {newest} is damaged and set aside" in run.said()
+    # Read back right after its commit, or at the restart: whichever came first has found it.
+    assert f"checkpoint {newest} is damaged" in run.said() or f"checkpoint {newest}, read again" in run.said()
     assert {name: digests(out)[name] for name in before if name.startswith(("checkpoint-40/", "checkpoint-80/"))} == {
         name: before[name] for name in before if name.startswith(("checkpoint-40/", "checkpoint-80/"))
     }

@@ -1,10 +1,11 @@
 """A program that saves as the Hugging Face Trainer does: into a folder on shared storage, in place, file after file.
 
-All ranks count steps of --pace seconds together until the file --until exists. Each --every steps rank 0 writes the model, the
-optimizer and, last, the state into `checkpoint-<step>/` of --output, and every rank its own random state; nothing is
-written under another name first, nothing is renamed. With --half-at N the writer of --half-in stops for good in the middle
-of that file of the first checkpoint at or after step N, once it has touched --marker; not if the marker exists. With --keep N older checkpoints are removed by rank 0. What it starts from is FTSLURM_CHECKPOINT; every tensor of it is
-compared with what was saved there.
+All ranks count steps of --pace seconds together until the file --until exists. Each --every steps rank 0 writes the
+model, the optimizer and, last, the state into `checkpoint-<step>/` of --output, and every rank its own random state;
+nothing is written under another name first, nothing is renamed. With --half-at N the writer of --half-in stops for good
+in the middle of that file of the first checkpoint at or after step N, once it has touched --marker; not if the marker
+exists. With --keep N older checkpoints are removed by rank 0. What it starts from is FTSLURM_CHECKPOINT; every tensor of
+it is compared with what was saved there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--until", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=os.environ.get("FTSLURM_CHECKPOINT_DIR"))
     parser.add_argument("--pace", type=float, default=0.05)
     parser.add_argument("--every", type=int, default=40)
     parser.add_argument("--kb", type=int, default=256)
