@@ -33,7 +33,8 @@ def saver(
     names = {"files": "checkpoint-{step}/*"} if layout == "files" else {"files": []}
     saved = {"layout": layout, "mode": "in-place", "folder": str(work / "out put"), **names}
     beats = {"deadman_after": "4s", "suspect_after": "2s", "fabric": "none"}
-    return submit(lab, command, name=name, nodes=nodes, user=lab.user, work=work, checkpoint=saved, heartbeat=beats)
+    sections = {"checkpoint": saved, "heartbeat": beats, "recovery": recovery or {}}
+    return submit(lab, command, name=name, nodes=nodes, user=lab.user, work=work, **sections)
 
 
 def digests(folder: Path) -> dict[str, tuple[str, int]]:
