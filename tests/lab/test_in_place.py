@@ -52,7 +52,7 @@ def started_from(run: LabRun, attempt: int, rank: int = 0) -> str:
     return next((line.partition(" from ")[2] for line in lines if " starts at step " in line), "")
 
 
-def half_a_save(lab: Cluster, run: LabRun, victim: int) -> None:
+def half_a_save(lab: Cluster, run: LabRun, victim: int, every: int) -> None:
     """Cut a node in the middle of a save: the run goes on from the newest whole one, where the program left it."""
     out = run.work / "out put"
     run.wait("two committed checkpoints", lambda: len(run.durable()) >= 2)
@@ -63,7 +63,7 @@ def half_a_save(lab: Cluster, run: LabRun, victim: int) -> None:
     lab.cut(run.launches()[0][victim])
     run.wait("the next attempt", lambda: started_from(run, 1))
     newest = run.restored_steps()[1]
-    assert newest == torn - 40
+    assert newest == torn - every
     assert started_from(run, 1) == str(out / f"checkpoint-{newest}")
     after = digests(out)
     assert {name: after[name] for name in before if name.startswith(f"checkpoint-{newest}/")}.items() <= before.items()
@@ -72,8 +72,8 @@ def half_a_save(lab: Cluster, run: LabRun, victim: int) -> None:
 
 def test_half_a_save_is_passed_over(lab: Cluster) -> None:
     """In a framework's layout: node cut in the middle of a save, and on from the program's newest whole checkpoint."""
-    run = saver(lab, name="in-place", nodes=2, options=("--half-at", 120, "--half-in", "rng_state_1.pth"))
-    half_a_save(lab, run, 1)
+    run = saver(lab, name="in-place", nodes=2, options=("--every", 20, "--half-at", 60, "--half-in", "rng_state_1.pth"))
+    half_a_save(lab, run, 1, 20)
     run.enough()
     assert run.wait_end() == ("finished", 0)
 
@@ -83,7 +83,7 @@ def test_half_a_save_is_passed_over(lab: Cluster) -> None:
 def test_half_a_save_without_the_batch_host(lab: Cluster, layout: str) -> None:
     """The same with another supervisor after it, and for a program of which only the names are known."""
     run = saver(lab, name="in-place", nodes=3, layout=layout, options=("--half-at", 120))
-    half_a_save(lab, run, 0)
+    half_a_save(lab, run, 0, 40)
     run.wait("checkpoints of the next attempt", lambda: run.durable()[-1].endswith("-0001"))
     run.enough()
     assert run.wait_end() == ("finished", 0)
