@@ -8,8 +8,10 @@ every byte again, each its share. The program's folder is only read, unless `che
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,16 @@ class InPlace(Saver):
         super().expect(attempt, ranks)
         with self._lock:
             self._has_first_rank = 0 in ranks
+
+    def end(self, attempt: int, *, clean: bool) -> None:
+        """No process of the attempt is left here: after a fault nobody vouches any more.
+
+        Nothing waits for the storage then: it may hang, and the next attempt waits for the word that the ranks are gone.
+        """
+        if clean:
+            super().end(attempt, clean=True)
+            return
+        threading.Thread(target=partial(super().end, attempt, clean=False), name="saver-end", daemon=True).start()
 
     # ---------------------------------------------------------------------------------------------- vouching
 

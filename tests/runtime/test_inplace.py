@@ -13,9 +13,11 @@ import pytest
 from ftslurm.checkpoint import retention, versions
 from ftslurm.checkpoint.commit import prepare_store
 from ftslurm.checkpoint.inherit import Heir, inherit
+from ftslurm.checkpoint.inplace import Place
 from ftslurm.checkpoint.inventory import Standing, inventory
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.readback import sample
+from ftslurm.checkpoint.sealed import seal_record
 from ftslurm.checkpoint.store import read_commit, read_stored, scan, verify
 from ftslurm.checkpoint.writers import Writers
 from ftslurm.core.actions import CommitDurable, Quarantine
@@ -296,3 +298,42 @@ def test_managed_damage_is_set_aside(managed: Site) -> None:
     assert not (managed.folder / "step_5").exists()
     kept = managed.folder / ".ftslurm-quarantine" / generation_name(5, 0) / "step_5"
     assert sorted(path.name for path in kept.iterdir()) == [f"{number}.bin" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"folder": "relative", "files": {}},
+        {"folder": 7, "files": {}},
+        {"folder": "/x", "files": []},
+        {"folder": "/x", "files": {"../y": [1, 2, 3]}},
+        {"folder": "/x", "files": {"/y": [1, 2, 3]}},
+        {"folder": "/x", "files": {"y": [1, 2]}},
+        {"folder": "/x", "files": {"y": [1, 2, -3]}},
+        {"folder": "/x", "files": {"y": [1, 2, True]}},
+        {"folder": "/x"},
+    ],
+)
+def test_a_place_is_distrusted(record: dict[str, object]) -> None:
+    """Nothing that this program cannot have written is taken for a place; nor what was changed afterwards."""
+    with pytest.raises(DataDamaged):
+        Place.from_bytes(seal_record(record))
+
+
+def test_a_changed_place_is_refused(site: Site) -> None:
+    """PLACE.json has a seal: another folder in it makes the generation a damaged one."""
+    site.write(5)
+    site.commit(5)
+    path = StorePaths(site.store).generation(generation_name(5, 0)).root / "PLACE.json"
+    path.write_bytes(path.read_bytes().replace(b"lustre", b"elsewh"))
+    assert [each.damaged for each in scan(site.store).refused] == [True]
+
+
+def test_nobody_waits_for_the_storage_when_ranks_are_gone(site: Site) -> None:
+    """After a fault the word that nothing is left does not wait for whoever looks at the folder just now."""
+    site.write(5)
+    agent = site.agents["n1"]
+    with agent._lock:
+        agent.end(0, clean=False)
+    agent.end(0, clean=True)
+    assert agent._watcher is None
