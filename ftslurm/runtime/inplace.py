@@ -62,7 +62,7 @@ class InPlace(Saver):
     def end(self, attempt: int, *, clean: bool) -> None:
         """No process of the attempt is left here: after a fault nobody vouches any more.
 
-        Nothing waits for the storage then: it may hang, and the next attempt waits for the word that the ranks are gone.
+        Nothing waits for the storage then: it may hang, and the next attempt waits for the word that they are gone.
         """
         if clean:
             super().end(attempt, clean=True)

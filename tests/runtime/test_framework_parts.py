@@ -14,7 +14,7 @@ from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.store import scan
 from ftslurm.checkpoint.tracker import name_of, together
 from ftslurm.core.actions import CommitDurable
-from ftslurm.core.events import Event, GenerationDurable, RestoreReady
+from ftslurm.core.events import Event, GenerationDurable, RestoreReady, RestoreRefused
 from ftslurm.core.manifest import Commit
 from ftslurm.errors import DataDamaged
 from ftslurm.runtime.keeper import Post
@@ -23,6 +23,7 @@ from ftslurm.runtime.spec import AgentSpec, CheckpointSpec
 from ftslurm.runtime.stores import Stores
 from tests.checkpoint import frameworktrees
 from tests.checkpoint.world import AT, RUN, World
+from tests.runtime.sites import Site, digests
 from tests.runtime.vaults import WHO
 
 STEP = 10
@@ -104,3 +105,31 @@ def test_a_folder_without_the_step_is_refused(tmp_path: Path) -> None:
         together(FRAMEWORKS["hf"], tmp_path, 7, 1)
     assert replace(spec_of(World(tmp_path), "hf"), folder="/x").in_place
     assert StorePaths(tmp_path).generations.name == "gen"
+
+
+@pytest.mark.parametrize("manage", [True, False])
+@pytest.mark.parametrize("layout", ["megatron", "deepspeed"])
+def test_a_tracker_file_follows_only_where_it_may(tmp_path: Path, layout: str, manage: bool) -> None:
+    """The newest is damaged, and the one before handed over: the framework's own file names it with `manage: true` only."""
+    site = Site(tmp_path, {"layout": layout, "files": (), "manage": manage})
+    row = FRAMEWORKS[layout]
+    for step in (10, 20):
+        getattr(frameworktrees, layout)(site.folder, step)
+        site.commit(step)
+    newest, pointer = row.find(site.folder)[-1], site.folder / name_of(row)
+    said, victim = pointer.read_text(), site.folder / newest.files[0]
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    before = digests(site.folder)
+    assert [event for event in site.restore(20) if isinstance(event, RestoreRefused)]
+    events = site.restore(10)
+    assert all(isinstance(event, RestoreReady) for event in events)
+    handed = site.agents["n1"].handed(events[0].path)
+    assert handed["FTSLURM_CHECKPOINT"] == str(site.folder)
+    assert handed["FTSLURM_CHECKPOINT_TAG"] == row.find(site.folder)[0].name
+    if not manage:
+        assert digests(site.folder) == before
+        return
+    assert pointer.read_text() == ("10" if layout == "megatron" else handed["FTSLURM_CHECKPOINT_TAG"])
+    assert said in [path.read_text() for path in (site.store / "replaced").iterdir()]
