@@ -22,7 +22,7 @@ from ftslurm.core.manifest import generation_name
 from ftslurm.core.retention import Rules
 from ftslurm.errors import DataDamaged
 from ftslurm.runtime.stores import Stores
-from tests.runtime.sites import Site, digests
+from tests.runtime.sites import NODES, Site, digests
 from tests.runtime.vaults import RUN, some_bytes
 
 
