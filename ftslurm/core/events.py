@@ -228,10 +228,11 @@ class PartPending(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDrained(Event):
-    """A node's part of a generation lies, verified and fsynced, on shared storage.
+    """A node's part of a generation lies, verified and fsynced, on shared storage, unless there is an `error`.
 
     `part` is what lies there, where parts may be packed on the way, or are digested where they are; `reason` says why
-    it was packed, or why not. `gone`: the program has removed or changed the files, so that there is nothing to do.
+    it was packed, or why not. `damaged`: who was to copy it does not hold what was captured, or the program has removed
+    or changed what stays in place; asking again is no use.
     """
 
     generation: str
@@ -240,7 +241,7 @@ class PartDrained(Event):
     error: str = ""
     part: Part | None = None
     reason: str = ""
-    gone: bool = False
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

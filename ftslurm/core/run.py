@@ -223,7 +223,7 @@ def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> Step:
 def on_drained(run: Run, event: PartDrained, policy: Policy) -> Step:
     """A part is on shared storage, or never will be: an attempt may be waiting for it."""
     run, actions = draining.on_drained(run, event, policy)
-    if not event.gone:
+    if not event.damaged:
         return run, actions
     run, more = launching.on_digested(run, event.generation, policy)
     run, last = ending.check(run, policy) if run.phase is Phase.DRAINING and run.stop is not None else (run, ())

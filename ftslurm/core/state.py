@@ -35,9 +35,10 @@ class Saved:
     """One checkpoint.
 
     `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
-    partners that hold a copy of a node's part. `packed` are the parts that lie on shared storage otherwise than on
-    their nodes, by node. With `in_place` the files lie on shared storage from the beginning, and a part is what a node
-    is to digest of them: LOCAL means that all nodes agree that they are complete.
+    partners that hold a copy of a node's part, `gone` the nodes that hold their own part no more, or not as it was.
+    `packed` are the parts that lie on shared storage otherwise than on their nodes, by node. With `in_place` the files
+    lie on shared storage from the beginning, and a part is what a node is to digest of them: LOCAL means that all nodes
+    agree that they are complete.
     """
 
     generation: str
@@ -50,6 +51,7 @@ class Saved:
     torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
     packed: Mapping[str, Part] = field(default_factory=dict)
     in_place: bool = False
     about: About | None = None
@@ -72,7 +74,13 @@ class Saved:
 
     def keepers(self, owner: str) -> frozenset[str]:
         """The nodes that hold the part of a node: itself, and its partners."""
-        return frozenset({owner}) | self.copies.get(owner, frozenset())
+        return (frozenset({owner}) - self.gone) | self.copies.get(owner, frozenset())
+
+    def without(self, owner: str, keeper: str) -> Saved:
+        """The same after a keeper of an owner's part was found not to hold it."""
+        if keeper == owner:
+            return replace(self, gone=self.gone | {owner})
+        return replace(self, copies={**self.copies, owner: self.copies.get(owner, frozenset()) - {keeper}})
 
     @property
     def shared_parts(self) -> tuple[Part, ...]:

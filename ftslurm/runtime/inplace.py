@@ -113,7 +113,7 @@ class InPlace(Saver):
             pace = Pacer(rate_limit=int(self._spec.checkpoint.rate_limit), stop=self._stop)
             manifest, digest = digest_share(place, mine, folder, author, pace)
         except Changed as error:
-            return PartDrained(generation=generation, node=owner, error=str(error), gone=True)
+            return PartDrained(generation=generation, node=owner, error=str(error), damaged=True)
         except (FtslurmError, OSError) as error:
             return PartDrained(generation=generation, node=owner, error=str(error))
         took_s = time.monotonic() - began

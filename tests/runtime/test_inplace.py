@@ -74,7 +74,7 @@ def test_what_changes_while_it_is_digested_is_passed_over(site: Site) -> None:
     site.write(5)
     parts = site.settle()
     (site.folder / "step_5/3.bin").write_bytes(some_bytes(1000 + 3 * 700_000, 99))
-    assert [each.gone for each in site.digest(5, parts=parts)].count(True) == 1
+    assert [each.damaged for each in site.digest(5, parts=parts)].count(True) == 1
     site.write(6)
     done = site.digest(6)
     (site.folder / "step_6/0.bin").unlink()
