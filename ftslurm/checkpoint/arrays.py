@@ -72,6 +72,13 @@ class ArraySource:
         """Of the part."""
         return self.array.nbytes
 
+    @property
+    def memory(self) -> npt.NDArray[np.uint8] | None:
+        """The array's own memory, where it is as it is to be written."""
+        array = self.array
+        plain = array.flags.c_contiguous and array.dtype == array.dtype.newbyteorder("<")
+        return array.reshape(-1).view(np.uint8) if plain else None
+
     def copy_to(self, target: memoryview) -> None:
         """Write the elements in C order, little endian."""
         stored = self.array.dtype.newbyteorder("<")

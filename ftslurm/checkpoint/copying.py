@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ftslurm.checkpoint import disk
+from ftslurm.checkpoint import direct, disk
 from ftslurm.checkpoint.digest import (
     ChunkDamaged,
     Mismatch,
@@ -110,8 +110,14 @@ class Copier:
         """Write the file; returns the bytes that were copied."""
         start = self._sound_start(descriptor, entry)
         os.ftruncate(descriptor, start)
-        for offset, block in self._checked(entry, start):
-            disk.pwrite_all(descriptor, block, offset)
+        checked = self._checked(entry, start)
+        if self.durable and entry.size - start > direct.WRITE_BYTES:
+            with direct.Outflow(descriptor, start) as outflow:
+                for _, block in checked:
+                    outflow.add(block)
+        else:
+            for offset, block in checked:
+                disk.pwrite_all(descriptor, block, offset)
         if self.durable:
             os.fsync(descriptor)
         os.close(os.dup(descriptor))  # NFS tells EDQUOT and EIO at each close; the claim stays until the last

@@ -7,6 +7,7 @@ a GPU's.
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,13 @@ class TensorSource:
     def nbytes(self) -> int:
         """Of the box."""
         return int(self.tensor.numel() * self.tensor.element_size())
+
+    @property
+    def memory(self) -> npt.NDArray[np.uint8] | None:
+        """The tensor's own memory, where it lies on the host as it is to be written."""
+        tensor = self.tensor
+        plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+        return tensor.reshape(-1).view(torch.uint8).numpy() if plain and sys.byteorder == "little" else None
 
     def copy_to(self, target: memoryview) -> None:
         """Copy it, from a GPU without waiting for the end: `settle` does."""

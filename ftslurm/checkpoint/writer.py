@@ -1,16 +1,15 @@
 """Writes what was staged: the data file of a rank, then its index.
 
 All digests are taken of the staged memory, so that whatever happens between memory and disk is found by the reader;
-one thread takes them while another writes. A data file that fails to be written whole is removed, and so is its index:
-what exists, exists whole. The memory is written as it stands, past the page cache where the file system allows it
-(O_DIRECT, open(2)): the copy into the cache costs more than the disk does, and throws out what training had there.
+one thread takes them while another writes. Writing begins while the state is still being copied into that memory, and
+the digests when it is whole, because they would take the processor from the copy that training waits for. A data file
+that fails to be written whole is removed, and so is its index: what exists, exists whole. The memory is written as it
+stands, past the page cache (`ftslurm.checkpoint.direct`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +19,17 @@ from typing import Any
 
 import xxhash
 
-from ftslurm.checkpoint import disk
+from ftslurm.checkpoint import direct, disk
 from ftslurm.checkpoint.background import Background
 from ftslurm.checkpoint.digest import digest_bytes
 from ftslurm.checkpoint.reduction import Base, Compressor, Stored, as_staged, reduced
-from ftslurm.checkpoint.stage import Staged
+from ftslurm.checkpoint.stage import Arrival, Staged
 from ftslurm.core.about import About
 from ftslurm.core.manifest import CHUNK_BYTES
-from ftslurm.core.rankindex import Entry, RankIndex, check_objects, data_name, index_name
+from ftslurm.core.rankindex import Entry, RankIndex, aligned, check_objects, data_name, index_name
 from ftslurm.errors import DataDamaged, StorageError, UsageError
 
 __all__ = ["Background", "Base", "Header", "WriteOptions", "write_rank"]
-
-_WRITE_BYTES = 16 << 20
-_BUFFERED_BYTES = 1 << 20
-"""Larger writes into the page cache cost three times the processor time (`ftslurm.checkpoint.digest`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +71,22 @@ def write_rank(
     with _translating(folder), _cleaning(folder, header.rank), ThreadPoolExecutor(1, "ftslurm-digest") as hasher:
         disk.make_folder(folder)
         compressor = _compressor(options or WriteOptions())
+        data = folder / data_name(header.rank)
         if base is None and compressor is None:
             parts = as_staged(staged)
-            digests = hasher.submit(_digests, staged)
+            digested = hasher.submit(_digest_all, staged)
+            size = _write_data(data, [staged.memory], staged.arrival)
+            raw, chunks = digested.result()
         else:
-            raw = _digests(staged)
-            digests = hasher.submit(lambda: raw)
+            staged.arrival.wait(len(staged.memory))
+            raw = [digest_bytes(staged.bytes_of(piece)) for piece in staged.pieces]
             parts = reduced(staged, raw, base, compressor)
-        memory = _runs(staged.memory, parts)
-        chunks = hasher.submit(_chunks, memory)
-        _write_data(folder / data_name(header.rank), memory)
-        entries = [part.entry(digest) for part, digest in zip(parts, digests.result(), strict=True)]
-        index = _index(header, entries, sum(map(len, memory)), chunks.result())
+            memory = _runs(staged.memory, parts)
+            chunked = hasher.submit(_chunks, memory)
+            size = _write_data(data, memory, staged.arrival)
+            chunks = chunked.result()
+        entries = [part.entry(digest) for part, digest in zip(parts, raw, strict=True)]
+        index = _index(header, entries, size, chunks)
         disk.write_small(folder / index.index_name, _readable(index))
     return index
 
@@ -129,27 +128,57 @@ def _compressor(options: WriteOptions) -> Compressor | None:
 # --------------------------------------------------------------------------------------------------------- digests
 
 
-def _digests(staged: Staged) -> list[str]:
-    """The digest of each piece's raw bytes."""
-    return [digest_bytes(staged.bytes_of(piece)) for piece in staged.pieces]
+class _Chunks:
+    """The chunk digests of a file, of which the bytes come piece by piece."""
+
+    def __init__(self) -> None:
+        self._digests: list[str] = []
+        self._hasher, self.room = xxhash.xxh3_128(), CHUNK_BYTES
+
+    def add(self, piece: memoryview) -> None:
+        """The next bytes, `room` of them at most."""
+        self._hasher.update(piece)
+        self.room -= len(piece)
+        if not self.room:
+            self._digests.append(self._hasher.hexdigest())
+            self._hasher, self.room = xxhash.xxh3_128(), CHUNK_BYTES
+
+    def joined(self) -> str:
+        """All digests, concatenated, when the last byte was added."""
+        last = [self._hasher.hexdigest()] if self.room < CHUNK_BYTES else []
+        return "".join(self._digests + last)
+
+
+def _digest_all(staged: Staged) -> tuple[list[str], str]:
+    """(the digest of each piece's raw bytes, the chunk digests of the memory as a file), with one look at each byte."""
+    memory = staged.memory
+    staged.arrival.wait(len(memory))
+    chunks, digests = _Chunks(), list[str]()
+    for piece in staged.pieces:
+        hasher = xxhash.xxh3_128()
+        at, stop = piece.offset, piece.offset + piece.length
+        end = aligned(stop)
+        while at < end:
+            # Padding is the file's, and not the piece's.
+            block = memory[at : min(at + chunks.room, stop if at < stop else end)]
+            if at < stop:
+                hasher.update(block)
+            chunks.add(block)
+            at += len(block)
+        digests.append(hasher.hexdigest())
+    return digests, chunks.joined()
 
 
 def _chunks(memory: Sequence[memoryview]) -> str:
     """The chunk digests of a file that consists of these pieces, concatenated."""
-    digests: list[str] = []
-    hasher, room = xxhash.xxh3_128(), CHUNK_BYTES
+    chunks = _Chunks()
     for run in memory:
         at = 0
         while at < len(run):
-            piece = run[at : at + room]
-            hasher.update(piece)
-            at, room = at + len(piece), room - len(piece)
-            if not room:
-                digests.append(hasher.hexdigest())
-                hasher, room = xxhash.xxh3_128(), CHUNK_BYTES
-    if room < CHUNK_BYTES:
-        digests.append(hasher.hexdigest())
-    return "".join(digests)
+            piece = run[at : at + chunks.room]
+            chunks.add(piece)
+            at += len(piece)
+    return chunks.joined()
 
 
 def _runs(memory: memoryview, parts: Sequence[Stored]) -> list[memoryview]:
@@ -190,42 +219,20 @@ def _translating(folder: Path) -> Iterator[None]:
         raise StorageError(f"cannot save to {folder}: {error.strerror or error}") from error
 
 
-def _write_data(path: Path, memory: Sequence[memoryview]) -> None:
+def _write_data(path: Path, memory: Sequence[memoryview], arrival: Arrival) -> int:
+    """Write these runs of memory, of which the first may still be arriving; returns the bytes of the file."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, disk.PRIVATE_FILE)
     try:
-        direct = _set_direct(descriptor, wanted=True)
+        past_cache = direct.set_direct(descriptor, wanted=True)
         offset = 0
         for run in memory:
-            direct = _write_run(descriptor, run, offset, direct=direct)
-            offset += len(run)
+            for at in range(0, len(run), direct.WRITE_BYTES):
+                block = run[at : at + direct.WRITE_BYTES]
+                arrival.wait(at + len(block))
+                past_cache = direct.write_run(descriptor, block, offset, direct=past_cache)
+                offset += len(block)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_run(descriptor: int, run: memoryview, offset: int, *, direct: bool) -> bool:
-    """Write every byte; returns whether it went past the page cache to the end."""
-    done = 0
-    while done < len(run):
-        size = _WRITE_BYTES if direct else _BUFFERED_BYTES
-        try:
-            done += os.pwrite(descriptor, run[done : done + size], offset + done)
-        except OSError as error:
-            # Some file systems take the flag and refuse the writes; and what a full disk has cut short is not aligned.
-            if not direct or error.errno != errno.EINVAL:
-                raise
-            direct = _set_direct(descriptor, wanted=False)
-    return direct
-
-
-def _set_direct(descriptor: int, *, wanted: bool) -> bool:
-    """Switch O_DIRECT on or off; returns whether it is on. Not every file system has it."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
-    except OSError as error:
-        if not wanted or error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-        return False
-    return wanted
+    return offset

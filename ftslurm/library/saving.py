@@ -123,12 +123,13 @@ class Saving:
         began = time.monotonic()
         with phase("save"):
             collected = self._state.collect(position)
-            staged = self._stage.fill(collected.sources)
-            self._state.settle()
+            filling = self._stage.begin(collected.sources)
+            header = self._header(generation, collected, self._about(told, reason, base if position.since_full else ""))
+            self._in_flight, self._began = generation, began
+            started = self._background.submit(lambda: self._write(filling.staged, header))
+            filling.copy(self._state.settle)
         self.blocked_s = time.monotonic() - began
-        header = self._header(generation, collected, self._about(told, reason, base if position.since_full else ""))
-        self._in_flight, self._began = generation, began
-        return self._background.submit(lambda: self._write(staged, header))
+        return started
 
     def close(self) -> None:
         """Wait for the save in flight, for as long as can be afforded at the end of a program."""

@@ -2,7 +2,8 @@
 
 The state is a GPT's weights in main memory. In each round every way has its turn once, in a folder of its own that is
 removed afterwards. Saves count until everything is fsynced. Loads are measured twice: with an empty page cache, and
-with the files in it. What ftslurm does is called through `ftslurm.training`, as a program calls it.
+with the files in it. What ftslurm does is called through `ftslurm.training`, as a program calls it. The floor beside it
+is measured right before and right after, and counts with the mean of both, because the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,47 +145,71 @@ def loads(took: Took, name: str, folder: Path, load: Callable[[], float]) -> Non
     took[f"{name}:warm"].append(load())
 
 
-def floors(took: Took, state: State, floor: Floor, base: Path) -> None:
-    """What memory and disk allow."""
-    with own_folder(base) as folder:
-        took["memcpy"].append(floor.memcpy(state))
-        took["raw"].append(floor.write(folder / "raw"))
-        loads(took, "read", folder, lambda: floor.read(folder / "raw"))
+def between(took: Took, floor: str, measure_floor: Callable[[], float], work: Callable[[], None]) -> None:
+    """Measure a floor before and after `work`."""
+    before = measure_floor()
+    work()
+    took[floor].append((before + measure_floor()) / 2)
 
 
-def ours(took: Took, state: State, base: Path) -> None:
-    """Save, load, drain."""
+def ours(took: Took, state: State, floor: Floor, base: Path) -> None:
+    """Save, load, drain, each beside what memory and disk allow."""
     with own_folder(base) as folder:
-        mine = Ours(state, folder / "store")
-        blocking, total = mine.save()
-        took["blocking"].append(blocking)
-        took["total"].append(total)
-        loads(took, "load", folder / "store", mine.load)
+        mine, raw = Ours(state, folder / "store"), folder / "raw"
+
+        def save() -> None:
+            os.sync()
+            between(took, "memcpy", partial(floor.memcpy, state), lambda: saved.extend(mine.save()))
+            os.sync()
+
+        saved: list[float] = []
+        between(took, "raw", partial(floor.write, raw), save)
+        for name, value in zip(("blocking", "total"), saved, strict=True):
+            took[name].append(value)
+        our_loads(took, mine, partial(floor.read, raw), folder)
+        raw.unlink()
         drains(took, mine, folder)
 
 
+def our_loads(took: Took, mine: Ours, read: Callable[[], float], folder: Path) -> None:
+    """Load, with a cold and with a warm cache."""
+
+    def when(ready: Callable[[Path], None], load: Callable[[], float]) -> float:
+        ready(folder)
+        return load()
+
+    def load(where: str, ready: Callable[[Path], None]) -> None:
+        took[f"load:{where}"].append(when(ready, mine.load))
+
+    for where, ready in (("cold", cool), ("warm", warm)):
+        between(took, f"read:{where}", partial(when, ready, read), partial(load, where, ready))
+
+
 def drains(took: Took, mine: Ours, folder: Path) -> None:
-    """Bring what was saved to another place, from the page cache; who goes first changes from round to round."""
+    """Bring what was saved to another place, from the page cache."""
     source = mine.store.generation(mine.generation)
 
-    def drain(target: Path, transport: Transport) -> float:
+    def ready(name: str) -> Path:
+        warm(source.root)
+        os.sync()
+        return folder / name
+
+    def drain(name: str, transport: Transport) -> None:
+        target = ready(name)
         report = drain_part(source.root, NODE, Target(destination=str(target), transport=transport))
         if not report.ok:
             raise NotRight(report.error)
-        return report.took_s
-
-    ways: dict[str, Callable[[Path], float]] = {
-        "drain": lambda target: drain(target, Transport.COPY),
-        "rsync": lambda target: drain(target, Transport.RSYNC),
-        "cp": lambda target: timed(lambda: copy(source.data, target)),
-    }
-    turn = len(took["cp"]) % len(ways)
-    for name in [*ways, *ways][turn : turn + len(ways)]:
-        target = folder / name
-        warm(source.root)
-        os.sync()
-        took[name].append(ways[name](target))
+        took[name].append(report.took_s)
         shutil.rmtree(target)
+
+    def plain() -> float:
+        target = ready("cp")
+        seconds = timed(partial(copy, source.data, target))
+        shutil.rmtree(target)
+        return seconds
+
+    between(took, "cp", plain, partial(drain, "drain", Transport.COPY))
+    drain("rsync", Transport.RSYNC)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -199,7 +225,7 @@ def others(took: Took, state: State, base: Path) -> None:
     for name, save in saves.items():
         with own_folder(base) as folder:
             took[name].append(save(state, folder))
-            loads(took, f"{name}_load", folder, lambda name=name, folder=folder: back[name](state, folder))
+            loads(took, f"{name}_load", folder, partial(back[name], state, folder))
     with own_folder(base) as folder:
         blocking, total = peers.dcp_async(state, folder)
         took["async_blocking"].append(blocking)
@@ -212,8 +238,7 @@ def measure(base: Path, mib: int, rounds: int) -> tuple[int, Took]:
     floor = Floor(state)
     took: Took = defaultdict(list)
     for number in range(rounds):
-        floors(took, state, floor, base)
-        ours(took, state, base)
+        ours(took, state, floor, base)
         others(took, state, base)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return peers.size_of(state), {name: [round(each, 4) for each in seconds] for name, seconds in took.items()}

@@ -103,6 +103,7 @@ class Floor:
             finally:
                 os.close(descriptor)
 
+        path.unlink(missing_ok=True)
         return timed(work)
 
     def read(self, path: Path) -> float:

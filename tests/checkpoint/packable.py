@@ -53,6 +53,8 @@ class Piece:
     def nbytes(self) -> int:
         return len(self.data)
 
+    memory = None
+
     def copy_to(self, target: memoryview) -> None:
         target[:] = self.data
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftslurm.checkpoint import disk, writer
+from ftslurm.checkpoint import direct, disk
 from ftslurm.checkpoint.arrays import sources
 from ftslurm.checkpoint.background import Background
 from ftslurm.checkpoint.digest import chunks_of, digest_bytes
@@ -74,17 +74,17 @@ def test_a_generation_is_never_overwritten(tmp_path: Path) -> None:
 def test_file_systems_without_direct_writes_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag is refused by some, the writes by others: both end in a buffered file with the same bytes."""
     expected = write_rank(tmp_path / "direct", staged(STATE), header())
-    real_pwrite, real_fcntl = os.pwrite, writer.fcntl.fcntl
+    real_pwrite, real_fcntl = os.pwrite, direct.fcntl.fcntl
     calls = []
 
     def refuse_writes(descriptor: int, data: memoryview, offset: int) -> int:
         calls.append(len(data))
-        if real_fcntl(descriptor, writer.fcntl.F_GETFL) & os.O_DIRECT:
+        if real_fcntl(descriptor, direct.fcntl.F_GETFL) & os.O_DIRECT:
             raise OSError(errno.EINVAL, "no direct writes")
         return real_pwrite(descriptor, data, offset)
 
     def refuse_flag(descriptor: int, command: int, flags: int = 0) -> int:
-        if command == writer.fcntl.F_SETFL and flags & os.O_DIRECT:
+        if command == direct.fcntl.F_SETFL and flags & os.O_DIRECT:
             raise OSError(errno.EINVAL, "no such flag")
         return real_fcntl(descriptor, command, flags)
 
@@ -93,7 +93,7 @@ def test_file_systems_without_direct_writes_are_served(tmp_path: Path, monkeypat
         assert write_rank(tmp_path / "refused", staged(STATE), header()) == expected
     assert calls
     with monkeypatch.context() as patch:
-        patch.setattr(writer.fcntl, "fcntl", refuse_flag)
+        patch.setattr(direct.fcntl, "fcntl", refuse_flag)
         assert write_rank(tmp_path / "flag", staged(STATE), header()) == expected
     files = [(tmp_path / name / "00000.bin").read_bytes() for name in ("direct", "refused", "flag")]
     assert files[0] == files[1] == files[2]

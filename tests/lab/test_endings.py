@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.storage import Fault
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, await_that, ddp, let_pass, patient, program, settings, submit, workplace
 
 pytestmark = pytest.mark.lab
@@ -97,8 +99,9 @@ def test_a_cancelled_run_leaves_nothing_and_can_be_resumed(lab: Cluster) -> None
 
 
 @pytest.mark.timeout(420)
-def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) -> None:
-    """With shared storage frozen for two minutes, then over quota, no rank is killed and nothing is lost."""
+@pytest.mark.parametrize("frozen_s", [30, pytest.param(120, marks=long_test("two minutes"))])
+def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster, frozen_s: int) -> None:
+    """With shared storage frozen for longer than any dead-man switch, then over quota, no rank is killed, nothing lost."""
     storage = lab.storage
     storage.attach()
     outside = workplace(lab, "hang", None)
@@ -116,10 +119,10 @@ def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) 
     before = seen.step_of(0)
 
     storage.freeze()
-    let_pass(120)
+    let_pass(frozen_s)
     storage.thaw()
     storage.fail(Fault.OVER_QUOTA)
-    let_pass(15)
+    let_pass(8)
     during = seen.step_of(0)
     storage.restore()
     newest = seen.newest()
@@ -137,14 +140,26 @@ def test_shared_storage_that_hangs_and_then_is_full_costs_nothing(lab: Cluster) 
 
 
 def test_checkpoints_travel_by_rsync_and_the_last_ones_stay(lab: Cluster) -> None:
-    """With drain: rsync and a further copy on another host, the newest checkpoints arrive whole and old ones go."""
+    """With drain: rsync and a further copy on another host, the newest checkpoints arrive whole and old ones go.
+
+    What tells of the training's state is copied there as well.
+    """
     copy = workplace(lab, "copy", None)
-    run = patient(lab, name="rsync", nodes=2, checkpoint={"drain": "rsync", "keep_last": 2, "drain_to": f"n2:{copy}"})
+    away: dict[str, Any] = {
+        "checkpoint": {"drain": "rsync", "keep_last": 2, "drain_to": f"n2:{copy}/data"},
+        "state": {"sync": {"to": f"n2:{copy}/state", "every": "1s"}},
+    }
+    run = patient(lab, name="rsync", nodes=2, **away)
     run.wait("several checkpoints", lambda: len(run.events("GenerationDurable")) >= 5)
     run.enough()
     assert run.wait_end() == ("finished", 0)
     assert len(run.durable()) <= 2
     verified = lab.login(["ftslurm", "checkpoint", "verify", str(run.root)], timeout=60)
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    assert [path for path in copy.rglob("*") if path.is_file() and path.stat().st_size > 0]
+    assert [path for path in (copy / "data").rglob("*") if path.is_file() and path.stat().st_size > 0]
+    histories = list(run.root.glob("history/*.jsonl"))
+    assert histories
+    for path in (*histories, run.root / "config.yaml"):
+        assert (copy / "state" / path.relative_to(run.root.parent)).read_bytes() == path.read_bytes()
+    assert "cannot be copied to" not in run.said()
     shutil.rmtree(copy)

@@ -64,7 +64,8 @@ def blow(run: LabRun, kind: str, stage: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "stages", "steps"),
     [
-        pytest.param("rank", ("save", "copy", "drain"), 360, id="rank"),
+        pytest.param("rank", ("save",), 220, id="rank"),
+        pytest.param("rank", ("save", "copy", "drain"), 360, id="rank-everywhere", marks=long_test("every stage")),
         pytest.param("agent", ("save", "copy"), 300, id="agent", marks=long_test("agents")),
         pytest.param("supervisor", ("save", "copy"), 300, id="supervisor", marks=long_test("supervisors")),
     ],
