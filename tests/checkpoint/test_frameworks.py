@@ -172,6 +172,8 @@ TWINS = [
     ("hf", remove("checkpoint-20/rng_state_1.pth"), "rng_state_1.pth is missing"),
     ("hf", remove("checkpoint-20/rng_state_0.pth", "checkpoint-20/rng_state_1.pth"), "no random state"),
     ("hf", write("checkpoint-20/checkpoint-is-incomplete.txt", "at step 20"), "says so itself"),
+    ("hf", write("checkpoint-20/latest", ".."), "no name of a checkpoint"),
+    ("hf", write("checkpoint-20/latest", "global_step20"), "no states of the model"),
     ("lightning", lambda r: saved(ckpt(r), {"global_step": 20, "state_dict": {}}), "training cannot go on"),
     ("lightning", lambda r: saved(ckpt(r), [1, 2, 3]), "holds no dict"),
     ("lightning", lambda r: safetensors(ckpt(r), ("a",)), "does not begin as torch.save"),
