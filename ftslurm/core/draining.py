@@ -88,9 +88,8 @@ def _ask(run: Run, saved: Saved, owners: Iterable[str]) -> tuple[Drain, ...]:
 
 
 def _worker(run: Run, saved: Saved, owner: str) -> str:
-    if owner in run.agents:
-        return owner
-    return min(saved.keepers(owner) & run.agents, default="")
+    there = saved.keepers(owner) & run.agents
+    return owner if owner in there else min(there, default="")
 
 
 def on_drain_again(run: Run, rest: str, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -124,6 +123,8 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
     saved = run.find_saved(event.generation)
     if saved is None or saved.state is not SavedState.LOCAL or event.node in saved.drained:
         return run, ()
+    if event.error and event.damaged:
+        return _not_there(run, saved, event, policy)
     if event.error:
         run, timer = set_timer(run, f"{RETRY}{event.generation}/{event.node}", RETRY_S)
         text = f"checkpoint {event.generation}: {event.node} cannot copy its part to shared storage yet: {event.error}"
@@ -137,6 +138,22 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
     if changed.drained >= changed.holders:
         return run, (*said, durable(run, changed))
     return run, (*said, *_ask(run, changed, [owner for owner in _window(changed, policy) if owner not in before]))
+
+
+def _not_there(run: Run, saved: Saved, event: PartDrained, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Who was to copy a part does not hold it: another one may; else this checkpoint will never become durable."""
+    keeper = _worker(run, saved, event.node) or event.node
+    saved = saved.without(event.node, keeper)
+    run = run.with_saved(saved)
+    text = f"checkpoint {event.generation}: {keeper} does not hold the part of {event.node} any more: {event.error}"
+    if saved.keepers(event.node) - set(run.condemned):
+        others = ", ".join(sorted(saved.keepers(event.node)))
+        return run, (
+            Say(text=f"{text}; there is a copy on {others}", slug="part_gone"),
+            *_ask(run, saved, [event.node]),
+        )
+    run, more = next_target(run.with_saved(replace(saved, state=SavedState.LOST)), policy)
+    return run, (Say(text=f"{text}; nobody else does, and it is given up", slug="part_gone"), *more)
 
 
 def _packing(run: Run, saved: Saved, reason: str) -> tuple[Run, tuple[Say, ...]]:

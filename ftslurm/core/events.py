@@ -228,9 +228,10 @@ class PartPending(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDrained(Event):
-    """A node's part of a generation lies, verified and fsynced, on shared storage.
+    """A node's part of a generation lies, verified and fsynced, on shared storage, unless there is an `error`.
 
-    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not.
+    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not. `damaged`:
+    who was to copy it does not hold what was captured, and asking again is no use.
     """
 
     generation: str
@@ -239,6 +240,7 @@ class PartDrained(Event):
     error: str = ""
     part: Part | None = None
     reason: str = ""
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,8 @@ class Saved:
     """One checkpoint.
 
     `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
-    partners that hold a copy of a node's part. `packed` are the parts that lie on shared storage otherwise than on
-    their nodes, by node.
+    partners that hold a copy of a node's part, `gone` the nodes that hold their own part no more, or not as it was.
+    `packed` are the parts that lie on shared storage otherwise than on their nodes, by node.
     """
 
     generation: str
@@ -49,6 +49,7 @@ class Saved:
     torn: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
     packed: Mapping[str, Part] = field(default_factory=dict)
     about: About | None = None
     since_mono: float | None = None
@@ -70,7 +71,13 @@ class Saved:
 
     def keepers(self, owner: str) -> frozenset[str]:
         """The nodes that hold the part of a node: itself, and its partners."""
-        return frozenset({owner}) | self.copies.get(owner, frozenset())
+        return (frozenset({owner}) - self.gone) | self.copies.get(owner, frozenset())
+
+    def without(self, owner: str, keeper: str) -> Saved:
+        """The same after a keeper of an owner's part was found not to hold it."""
+        if keeper == owner:
+            return replace(self, gone=self.gone | {owner})
+        return replace(self, copies={**self.copies, owner: self.copies.get(owner, frozenset()) - {keeper}})
 
     @property
     def shared_parts(self) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ftslurm.core.events import PartDrained
 
 if TYPE_CHECKING:
-    from ftslurm.checkpoint.drain import Target
+    from ftslurm.checkpoint.drain import DrainReport, Target
     from ftslurm.core.deltas import Account
     from ftslurm.runtime.spec import CheckpointSpec
 
@@ -45,7 +45,7 @@ class Drains:
             done = drain_part(source, owner, self._target(self._spec.shared), stop=self._stop)
             if done.ok:
                 self._further_copy(source, owner)
-            return PartDrained(generation=source.name, node=owner, took_s=done.took_s, error=done.error)
+            return _told(done, owner)
 
     def _drain_packed(self, source: Path, owner: str, base: str, packed: Path) -> PartDrained:
         from ftslurm.checkpoint.deltadrain import Packing, drain_packed
@@ -56,7 +56,7 @@ class Drains:
         self._account = out.account
         done = out.report
         if out.part is None:
-            return PartDrained(generation=source.name, node=owner, took_s=done.took_s, error=done.error)
+            return _told(done, owner)
         self._further_copy(out.folder, owner)
         log.info("checkpoint %s: %d bytes of %s went: %s", source.name, out.part.size_bytes, owner, out.reason)
         return PartDrained(generation=source.name, node=owner, took_s=done.took_s, part=out.part, reason=out.reason)
@@ -78,3 +78,9 @@ class Drains:
         chosen = Transport(self._spec.drain) if destination == self._spec.shared else Transport.AUTO
         limit = int(self._spec.rate_limit)
         return Target(destination=destination, transport=chosen, rate_limit=limit, patience_s=PATIENCE_S)
+
+
+def _told(done: DrainReport, owner: str) -> PartDrained:
+    return PartDrained(
+        generation=done.generation, node=owner, took_s=done.took_s, error=done.error, damaged=done.damaged
+    )

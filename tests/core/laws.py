@@ -62,6 +62,7 @@ class Laws:
     at_hand: dict[tuple[int, str], set[str]] = field(default_factory=dict)
     drained: dict[str, set[str]] = field(default_factory=dict)
     brought: set[Part] = field(default_factory=set)
+    denied: set[tuple[str, str]] = field(default_factory=set)
     copied: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     orders: int = 0
     tokens: set[int] = field(default_factory=set)
@@ -93,6 +94,8 @@ class Laws:
         elif isinstance(event, PartDrained) and not event.error:
             self.drained.setdefault(event.generation, set()).add(event.node)
             self.brought |= {event.part} if event.part else set()
+        elif isinstance(event, PartDrained) and event.damaged:
+            self.denied.add((event.generation, event.node))
         elif isinstance(event, PartReplicated) and not event.error:
             self.copied.setdefault((event.generation, event.owner), set()).add(event.holder)
         elif isinstance(event, AllocationGranted):
@@ -229,7 +232,8 @@ class Laws:
         assert set(action.nodes) <= self.run.agents, "only nodes that answer are asked to copy"
         for owner, holder in action.stand_ins:
             assert holder in self._keepers(action.generation, owner) - {owner}, "a stand-in holds a copy"
-            assert owner not in self.run.agents, "nobody stands in for an owner that answers"
+            lost = (action.generation, owner) in self.denied
+            assert lost or owner not in self.run.agents, "nobody stands in for an owner that answers and has its part"
         base = self.run.find_saved(saved.base) if saved.base else None
         assert not saved.base or (base is not None and base.state is SavedState.DURABLE), "a base is drained first"
 

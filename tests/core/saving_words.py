@@ -91,15 +91,15 @@ class SavingWords:
         )
 
     def do_drained(self, words: Words) -> None:
-        """`drained 20@0 [n1 ...] [packed] [reason=...] [error=...]`: by default every holder that has not drained yet."""
-        packed = words.flag("packed")
+        """`drained 20@0 [n1 ...] [packed] [damaged] [reason=...] [error=...]`: by default who has not drained yet."""
+        packed, damaged = words.flag("packed"), words.flag("damaged")
         text, *nodes = words.plain
         saved = self.run.find_saved(generation_of(text))
         holders = sorted(saved.holders - saved.drained) if saved else []
         for node in nodes or holders:
             part = Part(node=node, manifest_digest=PACKED, files=1, size_bytes=1) if packed else None
             told = {name: words.named.get(name, "") for name in ("error", "reason")}
-            self.happen(PartDrained(generation=generation_of(text), node=node, part=part, **told))
+            self.happen(PartDrained(generation=generation_of(text), node=node, part=part, damaged=damaged, **told))
 
     def do_durable(self, words: Words) -> None:
         dropped = tuple(generation_of(text) for text in words.named.get("dropped", "").split(",") if text)

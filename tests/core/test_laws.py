@@ -272,11 +272,12 @@ class AnythingMayHappen(RuleBasedStateMachine):
     def store_differs(self, step, offset):
         self.happen(StoreDiffers(generation=self.generation(step, offset), reason="chunk 3"))
 
-    @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET, packed=MAYBE)
-    def drained(self, step, node, error, offset, packed):
+    @rule(step=STEP, node=ANY_NODE, error=WORD, offset=OFFSET, packed=MAYBE, damaged=MAYBE)
+    def drained(self, step, node, error, offset, packed, damaged):
         part = Part(node=node, manifest_digest="9" * 32, files=2, size_bytes=1) if packed else None
         generation = self.generation(step, offset)
-        self.happen(PartDrained(generation=generation, node=node, error=error, part=part, reason="it pays"))
+        told = {"error": error, "damaged": damaged and bool(error), "reason": "it pays"}
+        self.happen(PartDrained(generation=generation, node=node, part=part, **told))
 
     @rule(step=STEP, error=WORD, offset=OFFSET)
     def durable(self, step, error, offset):
