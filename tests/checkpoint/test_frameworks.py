@@ -153,6 +153,7 @@ def remove(*files: str) -> Callable[[Path], None]:
 INDEX = "checkpoint-20/model.safetensors.index.json"
 STATE = "checkpoint-20/trainer_state.json"
 MODEL = "global_step20/mp_rank_00_model_states.pt"
+METADATA = b"torch.distributed.checkpoint.metadata"
 TRACKER = "latest_checkpointed_iteration.txt"
 
 TWINS = [
@@ -180,6 +181,8 @@ TWINS = [
     ("lightning, a folder", remove("epoch=0-step=20.ckpt/meta.pt"), "meta.pt is missing"),
     ("dcp", write("step-20/__1_0.distcp", b"x" * 502), "has 502 bytes, but .metadata tells 501"),
     ("dcp", write("step-20/.metadata", b"cos\nsystem\n(X\x04\0\0\0trueRtR."), "'os.system'"),
+    ("dcp", write("step-20/.metadata", b"c" + METADATA + b"\nos\n."), "metadata.os' in it"),
+    ("dcp", write("step-20/.metadata", b"\x8c\x24" + METADATA + b"\x8c\x09os.system\x93."), "os.system' in it"),
     ("dcp", write("step-20/.metadata", b"(lp0\n."), "opcode"),
     ("dcp", write("step-20/.metadata", b"}."), "names no file"),
     ("megatron", write(TRACKER, "10"), "was not finished"),
