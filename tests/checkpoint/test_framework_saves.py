@@ -99,3 +99,20 @@ def test_a_cut_save_of_torch_distributed_is_no_checkpoint(program, tmp_path: Pat
 def test_a_cut_save_is_no_checkpoint(program, tmp_path: Path, framework: str) -> None:
     """Killed at any time during a save, a framework leaves nothing that counts by mistake."""
     injected(program(framework), framework, tmp_path / "c", CUTS)
+
+
+@long_test("megatron-core starts three processes for each save")
+@pytest.mark.timeout(900)
+def test_what_megatron_core_writes_is_recognised(tmp_path: Path) -> None:
+    """Its own writer's checkpoints are complete; without one of their files they are not."""
+    if importlib.util.find_spec("megatron") is None:
+        pytest.skip("megatron-core is not installed: pip install megatron-core")
+    program = PROGRAM.parent / "megatron_saves.py"
+    subprocess.run([sys.executable, "-W", "ignore", program, tmp_path], check=True, timeout=800, capture_output=True)
+    row = FRAMEWORKS["megatron"]
+    older, newer = row.find(tmp_path)
+    assert (row.check(tmp_path, older), row.check(tmp_path, newer)) == ("", "")
+    for name in newer.files:
+        (tmp_path / name).rename(tmp_path / "moved")
+        assert row.check(tmp_path, newer)
+        (tmp_path / "moved").rename(tmp_path / name)

@@ -153,6 +153,7 @@ def remove(*files: str) -> Callable[[Path], None]:
 INDEX = "checkpoint-20/model.safetensors.index.json"
 STATE = "checkpoint-20/trainer_state.json"
 MODEL = "global_step20/mp_rank_00_model_states.pt"
+METADATA = b"torch.distributed.checkpoint.metadata"
 TRACKER = "latest_checkpointed_iteration.txt"
 
 TWINS = [
@@ -172,12 +173,16 @@ TWINS = [
     ("hf", remove("checkpoint-20/rng_state_1.pth"), "rng_state_1.pth is missing"),
     ("hf", remove("checkpoint-20/rng_state_0.pth", "checkpoint-20/rng_state_1.pth"), "no random state"),
     ("hf", write("checkpoint-20/checkpoint-is-incomplete.txt", "at step 20"), "says so itself"),
+    ("hf", write("checkpoint-20/latest", ".."), "no name of a checkpoint"),
+    ("hf", write("checkpoint-20/latest", "global_step20"), "no states of the model"),
     ("lightning", lambda r: saved(ckpt(r), {"global_step": 20, "state_dict": {}}), "training cannot go on"),
     ("lightning", lambda r: saved(ckpt(r), [1, 2, 3]), "holds no dict"),
     ("lightning", lambda r: safetensors(ckpt(r), ("a",)), "does not begin as torch.save"),
     ("lightning, a folder", remove("epoch=0-step=20.ckpt/meta.pt"), "meta.pt is missing"),
     ("dcp", write("step-20/__1_0.distcp", b"x" * 502), "has 502 bytes, but .metadata tells 501"),
     ("dcp", write("step-20/.metadata", b"cos\nsystem\n(X\x04\0\0\0trueRtR."), "'os.system'"),
+    ("dcp", write("step-20/.metadata", b"c" + METADATA + b"\nos\n."), "metadata.os' in it"),
+    ("dcp", write("step-20/.metadata", b"\x8c\x24" + METADATA + b"\x8c\x09os.system\x93."), "os.system' in it"),
     ("dcp", write("step-20/.metadata", b"(lp0\n."), "opcode"),
     ("dcp", write("step-20/.metadata", b"}."), "names no file"),
     ("megatron", write(TRACKER, "10"), "was not finished"),

@@ -3,8 +3,8 @@
 import argparse
 import os
 
-import lightning as L
 import torch
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -17,7 +17,7 @@ args = parser.parse_args()
 WORLD, LOCAL_WORLD = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
 
 
-class Tiny(L.LightningModule):
+class Tiny(LightningModule):
     """Learns to add."""
 
     def __init__(self):
@@ -31,9 +31,9 @@ class Tiny(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-L.seed_everything(0)
+seed_everything(0)
 rows = torch.utils.data.TensorDataset(torch.randn(4096, 8))
-trainer = L.Trainer(
+trainer = Trainer(
     max_steps=args.max_steps,
     num_nodes=WORLD // LOCAL_WORLD,  # <- not a number in the script: the run may go on with fewer nodes
     devices=LOCAL_WORLD,

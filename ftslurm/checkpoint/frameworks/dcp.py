@@ -20,10 +20,11 @@ METADATA = ".metadata"
 _LIMIT_BYTES = 256 << 20
 _LONGEST = 1 << 60
 _ALLOWED = re.compile(
-    r"torch\.distributed\.checkpoint\.(metadata|filesystem)\.\w+(\.[A-Z_]+)?"
+    r"torch\.distributed\.checkpoint\."
+    r"(metadata\._?[A-Z]\w+|filesystem\._Storage\w+|planner\.[A-Z]\w+(Plan|Item|Data|Type))(\.[A-Z_]+)?"
     r"|torch\.(Size|device|bool|b?float[0-9]\w*|q?u?int[0-9]\w*|complex[0-9]+|bits[0-9]\w*|strided|sparse_\w+)"
-    r"|torch\.serialization\._get_layout|collections\.OrderedDict|pathlib\.\w+|builtins\.getattr"
-    r"|megatron\.core\.dist_checkpointing\.strategies\.torch\.\w+"
+    r"|torch\.serialization\._get_layout|collections\.OrderedDict|pathlib\.\w*Path|builtins\.getattr"
+    r"|megatron\.core\.dist_checkpointing\.strategies\.torch\.MCore\w+"
 )
 """What `.metadata` may name. Programs load it as a common pickle: whatever else is in it would be run there."""
 

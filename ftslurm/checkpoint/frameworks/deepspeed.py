@@ -21,7 +21,7 @@ _TAG = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})")
 _MODEL = re.compile(r"(?:zero_pp_rank_[0-9]+_)?mp_rank_[0-9]{2,}_model_states\.pt")
 LATEST = "latest"
 _STATES = ("_model_states.pt", "_optim_states.pt")
-_BESIDE = (LATEST, "zero_to_fp32.py")
+_BESIDE = (LATEST, "zero_to_fp32.py", "zero_to_torch.py")
 _MOST_RANKS = 10_000_000
 
 

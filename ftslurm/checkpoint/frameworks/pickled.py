@@ -19,6 +19,7 @@ from ftslurm.errors import DataDamaged
 
 _MOST_VALUES = 16_000_000
 """In one pickle. Checkpoint metadata has some eight for each piece of a tensor; a value takes up to 200 bytes here."""
+_BYTE, _SHORT, _INT, _UINT, _LONG, _FLOAT = map(struct.Struct, ("<B", "<H", "<i", "<I", "<Q", ">d"))
 
 
 @dataclass(slots=True, eq=False)
@@ -92,25 +93,25 @@ class _Reader:
             raise IndexError
         return self._data[start : self._at]
 
-    def _number(self, form: str) -> int:
+    def _number(self, form: struct.Structuct.Struct) -> int:
         value: int
-        (value,) = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
+        (value,) = form.unpack_from(self._data, self._at)
+        self._at += form.size
         return value
 
     def _push(self, value: Any) -> None:  # noqa: ANN401 - as above
         self._stack.append(value)
 
-    def _push_number(self, form: str) -> None:
+    def _push_number(self, form: struct.Struct) -> None:
         self._stack.append(self._number(form))
 
-    def _push_long(self, form: str) -> None:
+    def _push_long(self, form: struct.Struct) -> None:
         self._stack.append(int.from_bytes(self._take(self._number(form)), "little", signed=True))
 
-    def _push_bytes(self, form: str) -> None:
+    def _push_bytes(self, form: struct.Struct) -> None:
         self._stack.append(self._take(self._number(form)))
 
-    def _push_text(self, form: str) -> None:
+    def _push_text(self, form: struct.Struct) -> None:
         self._stack.append(self._take(self._number(form)).decode("utf-8", "surrogatepass"))
 
     # --------------------------------------------------------------------------------------------- containers
@@ -201,7 +202,7 @@ class _Reader:
     def _put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
 
-    def _get(self, form: str) -> None:
+    def _get(self, form: struct.Struct) -> None:
         self._stack.append(self._memo[self._number(form)])
 
     _OPCODES: ClassVar[dict[int, Callable[[_Reader], object]]] = {
@@ -214,21 +215,21 @@ class _Reader:
         ord("N"): lambda self: self._stack.append(None),
         0x88: lambda self: self._stack.append(True),
         0x89: lambda self: self._stack.append(False),
-        ord("K"): lambda self: self._push_number("<B"),
-        ord("M"): lambda self: self._push_number("<H"),
-        ord("J"): lambda self: self._push_number("<i"),
-        ord("G"): lambda self: self._push_number(">d"),
-        0x8A: lambda self: self._push_long("<B"),
-        0x8B: lambda self: self._push_long("<I"),
-        0x8C: lambda self: self._push_text("<B"),
-        ord("X"): lambda self: self._push_text("<I"),
-        0x8D: lambda self: self._push_text("<Q"),
-        ord("C"): lambda self: self._push_bytes("<B"),
-        ord("B"): lambda self: self._push_bytes("<I"),
-        0x8E: lambda self: self._push_bytes("<Q"),
-        0x96: lambda self: self._push_bytes("<Q"),
-        ord("U"): lambda self: self._push_bytes("<B"),
-        ord("T"): lambda self: self._push_bytes("<I"),
+        ord("K"): lambda self: self._push_number(_BYTE),
+        ord("M"): lambda self: self._push_number(_SHORT),
+        ord("J"): lambda self: self._push_number(_INT),
+        ord("G"): lambda self: self._push_number(_FLOAT),
+        0x8A: lambda self: self._push_long(_BYTE),
+        0x8B: lambda self: self._push_long(_UINT),
+        0x8C: lambda self: self._push_text(_BYTE),
+        ord("X"): lambda self: self._push_text(_UINT),
+        0x8D: lambda self: self._push_text(_LONG),
+        ord("C"): lambda self: self._push_bytes(_BYTE),
+        ord("B"): lambda self: self._push_bytes(_UINT),
+        0x8E: lambda self: self._push_bytes(_LONG),
+        0x96: lambda self: self._push_bytes(_LONG),
+        ord("U"): lambda self: self._push_bytes(_BYTE),
+        ord("T"): lambda self: self._push_bytes(_UINT),
         ord("]"): lambda self: self._push([]),
         ord("}"): lambda self: self._push({}),
         0x8F: lambda self: self._push([]),  # EMPTY_SET
@@ -252,11 +253,11 @@ class _Reader:
         0x92: _call_with_names,  # NEWOBJ_EX
         ord("b"): _build,
         ord("Q"): _foreign,
-        ord("q"): lambda self: self._put(self._number("<B")),
-        ord("r"): lambda self: self._put(self._number("<I")),
+        ord("q"): lambda self: self._put(self._number(_BYTE)),
+        ord("r"): lambda self: self._put(self._number(_UINT)),
         0x94: lambda self: self._put(len(self._memo)),  # MEMOIZE
-        ord("h"): lambda self: self._get("<B"),
-        ord("j"): lambda self: self._get("<I"),
+        ord("h"): lambda self: self._get(_BYTE),
+        ord("j"): lambda self: self._get(_UINT),
     }
 
 

@@ -38,7 +38,7 @@ def json_object(root: Path, name: str) -> dict[str, Any]:
 def line_of(root: Path, name: str) -> str:
     """The only line of a pointer file, such as Megatron's tracker and DeepSpeed's `latest`; raises as `json_object`."""
     text = disk.read_small(root, name, _LIMIT_LINE_BYTES).decode("utf-8", "replace").strip()
-    if not re.fullmatch(r"[\w.=+-]{1,255}", text, re.ASCII):
+    if not re.fullmatch(r"[\w=+-][\w.=+-]{0,254}", text, re.ASCII):  # no path, and neither . nor ..
         refuse(f"{name} holds {shortened(text)}, which is no name of a checkpoint")
     return text
 
