@@ -12,6 +12,8 @@ import click
 from ftslurm.cli.origin import begin_from, origin_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ftslurm.config import Config
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
@@ -64,7 +66,6 @@ def submit(
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
     from ftslurm import siteprofile, submission, time_limit
     from ftslurm.config import load
-    from ftslurm.runtime.settings import handover_notes
     from ftslurm.slurm.client import SlurmClient
 
     config = load(file)
@@ -72,8 +73,7 @@ def submit(
     taken = siteprofile.for_submission(config, client)
     config = siteprofile.tuned(config, taken.values)
     if not (parsable or as_json):
-        remarks = (*taken.remarks, *handover_notes(config))
-        click.echo("".join(f"# {remark}\n" for remark in remarks), err=True, nl=False)
+        _remark(config, taken.remarks)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
@@ -89,6 +89,14 @@ def submit(
     jobs = (job_id := _submit(client, paths, request), *follow(client, paths, config, job_id))
     _report(jobs, paths, time_limit.outlook(config), parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
+
+
+def _remark(config: Config, remarks: Sequence[str]) -> None:
+    """Say on stderr what the site has filled in, and whether a refused checkpoint can be loaded nevertheless."""
+    from ftslurm.runtime.settings import handover_notes
+
+    for remark in (*remarks, *handover_notes(config)):
+        click.echo(f"# {remark}", err=True)
 
 
 def _left_out(client: SlurmClient, config: Config, root: Path, exclude: str, *, use_ledger: bool) -> tuple[str, ...]:
