@@ -64,6 +64,7 @@ def submit(
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
     from ftslurm import siteprofile, submission
     from ftslurm.config import load
+    from ftslurm.runtime.settings import handover_notes
     from ftslurm.slurm.client import SlurmClient
 
     config = load(file)
@@ -71,7 +72,8 @@ def submit(
     taken = siteprofile.for_submission(config, client)
     config = siteprofile.tuned(config, taken.values)
     if not (parsable or as_json):
-        click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
+        remarks = (*taken.remarks, *handover_notes(config))
+        click.echo("".join(f"# {remark}\n" for remark in remarks), err=True, nl=False)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:

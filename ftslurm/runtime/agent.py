@@ -314,12 +314,11 @@ class Agent:
         self._later(lambda _: self._saver.expect(attempt, ranks), message)
         # An agent that was started again has not restored it itself; scratch has the same path on the other nodes.
         path = str(self._saver.restored_path(attempt) or message.get("checkpoint") or "")
-        if path:
-            common[attempt_env.CHECKPOINT] = path
+        common |= (handed := self._saver.handed(path))
 
         def build(row: LocalRank) -> dict[str, Any]:
             log_file = self._shipper.follow(attempt, row.rank)
-            argv = attempt_env.command(message["argv"], message["resume_args"], path)
+            argv = attempt_env.command(message["argv"], message["resume_args"], handed)
             return {
                 "t": "go",
                 "env": {**common, **message["ranks"][str(row.rank)]},

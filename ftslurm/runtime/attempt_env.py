@@ -15,6 +15,7 @@ from ftslurm.checkpoint.handover import (
     ATTEMPT,
     CHECKPOINT,
     CHECKPOINT_DIR,
+    CHECKPOINT_TAG,
     END_TIME,
     MTBF_S,
     RUN_DIR,
@@ -30,6 +31,7 @@ __all__ = [
     "ATTEMPT",
     "CHECKPOINT",
     "CHECKPOINT_DIR",
+    "CHECKPOINT_TAG",
     "END_TIME",
     "MTBF_S",
     "RUN_DIR",
@@ -109,7 +111,7 @@ def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, 
 
 def stale(world: World) -> tuple[str, ...]:
     """Return the names that must not reach the ranks of this attempt."""
-    return () if world.restored else (CHECKPOINT, RESTORE_STEP)
+    return () if world.restored else (CHECKPOINT, CHECKPOINT_TAG, RESTORE_STEP)
 
 
 def _trackers(world: World) -> dict[str, str]:
@@ -122,7 +124,8 @@ def _trackers(world: World) -> dict[str, str]:
     }
 
 
-def command(argv: Sequence[str], resume_args: Sequence[str], checkpoint: str) -> list[str]:
+def command(argv: Sequence[str], resume_args: Sequence[str], handed: Mapping[str, str]) -> list[str]:
     """Return the program's command for an attempt: with the arguments for resuming where there is a checkpoint."""
-    whole = [*argv, *resume_args] if checkpoint else list(argv)
-    return [argument.replace("{checkpoint}", checkpoint) for argument in whole]
+    whole = [*argv, *resume_args] if handed else list(argv)
+    checkpoint, tag = handed.get(CHECKPOINT, ""), handed.get(CHECKPOINT_TAG, "")
+    return [argument.replace("{checkpoint}", checkpoint).replace("{tag}", tag) for argument in whole]

@@ -34,7 +34,7 @@ from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of
 from ftslurm.runtime.quorum import leave_mark
-from ftslurm.runtime.settings import policy_of, wanted_of
+from ftslurm.runtime.settings import handover_notes, policy_of, wanted_of
 from ftslurm.runtime.spawning import wait_in_one_thread_only
 from ftslurm.runtime.succession import Announcer, collect_tails, end_job, watch_the_clock
 from ftslurm.runtime.successor import Legacy
@@ -260,7 +260,7 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
     if not config.checkpoint.is_watched:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
-    return text
+    return "\n".join((text, *handover_notes(config)))
 
 
 class _Signals:
