@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftslurm import runs, submission
+from ftslurm import runs, submission, torchrunline
 from ftslurm.errors import CannotCreate, UsageError
 from ftslurm.srunline import SrunLine, parse
 
@@ -21,18 +21,17 @@ if TYPE_CHECKING:
 def adopt(
     words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None, run_root: Path | None
 ) -> RunPaths:
-    """Return the run of this call: a new one, or the one that this job had before it was requeued.
+    """Return the run of this call: a new one, the one that this job had before it was requeued, or that of its chain.
 
     Raises:
         UsageError: there is no command, or an option contradicts supervision.
         ConfigError: the file has mistakes.
         CannotCreate: the run root cannot be written.
     """
-    line = parse(words)
-    config = _of_file(file, line) if file is not None else _of_line(line, job, run_name)
+    config = settings(words, job, file=file, run_name=run_name)
     root = submission.run_root_of(config, run_root)
     call = ("--run-name", run_name) if run_name else config.command
-    paths = runs.same_call(root, job.requeue_id, job.restart_count, call, config.name)
+    paths = runs.same_call(root, job, call, config.name)
     if paths.config.exists():
         return paths
     try:
@@ -43,6 +42,12 @@ def adopt(
     except OSError as error:
         raise CannotCreate(f"cannot write into {paths.root}: {error.strerror}") from error
     return paths
+
+
+def settings(words: Sequence[str], job: JobEnv, *, file: Path | None, run_name: str | None) -> Config:
+    """Return the configuration of a call; raises as `adopt` does, and touches nothing."""
+    line = parse(words)
+    return _of_file(file, line) if file is not None else _of_line(line, job, run_name)
 
 
 def _of_file(file: Path, line: SrunLine) -> Config:
@@ -61,17 +66,26 @@ def _of_line(line: SrunLine, job: JobEnv, run_name: str | None) -> Config:
         raise UsageError("there is no command to run", hint="ftslurm run [SRUN-OPTIONS] -- COMMAND")
     nodes = min(line.nodes or job.num_nodes, job.num_nodes)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_name or line.job_name or job.job_name or line.command[0]).strip("-.")
+    starter = torchrunline.read(line.command)
+    gpus, cpus = _gpus_per_node(line, job, nodes), line.cpus_per_task or job.cpus_per_task
+    ranks = torchrunline.processes_of(starter, nodes, gpus) if starter else _ranks_per_node(line, job, nodes)
+    # What a task is given is the whole node's then, and need not divide by its ranks.
+    options = [*line.options, *([f"--cpus-per-task={cpus}"] if starter and cpus else [])]
     return Config.model_validate(
         {
             "name": name or "run",
             "command": list(line.command),
             "resources": {
                 "nodes": nodes,
-                "ranks_per_node": _ranks_per_node(line, job, nodes),
-                "gpus_per_node": _gpus_per_node(line, job, nodes),
-                "cpus_per_rank": line.cpus_per_task or job.cpus_per_task,
+                "ranks_per_node": ranks,
+                "gpus_per_node": gpus,
+                "cpus_per_rank": None if starter else cpus,
             },
-            "launch": {"mpi": line.mpi or "none", "srun": list(line.options)},
+            "launch": {
+                "launcher": "torchrun" if starter else "srun",
+                "mpi": line.mpi or "none",
+                "srun": options,
+            },
         }
     )
 

@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ftslurm import checkpoint_section
+from ftslurm import checkpoint_section, container_section, placeholders, torchrunline
 from ftslurm.checkpoint_section import Checkpoint, State
 from ftslurm.complaints import CROSS, explain, report, without
+from ftslurm.container_section import Container
 from ftslurm.errors import ConfigError
 from ftslurm.fields import (
     AbsolutePath,
@@ -60,21 +61,28 @@ class Resources(Section):
 class Launch(Section):
     """How the ranks are started. Modules, set-up lines and variables belong to the ranks, not to ftslurm."""
 
-    launcher: Literal["srun", "mpirun"] = Field("srun", description="What starts the ranks")
-    mpi: Word = Field("pmix", description="srun's --mpi; none: it is not passed. Not used by mpirun")
+    launcher: Literal["srun", "mpirun", "torchrun"] = Field(
+        "srun",
+        description="What starts the ranks; torchrun: one task a node runs the command, torchrun or accelerate launch,"
+        " whose world ftslurm rewrites for every attempt",
+    )
+    mpi: Word = Field("pmix", description="srun's --mpi; none: it is not passed. Not used by mpirun and torchrun")
     modules: Lines = Field((), description="Environment modules that are loaded for the ranks, in this order")
     setup: Lines = Field((), description="Lines of bash that run before the ranks, in this order")
     env: Variables = Field({}, description="Environment variables of the ranks")
     srun: Texts = Field(
         (), description="Further options of srun, verbatim, for the training's job step only; none that the plan sets"
     )
+    container: Container | None = Field(None, description="Runs the ranks in a container; left out: in none")
 
 
 class Network(Section):
     """Where ranks and ftslurm's own processes talk."""
 
     interface: Interface = Field(
-        "auto", description="Network interface of MASTER_ADDR; auto: the one of the default route"
+        "auto",
+        description="Network interface of MASTER_ADDR, or a rule for the names that nodes have on it, as in '{host}i';"
+        " auto: the one that leads to the other nodes",
     )
     ports: PortRange = Field((20000, 29999), description="Range of TCP ports from which every attempt takes fresh ones")
 
@@ -148,6 +156,18 @@ class Config(Section):
         """Ranks on a full allocation."""
         return self.resources.nodes[1] * self.resources.ranks_per_node
 
+    @property
+    def tasks_per_node(self) -> int:
+        """Tasks that Slurm starts on a node: torchrun is one, and starts the node's ranks itself."""
+        return 1 if self.launch.launcher == "torchrun" else self.resources.ranks_per_node
+
+    @property
+    def cpus_per_task(self) -> int | None:
+        """CPU cores of a task of Slurm's."""
+        resources = self.resources
+        ranks = resources.ranks_per_node // self.tasks_per_node
+        return None if resources.cpus_per_rank is None else resources.cpus_per_rank * ranks
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         findings = list(cross_findings(self))
@@ -162,6 +182,8 @@ class Config(Section):
         launch["env"] = {name: HIDDEN if is_secret(name) else value for name, value in launch["env"].items()}
         launch["setup"] = [hide_assignments(line) for line in launch["setup"]]
         launch["srun"] = [hide_assignments(option) for option in launch["srun"]]
+        if launch["container"]:
+            launch["container"]["command"] = [hide_assignments(word) for word in launch["container"]["command"]]
         for name, value in sbatch.items():
             if isinstance(value, str):
                 sbatch[name] = hide_assignments(value)
@@ -192,8 +214,23 @@ def cross_findings(config: Config) -> list[Finding]:
     ]  # fmt: skip
     found = [(key, sentence) for wrong, key, sentence in checks if wrong]
     found += [("launch.srun", sentence) for sentence in refusals(config.launch.srun)]
+    found += [("launch.launcher", sentence) for sentence in _launcher_findings(config)]
     found += checkpoint_section.findings(saved, resources.nodes[1])
+    found += container_section.findings(config.launch.container, config.launch.srun, config.launch.launcher)
     return [(tuple(key.split(".")), sentence) for key, sentence in found]
+
+
+def _launcher_findings(config: Config) -> list[str]:
+    """A command that starts ranks itself must be known as one, and no other may be taken for it."""
+    launch = config.launch
+    if launch.launcher != "torchrun":
+        line = None if "launcher" in launch.model_fields_set else torchrunline.read(config.command)
+        asks = "say torchrun, and ftslurm tells it the world of every attempt, or srun: the command stays as it is"
+        return [] if line is None else [f"command calls {line.kind}: {asks}"]
+    if torchrunline.read(config.command, anywhere=True) or placeholders.used(config.command):
+        return []
+    names = ", ".join(f"{{{name}}}" for name in placeholders.NAMES)
+    return [f"command calls neither torchrun nor accelerate launch, and has none of {names}"]
 
 
 def load(path: Path) -> Config:

@@ -38,6 +38,12 @@ class ConfigError(FtslurmError):
     exit_code = 2
 
 
+class RunStopped(FtslurmError):
+    """The run was stopped as somebody had asked (`ftslurm stop`); `ftslurm resume` continues it."""
+
+    exit_code = 79
+
+
 class DataDamaged(FtslurmError):
     """Stored bytes are not the ones that were written."""
 

@@ -121,7 +121,10 @@ Name: TypeAlias = Annotated[
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "1 to 63 letters, digits, '.', '_' or '-', not starting with '.' or '-'"
     ),
 ]
-Interface: TypeAlias = Annotated[Line, matching(r"[A-Za-z0-9_.:@-]{1,15}", "auto or the name of a network interface")]
+_INTERFACE = r"[A-Za-z0-9_.:@-]{1,15}|[A-Za-z0-9.-]{0,100}\{host\}[A-Za-z0-9.-]{0,100}"
+Interface: TypeAlias = Annotated[
+    Line, matching(_INTERFACE, "auto, the name of a network interface, or a rule for names such as '{host}i'")
+]
 Word: TypeAlias = Annotated[Line, matching(r"[A-Za-z0-9_.-]+", "letters, digits, '_', '.' or '-'")]
 
 

@@ -6,7 +6,7 @@ A run has one folder on shared storage (`RunPaths`) and, on every node, one fold
 Layout of the run's folder::
 
     <run_root>/<run_id>/
-      config.yaml  config.resolved.json  site.json  job.sbatch
+      config.yaml  config.resolved.json  site.json  job.sbatch  submitted.json  STOP
       journal.<epoch>.jsonl
       lease/<n>
       key
@@ -74,6 +74,11 @@ class RunPaths:
         return self.root / "site.json"
 
     @property
+    def submitted(self) -> Path:
+        """How the newest job of the run was submitted (`submission.write_script`)."""
+        return self.root / "submitted.json"
+
+    @property
     def script(self) -> Path:
         return self.root / "job.sbatch"
 
@@ -109,6 +114,11 @@ class RunPaths:
     def requests(self) -> Path:
         """What people ask of a run that is alive (`runtime.requests`)."""
         return self.root / "requests"
+
+    @property
+    def stops(self) -> tuple[Path, ...]:
+        """Files by which somebody, also a colleague, asks the run to stop (`runtime.stopfile`)."""
+        return self.requests / "STOP", self.root / "STOP"
 
     @property
     def history(self) -> Path:

@@ -13,9 +13,13 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftslurm.errors import CannotCreate, UsageError
 from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, RunPaths, by_job, default_run_root
+
+if TYPE_CHECKING:
+    from ftslurm.slurm.env import JobEnv
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-\d{8}-[0-9a-f]{6}")
 KEY_BYTES = 32
@@ -107,19 +111,19 @@ def all_runs() -> list[RunPaths]:
     return [RunPaths(path.resolve()) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def same_call(run_root: Path, job_id: str, restart: int, call: Sequence[str], name: str) -> RunPaths:
+def same_call(run_root: Path, job: JobEnv, call: Sequence[str], name: str) -> RunPaths:
     """Return the run of one `ftslurm run` call in a script: the same one again after a requeue of the job.
 
     A run is the job, the digest of the call (its command, or the name that it was given), and how many such calls this
-    incarnation of the job has made before; two calls in one script are two runs. Joining a run of another job never
-    happens here.
+    incarnation of the job has made before; two calls in one script are two runs. A run of another job is joined only
+    in a chain, which stands for its jobs here.
 
     Raises:
         CannotCreate: the run root cannot be written.
     """
     digest = hashlib.blake2b("\0".join(call).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
-    ordinal = _next_ordinal(run_root, f"{job_id}.{restart}.{digest}")
-    link = by_job(run_root, f"{job_id}.{digest}.{ordinal}")
+    ordinal = _next_ordinal(run_root, f"{job.requeue_id}.{job.restart_count}.{digest}")
+    link = by_job(run_root, f"{job.calls_of}.{digest}.{ordinal}")
     if link.is_dir():
         return RunPaths(link.resolve())
     paths = create(run_root, name)

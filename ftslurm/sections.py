@@ -5,9 +5,18 @@ The other parts stand in `ftslurm.config`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ftslurm.fields import (
     AbsolutePath,
@@ -22,7 +31,21 @@ from ftslurm.fields import (
     Texts,
     WorldSizes,
     duration,
+    shown,
 )
+
+_WAYS = r"auto|requeue|resubmit|none|chain:([2-9]|[1-9][0-9]{1,2})"
+
+
+def _way(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(_WAYS, value):
+        raise ValueError(f"expected auto, requeue, chain:N with N from 2 to 999, resubmit or none, got {shown(value)}")
+    return value
+
+
+ContinueBy: TypeAlias = Annotated[
+    str, BeforeValidator(_way), WithJsonSchema({"type": "string", "pattern": f"^({_WAYS})$"})
+]
 
 
 class Section(BaseModel):
@@ -137,10 +160,11 @@ class Recovery(Section):
         description="Folder of the node ledger, which a group may share; left out: FTSLURM_LEDGER, or ledger under the"
         " run's root",
     )
-    continue_: Literal["auto", "requeue", "none"] = Field(
+    continue_: ContinueBy = Field(
         "auto",
         alias="continue",
-        description="How a run goes on when this allocation cannot: by a requeue, or not at all",
+        description="How a run goes on when this job cannot: requeue, chain:N (N jobs that wait for one another),"
+        " resubmit (the job submits the next one), none; auto: requeue, else resubmit, else none",
     )
     on_finish_after_takeover: Literal["requeue", "cancel"] = Field(
         "requeue",
@@ -149,5 +173,10 @@ class Recovery(Section):
     )
     max_attempts: Count = Field(20, description="Attempts in all, the first included; the run fails after them")
     no_progress_limit: Count = Field(
-        3, description="Attempts in a row without a new checkpoint; the run fails after them"
+        3, description="Attempts, or jobs of full length, in a row without a new checkpoint; the run fails after them"
     )
+
+    @property
+    def chain(self) -> int:
+        """The number of jobs of a chain; 0: the run is none."""
+        return int(self.continue_.partition(":")[2] or 0)

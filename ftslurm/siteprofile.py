@@ -46,6 +46,7 @@ class Proven:
     mpi: str = ""
     mpi_offered: tuple[str, ...] = ()
     requeue: bool | None = None
+    sbatch: bool | None = None
     ssh: bool | None = None
     ping: bool | None = None
 
@@ -165,7 +166,7 @@ def wanted(config: Config, proven: Proven) -> dict[str, str]:
     if config.launch.launcher == "srun" and not named and refused:
         values["launch.mpi"] = proven.mpi or "none"
     if config.recovery.continue_ == "auto" and proven.requeue is False:
-        values["recovery.continue_"] = "none"
+        values["recovery.continue_"] = "resubmit" if proven.sbatch else "none"
     return values
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ftslurm.errors import UsageError
 
-OWN_WITH_VALUE = frozenset({"--config", "--run-name", "--run-root", "--run-dir"})
-OWN_FLAGS = frozenset({"--resumed", "--help"})
+OWN_WITH_VALUE = frozenset({"--config", "--run-name", "--run-root", "--run-dir", "--resumed"})
+OWN_FLAGS = frozenset({"--chain", "--help", "--dry-run"})
 
 _SHORT_FLAGS = frozenset("EHhklOQsuvVXZ")
 _LONG_FLAGS = frozenset(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ftslurm import paths as names
 from ftslurm import runs
-from ftslurm.errors import CannotCreate
+from ftslurm.errors import CannotCreate, StorageError
+from ftslurm.slurm.env import CHAIN
 from ftslurm.slurm.script import JobRequest, OptionValue, literal_pattern, options_from_argv, render, sbatch_argv
 
 if TYPE_CHECKING:
@@ -31,20 +32,22 @@ def run_root_of(config: Config, given: Path | None) -> Path:
     return Path(config.run_root) if config.run_root else names.default_run_root()
 
 
-def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, resumed: bool = False) -> JobRequest:
+def request_of(
+    config: Config, paths: RunPaths, options: Sequence[str] = (), *, resumed: int | None = None
+) -> JobRequest:
     """Return the job that carries a run.
 
     Args:
         config: what the user wrote.
         paths: the run's folder.
         options: further options of sbatch from the command line; they beat the file's.
-        resumed: the job continues a run that has ended.
+        resumed: the job continues a run that has ended after so many journal entries.
 
     Raises:
         UsageError: an option is not of the form --name or --name=value.
     """
     resources, spares = config.resources, config.recovery.spares
-    flags = ("--resumed",) if resumed else ()
+    flags = () if resumed is None else ("--resumed", str(resumed))
     return JobRequest(
         name=config.name,
         run_dir=str(paths.root),
@@ -52,30 +55,33 @@ def request_of(config: Config, paths: RunPaths, options: Sequence[str] = (), *, 
         min_nodes=resources.nodes[0] + spares,
         max_nodes=resources.nodes[1] + spares,
         ntasks=_tasks(config),
-        ranks_per_node=resources.ranks_per_node,
-        cpus_per_rank=resources.cpus_per_rank,
+        ranks_per_node=config.tasks_per_node,
+        cpus_per_rank=config.cpus_per_task,
         gpus_per_node=resources.gpus_per_node or None,
         time_s=resources.time,
         partition=resources.partition,
         output=literal_pattern(str(paths.logs)) + "/job-%j.out",
         signal_lead_s=int(min(config.checkpoint.grace + SAVE_LEAD_S, 65_000)),
-        requeue=config.recovery.continue_ != "none",
+        requeue={"auto": True, "requeue": True, "none": False}.get(config.recovery.continue_),
         comment=json.dumps({"ftslurm": paths.run_id}, separators=(",", ":")),
         options=_options(config, options),
-        exports={"FTSLURM_HOME": str(names.home().absolute()), **_ledger_of_group()},
+        exports=_exports(config, paths),
     )
 
 
 def _tasks(config: Config) -> int | None:
     """Return the tasks of the whole allocation, spares included; a range of nodes has no number of tasks."""
     low, high = config.resources.nodes
-    return (high + config.recovery.spares) * config.resources.ranks_per_node if low == high else None
+    return (high + config.recovery.spares) * config.tasks_per_node if low == high else None
 
 
-def _ledger_of_group() -> dict[str, str]:
-    """Return the choice of a ledger by the environment, which the job does not inherit."""
+def _exports(config: Config, paths: RunPaths) -> dict[str, str]:
+    """Return what ftslurm's own processes find in their environment."""
+    # The chain in every job: one that is submitted from within a chain would inherit that.
+    chain = paths.run_id if config.recovery.chain else ""
     chosen = os.environ.get(names.LEDGER)
-    return {names.LEDGER: str(Path(chosen).absolute())} if chosen else {}
+    ledger = {names.LEDGER: str(Path(chosen).absolute())} if chosen else {}
+    return {"FTSLURM_HOME": str(names.home().absolute()), CHAIN: chain, **ledger}
 
 
 def _options(config: Config, words: Sequence[str]) -> tuple[tuple[str, OptionValue], ...]:
@@ -112,14 +118,36 @@ def prepare(config: Config, file: Path, root: Path) -> RunPaths:
 
 
 def write_script(paths: RunPaths, request: JobRequest) -> Path:
-    """Render the script into the run's folder, beside those of earlier jobs of the run."""
+    """Render the script into the run's folder, beside those of earlier jobs, and note how it is submitted."""
     target = paths.script
     count = 1
     while target.exists():
         count += 1
         target = paths.script.with_name(f"{paths.script.stem}.{count}{paths.script.suffix}")
     runs.write_private(target, render(request).encode("utf-8", "surrogateescape"))
+    record = json.dumps({"script": target.name, "options": command_line(request)})
+    part = paths.submitted.with_name(f".{paths.submitted.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    runs.write_private(part, record.encode("utf-8", "surrogateescape"))
+    part.replace(paths.submitted)
     return target
+
+
+def again(paths: RunPaths) -> tuple[Path, list[str]] | None:
+    """Return the script of the run's newest job and what stood on sbatch's command line; None: nobody knows.
+
+    A run that began in a script of the user's own has none.
+
+    Raises:
+        StorageError: the note cannot be read.
+    """
+    try:
+        record = json.loads(paths.submitted.read_bytes())
+        return paths.root / Path(str(record["script"])).name, [str(each) for each in record["options"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"cannot read {paths.submitted}: {error}") from error
 
 
 def discard(paths: RunPaths) -> None:

@@ -92,3 +92,41 @@ def test_gpus_that_do_not_divide_are_refused(call):
     """Rounding would leave a GPU without a rank, or a rank without a GPU."""
     with pytest.raises(UsageError, match="6 GPUs cannot be spread evenly over 4 nodes"):
         call("-G6", "train")
+
+
+def test_tasks_of_an_array_are_one_run_in_a_chain(call):
+    """With --chain the tasks join one run; two commands are two runs all the same; another array finds none."""
+    array = {"SLURM_ARRAY_JOB_ID": "7", "FTSLURM_CHAIN": "1"}
+    tasks = [call("a", SLURM_ARRAY_TASK_ID=task, SLURM_JOB_ID=f"1{task}", **array).root for task in "12"]
+    assert tasks[0] == tasks[1]
+    assert call("b", SLURM_ARRAY_TASK_ID="1", SLURM_JOB_ID="11", **array).root != tasks[0]
+    assert (
+        call("a", SLURM_ARRAY_TASK_ID="1", SLURM_JOB_ID="21", SLURM_ARRAY_JOB_ID="20", FTSLURM_CHAIN="1").root
+        not in tasks
+    )
+
+
+def test_jobs_with_the_same_mark_are_one_run(call):
+    """Jobs that were submitted as a chain from a script share its mark; it stands in no path as it is."""
+    jobs = [call("a", SLURM_JOB_ID=job, FTSLURM_CHAIN="gpt.1").root for job in ("8", "9")]
+    assert jobs[0] == jobs[1]
+    with pytest.raises(UsageError, match="cannot be the name of a chain"):
+        call("a", FTSLURM_CHAIN="../x")
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        (("--ntasks-per-node=1", "-c", "10", "torchrun", "--nproc-per-node=4", "t.py"), 4),
+        (("-N2", "--gpus-per-node=8", "-c10", "--", "python", "-m", "torch.distributed.run", "--nproc_per_node=gpu", "t"), 8),
+        (("-c10", "accelerate", "launch", "--num_processes", "12", "--num_machines", "4", "t.py"), 3),
+    ],
+)  # fmt: skip
+def test_torchrun_says_how_many_ranks_a_node_has(call, line, ranks):
+    """What `srun torchrun` gave a task stays the task's: the ranks are torchrun's, and the cores are given as they were."""
+    config = load(call(*line).config)
+    assert config.launch.launcher == "torchrun"
+    assert config.resources.ranks_per_node == ranks
+    assert config.tasks_per_node == 1
+    assert config.resources.cpus_per_rank is None
+    assert config.launch.srun[-1] == "--cpus-per-task=10"

@@ -28,7 +28,7 @@ DEFAULTS = {
         "partition": None,
         "sbatch": {},
     },
-    "launch": {"launcher": "srun", "mpi": "pmix", "modules": [], "setup": [], "env": {}, "srun": []},
+    "launch": {"launcher": "srun", "mpi": "pmix", "modules": [], "setup": [], "env": {}, "srun": [], "container": None},
     "network": {"interface": "auto", "ports": "20000-29999"},
     "heartbeat": {
         "profile": "default",

@@ -65,7 +65,7 @@ ONE = [
     ("launch: 3", "launch: expected a section (lines of `key: value`), got 3"),
     ("launch:", "launch: expected a section (lines of `key: value`), got nothing"),
     ("launch: [srun]", "launch: expected a section (lines of `key: value`), got a list"),
-    ("launch: {launcher: srum}", "launch.launcher: expected srun or mpirun, got 'srum'; did you mean srun?"),
+    ("launch: {launcher: srum}", "launch.launcher: expected srun, mpirun or torchrun, got 'srum'; did you mean srun?"),
     (
         "launch: {srun: [--cpu-bind=none, -w, n1]}",
         "launch.srun: srun's option --nodelist cannot be used here: the plan chooses the nodes",
@@ -87,7 +87,7 @@ ONE = [
     ("network: {ports: 80-90}", "network.ports: ports must be between 1024 and 65535, the smaller number first"),
     ("network: {ports: 30000-20000}", "network.ports: ports must be between 1024 and 65535, the smaller number first"),
     ("network: {ports: 20000-20003}", "network.ports: at least 10 ports are needed: every attempt takes new ones"),
-    ("network: {interface: 'a b'}", "network.interface: must be auto or the name of a network interface"),
+    ("network: {interface: 'a b'}", "network.interface: must be auto, the name of a network interface, or a rule for names such as '{host}i'"),
     ("heartbeat: {interval: 0.5}", "heartbeat.interval: a duration needs a unit; write 0.5s or 0.5ms"),
     ("heartbeat: {interval: 1ms}", "heartbeat.interval: must be between 50ms and 1m"),
     ("heartbeat: {deadman_after: 2s}", "heartbeat.deadman_after: must be more than heartbeat.suspect_after (3s)"),
@@ -108,7 +108,7 @@ ONE = [
     ("recovery: {world_sizes: [64]}",
      "recovery.world_sizes: resources.nodes x resources.ranks_per_node is 2 ranks, which is not in the list"),
     ("recovery: {prefer: [shrink, shrink]}", "recovery.prefer: each plan at most once"),
-    ("recovery: {continue: chain}", "recovery.continue: expected auto, requeue or none, got 'chain'"),
+    ("recovery: {continue: chain}", "recovery.continue: expected auto, requeue, chain:N with N from 2 to 999, resubmit or none, got 'chain'"),
     ("checkpoint: {scratch: scratch}", "checkpoint.scratch: expected auto, none or an absolute path"),
     ("checkpoint: {shared: here}", "checkpoint.shared: expected an absolute path or one that starts with {run_dir}"),
     (
@@ -254,3 +254,38 @@ def test_a_file_that_is_no_mapping(text):
 def test_a_secret_is_never_repeated():
     """A wrong value under launch.env is described, never shown."""
     assert "hush" not in "\n".join(mistakes(SMALL + "launch: {env: {A: {b: hush}, 'B C': hush, C: \"hush\\n\"}}\n"))
+
+
+TORCH = "name: t\ncommand: [{command}]\nresources: {{nodes: 2, ranks_per_node: 4}}\nlaunch: {{{launch}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "launch", "said"),
+    [
+        ("torchrun, t.py", "mpi: none", "command calls torchrun: say torchrun"),
+        ("accelerate, launch, t.py", "mpi: none", "command calls accelerate launch: say torchrun"),
+        ("python, t.py", "launcher: torchrun", "command calls neither torchrun nor accelerate launch, and has none of"),
+    ],
+)
+def test_a_command_that_starts_ranks_is_named_as_one(command: str, launch: str, said: str) -> None:
+    """Neither are eight torchruns started where one is meant, nor is a program started once where eight are."""
+    (line,) = mistakes(TORCH.format(command=command, launch=launch))[1:]
+    assert f"launch.launcher: {said}" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "launch", "tasks"),
+    [
+        ("torchrun, t.py", "launcher: torchrun", 1),
+        ("torchrun, t.py", "launcher: srun", 4),
+        ("numactl, torchrun, t.py", "launcher: torchrun", 1),
+        ("bash, -c, 'x {node_rank}'", "launcher: torchrun", 1),
+        ("bash, -c, 'x {node_rank}'", "mpi: none", 4),
+    ],
+)
+def test_tasks_follow_from_the_launcher(command: str, launch: str, tasks: int) -> None:
+    """One task a node where its command starts the ranks; the cores of a node stay the same."""
+    config = parse(TORCH.format(command=command, launch=launch).replace("nodes: 2", "nodes: 2, cpus_per_rank: 3"), "t")
+    assert config.tasks_per_node == tasks
+    assert config.cpus_per_task == 12 // tasks
+    assert config.world_size == 8

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Place] = {
     "logs": Place("ftslurm.cli.logs", "logs", "Print what the ranks wrote."),
     "explain": Place("ftslurm.cli.explain", "explain", "Tell the story of a run: what happened, and why."),
     "nodes": Place("ftslurm.cli.nodes", "nodes", "Show and forgive the nodes that runs have given up."),
+    "stop": Place("ftslurm.cli.stop", "stop", "End a run, after a save if wanted, so that it can be resumed."),
     "cancel": Place("ftslurm.cli.cancel", "cancel", "End a run and its job."),
     "checkpoint": Place("ftslurm.cli.checkpoint", "checkpoint", "List, verify, tag, prune the checkpoints of a run."),
     "config": Place("ftslurm.cli.config", "config", "Check, show and describe configuration files."),

@@ -31,14 +31,19 @@ Examples:
 def now(run_or_job: str, *, wait: bool, timeout: float, as_json: bool) -> int:
     """Ask the run of RUN_OR_JOB for a checkpoint now. Training goes on.
 
-    Exit code 75 when no supervisor takes the request, or the checkpoint is not durable in time.
+    With save_on: signal:NAME the program must go on after that signal: one that saves and leaves has ended the run.
+
+    Exit code 2 when its program cannot be asked (checkpoint.save_on is none); 75 when no supervisor takes the request,
+    or the checkpoint is not durable in time.
     """
+    from ftslurm.cli.asking import refuse_without_way
     from ftslurm.errors import TryAgain, UsageError
     from ftslurm.runtime.requests import request_save
 
     store = store_of(run_or_job)
     if store.run is None:
         raise UsageError(f"{run_or_job} names a store, not a run", hint="give a job id or a run id")
+    refuse_without_way(store.run, hint="set checkpoint.save_on: signal:TERM or file:PATH, as the program understands")
     before = _newest(store.root)
     path = request_save(store.run.requests)
     found = _wait_for(store.root, path, before, timeout) if wait else ""

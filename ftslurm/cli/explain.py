@@ -98,7 +98,7 @@ def _advice(told: Story, paths: RunPaths) -> str:
     from ftslurm.insight.text import took
 
     name = told.jobs[-1] if told.jobs else paths.run_id
-    if told.phase in (Phase.FAILED, Phase.CANCELLED):
+    if told.phase in (Phase.FAILED, Phase.CANCELLED, Phase.STOPPED):
         return f"`ftslurm logs {name}` shows what rank 0 printed; `ftslurm resume {name}` continues the run"
     if told.until is None:
         return f"`ftslurm status {name}` says what Slurm knows of its job"

@@ -95,7 +95,7 @@ def logs(
     elif as_json:
         raise UsageError("--json is for the logs of ftslurm's own processes", hint="add --supervisor or --agent NODE")
     else:
-        wanted = parse_ranks(ranks)
+        wanted = _in_logs(paths, parse_ranks(ranks))
         if not follow:
             _check(paths, attempt, wanted)
         output = _Output(None if wanted is not None and sum(map(len, wanted)) == 1 else _prefixed)
@@ -128,6 +128,19 @@ def parse_ranks(text: str) -> Ranks | None:
             raise UsageError(f"--rank {text!r} is no list of ranks", hint="write 3, 0,4-7 or all")
         ranks.append(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(ranks)
+
+
+def _in_logs(paths: RunPaths, wanted: Ranks | None) -> Ranks | None:
+    """The ranks whose logs hold what these have written: below torchrun all ranks of a node write into the first's."""
+    try:
+        plain = json.loads(paths.resolved.read_text(encoding="utf-8"))
+        shared = plain["launch"]["launcher"] == "torchrun"
+        size = int(plain["resources"]["ranks_per_node"]) if shared else 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return wanted  # without a record of it each rank has a log of its own
+    if size == 1 or wanted is None:
+        return wanted
+    return tuple(range(each.start // size * size, each.stop, size) for each in wanted)
 
 
 def _among(rank: int, wanted: Ranks | None) -> bool:

@@ -102,15 +102,13 @@ def resume(
         return 0
     if start:
         _roll_back(paths, plan, start)
-    job_id = _submit(client, paths, plan.request)
-    text = job_id if parsable else f"Submitted batch job {job_id}"
-    told = {"meta": {"schema": 1}, "job_id": job_id, **plan.plain(paths)}
-    click.echo(json.dumps(told, indent=2) if as_json else text)
-    if not wait:
-        return 0
-    from ftslurm.cli.submit import wait_for
+    from ftslurm.cli.submit import follow, wait_for, words_of
 
-    return wait_for(client, paths, job_id, after=plan.summary.entries)
+    jobs = (job_id := _submit(client, paths, plan.request), *follow(client, paths, plan.config, job_id))
+    text = job_id if parsable else words_of(jobs)
+    told = {"meta": {"schema": 1}, "job_id": job_id, "job_ids": list(jobs), **plan.plain(paths)}
+    click.echo(json.dumps(told, indent=2) if as_json else text)
+    return wait_for(client, paths, job_id, after=plan.summary.entries) if wait else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +116,7 @@ class Plan:
     """What will be submitted, and what there is to say about it."""
 
     request: JobRequest
+    config: Config
     summary: Summary
     start: tuple[str, int] | None
     notes: tuple[str, ...]
@@ -150,7 +149,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         UsageError: it has finished, or the wishes do not fit it.
         DataDamaged: no checkpoint of it is intact.
     """
-    from ftslurm import journal, siteprofile, submission
+    from ftslurm import journal, siteprofile, submission, time_limit
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
     from ftslurm.runtime.settings import checkpoint_of
@@ -161,7 +160,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     _refuse_if_finished(paths, summary, again=wishes.again)
     start, notes = _start(paths, config, wishes)
     changed = _changed(config, wishes)
-    request = submission.request_of(changed, paths, options, resumed=True)
+    request = submission.request_of(changed, paths, options, resumed=summary.entries)
     exclude = _still_known(client, summary.excluded)
     if exclude:
         notes.append(f"given up in this run, and excluded: {', '.join(exclude)}")
@@ -169,9 +168,10 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     notes += more
     if not paths.script.exists():
         notes.append("this run began in your own script: what that did before and after it is not done again")
+    notes.append(time_limit.outlook(changed))
     store = Path(checkpoint_of(config, paths).shared)
     request = replace(request, exclude=exclude)
-    return Plan(request=request, summary=summary, start=start, notes=tuple(notes), store=store)
+    return Plan(request=request, config=changed, summary=summary, start=start, notes=tuple(notes), store=store)
 
 
 def _refuse_if_finished(paths: RunPaths, summary: Summary, *, again: bool) -> None:
@@ -309,7 +309,10 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """
     from ftslurm import runs, submission
     from ftslurm.errors import FtslurmError, Refused, ServiceUnavailable, TryAgain
+    from ftslurm.runtime.stopfile import withdraw
 
+    for who in withdraw(paths.stops):
+        click.echo(f"ftslurm: {who} had asked the run to stop when it had ended: not obeyed any more", err=True)
     script = submission.write_script(paths, request)
     try:
         job_id = client.submit(script, submission.command_line(request)).partition(";")[0]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ftslurm.slurm.env import JobEnv
 
 EXAMPLES = """\b
 Examples:
   ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+  ftslurm run --chain -- python train.py                       # with #SBATCH --array=1-7%1: seven jobs, one run
+  ftslurm run torchrun --nproc-per-node=8 train.py             # its world is ftslurm's, for every attempt anew
+  ftslurm run --dry-run torchrun --nproc-per-node=8 train.py   # the command lines of the first attempt, and no more
 \b
 Submit the script with --no-kill and `export FTSLURM_NO_KILL=1` in it, so that the job outlives a lost node.
 """
@@ -30,20 +37,35 @@ class SrunLike(click.Command):
         return left
 
 
+def _preview(srun_line: tuple[str, ...], job: JobEnv, file: Path | None, run_name: str | None) -> None:
+    """Print how the first attempt would start."""
+    from ftslurm.adoption import settings
+    from ftslurm.runtime.steps import preview
+    from ftslurm.submission import DRY_RUN_ID
+
+    config = settings(srun_line, job, file=file, run_name=run_name)
+    for line in preview(config, f"{config.name}-{DRY_RUN_ID}", job.nodelist[: config.resources.nodes[1]]):
+        click.echo(line)
+
+
 @click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file.")
 @click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
+@click.option("--dry-run", is_flag=True, help="Print the command lines of the first attempt and start nothing.")
 @click.option("--run-dir", type=click.Path(path_type=Path), hidden=True, help="An existing run; written by submit.")
-@click.option("--resumed", is_flag=True, hidden=True, help="Continue a run that has ended; written by resume.")
+@click.option("--chain", is_flag=True, help="The tasks of this array (1-N%1) are one run, one after the other.")
+@click.option("--resumed", type=int, hidden=True, help="Continue a run that ended there; written by resume.")
 def run(
     srun_line: tuple[str, ...],
     *,
     file: Path | None,
     run_name: str | None,
     run_root: Path | None,
+    dry_run: bool,
     run_dir: Path | None,
-    resumed: bool,
+    chain: bool,
+    resumed: int | None,
 ) -> int:
     """Run COMMAND under supervision in this allocation, with srun's own options, and keep it alive.
 
@@ -53,7 +75,12 @@ def run(
     from ftslurm.runtime.parent import Parent
     from ftslurm.slurm.env import job_from_env
 
+    if chain:
+        _join()
     job = job_from_env(os.environ)
+    if dry_run:
+        _preview(srun_line, job, file, run_name)
+        return 0
     if run_dir is None:
         from ftslurm.adoption import adopt
 
@@ -62,4 +89,18 @@ def run(
     from ftslurm.paths import RunPaths
 
     runs.link_job(RunPaths(run_dir), job.job_id)
-    return Parent([*(["--resumed"] if resumed else []), str(run_dir)]).run()
+    return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
+
+
+def _join() -> None:
+    """Let the supervisor know, too, that this job is one of a chain."""
+    from ftslurm.errors import UsageError
+    from ftslurm.slurm.env import ARRAY_JOB_ID, CHAIN
+
+    if not os.environ.get(CHAIN):
+        if not os.environ.get(ARRAY_JOB_ID):
+            raise UsageError(
+                "--chain makes one run of the tasks of an array, and this job is none",
+                hint="#SBATCH --array=1-3%1 lets three jobs run one after the other",
+            )
+        os.environ[CHAIN] = "1"

@@ -62,7 +62,7 @@ def submit(
     run_root: Path | None,
 ) -> int:
     """Submit the run that FILE describes. Options after -- go to sbatch, and beat those of the file."""
-    from ftslurm import siteprofile, submission
+    from ftslurm import siteprofile, submission, time_limit
     from ftslurm.config import load
     from ftslurm.runtime.settings import handover_notes
     from ftslurm.slurm.client import SlurmClient
@@ -78,14 +78,16 @@ def submit(
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
         _show(client, replace(submission.preview(config, root, sbatch_options), exclude=out), test_only=not dry_run)
+        click.echo(f"# {time_limit.outlook(config)}", err=True)
+        _show_steps(config, said=dry_run)
         return 0
     paths = submission.prepare(config, file, root)
     siteprofile.keep(paths, taken)
     if origin is not None:
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
-    job_id = _submit(client, paths, request)
-    _report(job_id, paths, parsable=parsable, as_json=as_json)
+    jobs = (job_id := _submit(client, paths, request), *follow(client, paths, config, job_id))
+    _report(jobs, paths, time_limit.outlook(config), parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
 
 
@@ -121,6 +123,15 @@ def _show(client: SlurmClient, request: JobRequest, *, test_only: bool) -> None:
         click.echo(f"# submitted with: sbatch {shlex.join(options)} SCRIPT", err=True)
 
 
+def _show_steps(config: Config, *, said: bool) -> None:
+    """Print the command lines by which the job will start the ranks."""
+    from ftslurm.runtime.steps import preview
+    from ftslurm.submission import DRY_RUN_ID
+
+    for line in preview(config, f"{config.name}-{DRY_RUN_ID}") if said else ():
+        click.echo(f"# {line}", err=True)
+
+
 def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     """Submit; a run that Slurm refuses leaves no folder behind."""
     from ftslurm import runs, submission
@@ -144,18 +155,41 @@ def _submit(client: SlurmClient, paths: RunPaths, request: JobRequest) -> str:
     return job_id.partition(";")[0]
 
 
-def _report(job_id: str, paths: RunPaths, *, parsable: bool, as_json: bool) -> None:
+def follow(client: SlurmClient, paths: RunPaths, config: Config, first: str) -> tuple[str, ...]:
+    """Submit the other jobs of a chain; a chain that Slurm cut short is one all the same, and that is said."""
+    from ftslurm import chains, runs, submission
+
+    count, how = config.recovery.chain, submission.again(paths)
+    if not count or how is None:
+        return ()
+    jobs, problem = chains.follow(client, *how, first, count)
+    for job in jobs:
+        runs.link_job(paths, job)
+    if problem:
+        text = f"the chain has {len(jobs) + 1} of {count} jobs, Slurm took no more: {problem}"
+        click.echo(f"ftslurm: {text}; `ftslurm resume {first}` continues the run when they are over", err=True)
+    return jobs
+
+
+def words_of(jobs: tuple[str, ...]) -> str:
+    """What sbatch says; and the jobs that wait for the first one."""
+    later = f", and after it {', '.join(jobs[1:])}" if len(jobs) > 1 else ""
+    return f"Submitted batch job {jobs[0]}{later}"
+
+
+def _report(jobs: tuple[str, ...], paths: RunPaths, limit: str, *, parsable: bool, as_json: bool) -> None:
     import json
 
+    job_id = jobs[0]
     if as_json:
-        click.echo(
-            json.dumps({"meta": {"schema": 1}, "job_id": job_id, "run_id": paths.run_id, "run_dir": str(paths.root)})
-        )
+        told = {"job_id": job_id, "job_ids": list(jobs), "run_id": paths.run_id, "run_dir": str(paths.root)}
+        click.echo(json.dumps({"meta": {"schema": 1}, **told, "time_limit": limit}))
     elif parsable:
         click.echo(job_id)
     else:
-        click.echo(f"Submitted batch job {job_id}")
+        click.echo(words_of(jobs))
         click.echo(f"run {paths.run_id}; follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
+        click.echo(limit, err=True)
 
 
 def _hurry(client: SlurmClient, info: JobInfo) -> None:
@@ -170,6 +204,18 @@ def _hurry(client: SlurmClient, info: JobInfo) -> None:
         client.update_job(info.job_id, JobField.START_TIME, SOON)
     except FtslurmError as error:
         click.echo(f"ftslurm: the requeued job cannot be started earlier: {error}", err=True)
+
+
+def _newest(client: SlurmClient, paths: RunPaths, job_id: str) -> JobInfo:
+    """What Slurm says of the job, or of the first one after it that lives: of a chain, or resubmitted."""
+    from ftslurm.insight import index
+
+    info = client.job(job_id)
+    linked = index.jobs_by_run(paths.root.parent).get(paths.root.resolve(), ())
+    if not info.state.is_over or linked[-1:] == (job_id,):
+        return info
+    later = [each for each in client.jobs(linked).values() if not each.state.is_over]
+    return later[0] if later else info
 
 
 def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 0) -> int:
@@ -190,7 +236,7 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 
         if ends and ends[-1].phase in ENDED:
             return ends[-1].code
         try:
-            info = client.job(job_id)
+            info = _newest(client, paths, job_id)
             state = info.state
             _hurry(client, info)
         except (ServiceUnavailable, TryAgain) as error:
@@ -200,7 +246,7 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 
             gone = gone + 1 if state.is_over else 0
             if gone > 2:
                 raise RunFailed(
-                    f"job {job_id} is {state} and run {paths.run_id} has not ended by its own word",
+                    f"job {info.job_id} is {state} and run {paths.run_id} has not ended by its own word",
                     hint=f"`ftslurm explain {job_id}` tells what happened; `ftslurm resume {job_id}` continues it",
                 )
         time.sleep(pause)

@@ -191,12 +191,17 @@ class Quarantine(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requeue(Action):
-    """Ask Slurm for new nodes: requeue, NumTasks, NumNodes, ExcNodeList, in this order."""
+    """Let the run go on in other nodes.
+
+    By a requeue (requeue, NumTasks, NumNodes, ExcNodeList, in this order), in the next job of a chain, or in a job that
+    is submitted for it (resubmit). The answer comes as RequeueAnswered.
+    """
 
     num_nodes: int
     num_tasks: int
     exclude: tuple[str, ...]
     reason: str
+    by: str = "requeue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, CleanScratch, Pair, Replicate, Say, Whereabouts
 from ftslurm.core.draining import WHOLE, needed, without_older
-from ftslurm.core.events import AgentUp, PartReplicated
+from ftslurm.core.events import AgentUp, PartReplicated, ScratchShared
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
 from ftslurm.core.timers import set_timer
@@ -21,6 +21,7 @@ from ftslurm.core.timers import set_timer
 RETRY = "copy:"
 RETRY_S = 5.0
 NO_SCRATCH = "no_scratch"
+SHARED_SCRATCH = "shared_scratch"
 
 
 def partners(nodes: Sequence[str], switches: Mapping[str, str]) -> dict[str, str]:
@@ -64,6 +65,15 @@ def on_scratch(run: Run, event: AgentUp, policy: Policy) -> tuple[Run, tuple[Say
         return run, ()
     text = f"{event.node} has no scratch: checkpoints are written to shared storage there, and partners get no copies"
     return replace(run, told=run.told | {NO_SCRATCH}), (Say(text=text, slug=NO_SCRATCH),)
+
+
+def on_shared_scratch(run: Run, event: ScratchShared) -> tuple[Run, tuple[Say, ...]]:
+    """A folder that two nodes have in common is no scratch: each would take the other's files for its own."""
+    run = replace(run, bare=run.bare | {event.node})
+    if SHARED_SCRATCH in run.told:
+        return run, ()
+    text = f"no scratch on {event.node}: {event.reason}; checkpoints are written to shared storage at once"
+    return replace(run, told=run.told | {SHARED_SCRATCH}), (Say(text=text, slug=SHARED_SCRATCH),)
 
 
 def _lacking(run: Run, saved: Saved, ring: Mapping[str, str]) -> list[Pair]:

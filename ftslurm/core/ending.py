@@ -13,10 +13,11 @@ from ftslurm.core.asking import ask
 from ftslurm.core.draining import next_target, unsafe
 from ftslurm.core.events import Phase, RequeueAnswered, StopRequested
 from ftslurm.core.phases import enter
-from ftslurm.core.recovery import Policy
+from ftslurm.core.recovery import NONE, Policy
 from ftslurm.core.saving import drop_unfinished, settle_stopped
 from ftslurm.core.state import Run
 from ftslurm.core.timers import set_timer
+from ftslurm.errors import RunStopped, TryAgain
 
 COMPLETE = "complete"
 FAILED = "failed"
@@ -24,13 +25,17 @@ CANCEL = "cancel"
 REQUEUE = "requeue"
 TIME_LIMIT = "time_limit"
 PREEMPT = "preempt"
+USER = "user"
+OF_TIME = (TIME_LIMIT, PREEMPT)
+"""Reasons to leave that are nobody's fault."""
 
 GRACE = "grace"
 FENCE = "fence"
 SETTLE = "settle"
 
 TERMINATED = 143
-TEMPORARY = 75
+TEMPORARY = TryAgain.exit_code
+"""Also of a job of a run that goes on in another one: what depends on its success must wait."""
 
 _SENTENCES = {
     COMPLETE: "every rank reported success",
@@ -38,7 +43,19 @@ _SENTENCES = {
     TIME_LIMIT: "the time limit is near",
     PREEMPT: "the job is being preempted",
     REQUEUE: "the job goes back to the queue",
+    USER: "the run was asked to stop",
 }
+_ONWARD = {
+    "requeue": ("the job goes back to the queue", "Slurm refused the requeue"),
+    "chain": ("the next job of the chain goes on", "the run cannot go on in a next job"),
+    "resubmit": ("a new job goes on", "no job could be submitted to go on"),
+}
+
+
+def sentence(stop: StopRequested) -> str:
+    """Why the run leaves, in words."""
+    text = _SENTENCES.get(stop.why, stop.why)
+    return f"{text} by {stop.by}" if stop.by else text
 
 
 def leave(run: Run, why: str, policy: Policy, *, code: int = 0, reason: str = "") -> tuple[Run, tuple[Action, ...]]:
@@ -52,8 +69,8 @@ def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[
     """Somebody wants the run to stop; with a save first where the program can be asked for one."""
     training = run.phase in (Phase.TRAINING, Phase.SUSPECTING)
     if not (training and event.save and policy.can_ask_to_save and run.attempt):
-        return leave(run, event.why, policy)
-    run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=_SENTENCES.get(event.why, event.why))
+        return leave(run, event.why, policy, reason=sentence(event))
+    run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=sentence(event))
     run, timer = set_timer(run, GRACE, policy.grace_s)
     text = f"{run.reason}: the program is asked to save, and has {policy.grace_s:.0f} s"
     run, order = ask(run, event.why, stop=True)
@@ -61,7 +78,10 @@ def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[
 
 
 def on_stop_while_draining(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
-    """A cancellation overrides every other reason to stop; nothing else changes a run that is leaving."""
+    """A cancellation overrides every other reason to stop; one that is asked to stop does not go on elsewhere."""
+    if event.why == USER and run.stop is not None and run.stop.why in (*OF_TIME, REQUEUE) and not run.requeue_asked:
+        said = Say(text=f"{sentence(event)}: it does not go on after this", slug="stop_asked")
+        return replace(run, stop=replace(event, save=run.stop.save), reason=sentence(event)), (said,)
     if event.why != CANCEL or (run.stop is not None and run.stop.why == CANCEL):
         return run, ()
     return fence(replace(run, stop=event, reason=_SENTENCES[CANCEL]), policy, clean=False)
@@ -133,28 +153,47 @@ def conclude(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return _end(run, Phase.FINISHED, 0)
     if why == CANCEL:
         return _end(run, Phase.CANCELLED, TERMINATED)
-    if why in (REQUEUE, TIME_LIMIT, PREEMPT) and policy.continue_by == "requeue":
-        if run.requeue_asked:
-            return run, ()
-        ask = Requeue(
-            num_nodes=run.wanted + policy.spares,
-            num_tasks=(run.wanted + policy.spares) * policy.ranks_per_node,
-            exclude=tuple(sorted(run.condemned)),
-            reason=run.reason,
-        )
-        return replace(run, requeue_asked=True), (ask,)
+    if why == USER:
+        return _end(run, Phase.STOPPED, RunStopped.exit_code)
+    if why in (REQUEUE, *OF_TIME) and policy.continue_by != NONE:
+        return _go_on(run, policy)
     return _end(run, Phase.FAILED, run.code or 1)
 
 
-def on_requeue_answered(run: Run, event: RequeueAnswered) -> tuple[Run, tuple[Action, ...]]:
-    """Slurm has taken the job back, or refused."""
+def _go_on(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Ask for what comes after this job, unless job after job ends at its time limit without getting any further."""
+    if run.requeue_asked:
+        return run, ()
+    jobs = run.barren + is_barren(run)
+    if policy.checkpoints and jobs >= policy.no_progress_limit:
+        reason = f"{jobs} jobs in a row ended at their time limit without a new checkpoint"
+        return _end(replace(run, reason=reason), Phase.FAILED, run.code or 1)
+    ask = Requeue(
+        num_nodes=run.wanted + policy.spares,
+        num_tasks=(run.wanted + policy.spares) * (policy.tasks_per_node or policy.ranks_per_node),
+        exclude=tuple(sorted(run.condemned)),
+        reason=run.reason,
+        by=policy.continue_by,
+    )
+    return replace(run, requeue_asked=True), (ask,)
+
+
+def is_barren(run: Run) -> bool:
+    """Tell whether this job ends at its time limit and has brought no checkpoint that is newer than it began with."""
+    return run.stop is not None and run.stop.why == TIME_LIMIT and run.newest_step <= run.start_step
+
+
+def on_requeue_answered(run: Run, event: RequeueAnswered, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Slurm has taken the job back, or refused; or there is another job for the run, or none."""
     if run.stop is None or run.stop.why == CANCEL:
         return run, ()
+    well, ill = _ONWARD[policy.continue_by]
     if not event.ok:
-        return _end(replace(run, reason=f"Slurm refused the requeue: {event.detail}"), Phase.FAILED, TEMPORARY)
-    said = Say(text=f"the job goes back to the queue: {event.detail}", slug="requeued")
+        return _end(replace(run, reason=f"{ill}: {event.detail}"), Phase.FAILED, TEMPORARY)
+    said = Say(text=f"{well}: {event.detail}", slug="requeued")
     condemned = {node: found for node, found in run.condemned.items() if node not in event.forgiven}
-    return replace(enter(run, Phase.REQUEUED), condemned=condemned, requeued_at=event.at), (said,)
+    code = run.code if policy.continue_by == "requeue" else TEMPORARY
+    return replace(enter(run, Phase.REQUEUED), condemned=condemned, requeued_at=event.at, code=code), (said,)
 
 
 def _end(run: Run, phase: Phase, code: int) -> tuple[Run, tuple[Action, ...]]:

@@ -30,9 +30,10 @@ class Phase(StrEnum):
     FAILED = "failed"
     REQUEUED = "requeued"
     CANCELLED = "cancelled"
+    STOPPED = "stopped"
 
 
-ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.CANCELLED})
+ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.CANCELLED, Phase.STOPPED})
 
 
 class Outcome(StrEnum):
@@ -92,6 +93,7 @@ class AllocationGranted(Event):
 
     `nodes` is in Slurm's order. `resumed` is true where the user asked for a new job to continue an ended run.
     `takeover` says why the supervisor on `host` took over from one that was lost; empty: it did not.
+    `continue_by` is how this job can be gone on from, as it was found out here; empty: as the policy says.
     """
 
     job_id: str
@@ -106,6 +108,7 @@ class AllocationGranted(Event):
     wanted_nodes: int = 0
     host: str = ""
     takeover: str = ""
+    continue_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,14 @@ class AgentUp(Event):
     port: int
     attempt: int | None = None
     scratch: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchShared(Event):
+    """The scratch of a node is another node's, too: it is not used, and checkpoints go to shared storage at once."""
+
+    node: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,10 +334,11 @@ class SlurmReported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(Event):
-    """Somebody wants the run to stop. `why`: time_limit, cancel, preempt, user."""
+    """Somebody wants the run to stop. `why`: time_limit, cancel, preempt, user; `by`: which user, in words."""
 
     why: str
     save: bool
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
 from ftslurm.core.health import fit_nodes
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import arranged, best_first, usable
-from ftslurm.core.recovery import FIXED_WORLD, Policy
+from ftslurm.core.recovery import FIXED_WORLD, NONE, Policy
 from ftslurm.core.situation import released
 from ftslurm.core.state import Attempt, Run, Saved, SavedState
 from ftslurm.core.timers import set_timer
@@ -51,7 +51,7 @@ def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Actio
     reason = f"{count} of {len(run.nodes)} nodes are usable, min_nodes is {policy.min_nodes}"
     if sizes != policy.world_sizes:
         reason = f"{len(nodes)} nodes do not make the {sizes[0]} ranks that wrote the checkpoint; {FIXED_WORLD}"
-    again = policy.continue_by == "requeue" and run.requeues < policy.max_requeues
+    again = policy.continue_by != NONE and run.requeues < policy.max_requeues
     return leave(run, REQUEUE if again else FAILED, policy, code=1, reason=reason)
 
 

@@ -19,7 +19,7 @@ from ftslurm.core.events import (
     StopRequested,
 )
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
-from ftslurm.core.recovery import Policy
+from ftslurm.core.recovery import NONE, Policy
 from ftslurm.core.state import Doubt, Run
 from ftslurm.core.timers import set_timer
 from ftslurm.core.verdict import NodeVerdict, Verdict, judge_node
@@ -142,7 +142,7 @@ def on_probed(run: Run, event: NodeProbed, policy: Policy) -> Step:
 
 
 def _may_requeue(run: Run, policy: Policy) -> bool:
-    allowed = policy.continue_by == "requeue" and run.requeues < policy.max_requeues
+    allowed = policy.continue_by != NONE and run.requeues < policy.max_requeues
     return allowed and run.phase in LIVE | LAUNCHING | {Phase.STOPPING}
 
 

@@ -196,6 +196,7 @@ _CASCADES: tuple[tuple[Cause, float, str], ...] = (
         r"peer process has unexpectedly disconnected|RendezvousConnectionError|SignalException|EOFError",
     ),
     (Cause.UNKNOWN, 0.3, r"the rank's wrapper was killed|no agent for \d+ s|heartbeat monitor|lost communication with"),
+    (Cause.UNKNOWN, 0.3, r"torchrun has ended this rank"),
 )
 _TABLE = tuple(
     (re.compile(pattern), cause, role, weight)

@@ -19,11 +19,12 @@ LEGAL: dict[Phase, frozenset[Phase]] = {
     Phase.STOPPING: frozenset({Phase.PLANNING, Phase.DRAINING}),
     Phase.PLANNING: frozenset({Phase.RELAUNCHING, Phase.DRAINING}),
     Phase.RELAUNCHING: frozenset({Phase.TRAINING, Phase.SUSPECTING, Phase.STOPPING, Phase.DRAINING}),
-    Phase.DRAINING: frozenset({Phase.FINISHED, Phase.FAILED, Phase.REQUEUED, Phase.CANCELLED}),
+    Phase.DRAINING: frozenset({Phase.FINISHED, Phase.FAILED, Phase.REQUEUED, Phase.CANCELLED, Phase.STOPPED}),
     Phase.REQUEUED: frozenset(),
     Phase.FINISHED: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.CANCELLED: frozenset(),
+    Phase.STOPPED: frozenset(),
 }
 """Beside these, a new incarnation (a requeued job, a resume) starts from any phase: `core.run.on_allocation`."""
 

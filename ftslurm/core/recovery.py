@@ -16,6 +16,9 @@ from ftslurm.core.diagnosis import NODE_CAUSES, Cause, Diagnosis
 from ftslurm.core.placement import NOWHERE, Places, Strategy, arranged, best_first, usable
 from ftslurm.core.pricing import FREE, HORIZON_S, RESTART_S, Price, Rates
 
+NONE = "none"
+"""A run that cannot go on in another job (`Policy.continue_by`)."""
+
 
 class Kind(StrEnum):
     """What a plan does."""
@@ -32,7 +35,8 @@ class Policy:
     """What the user allows, and how long the core waits for what; the unit of every `_s` is seconds.
 
     Attributes:
-        continue_by: "requeue" or "none"; "auto" has been resolved before.
+        tasks_per_node: tasks of the job on a node, where they are not its ranks; 0: they are.
+        continue_by: "requeue", "chain", "resubmit" or "none"; "auto" has been resolved before.
         wants_all_ranks: a checkpoint is complete only with a file of every rank.
         checkpoints: the run has checkpoints that ftslurm watches.
         union_wait_s: how long to wait for further nodes' parts of a checkpoint.
@@ -54,6 +58,7 @@ class Policy:
     """
 
     ranks_per_node: int = 1
+    tasks_per_node: int = 0
     min_nodes: int = 1
     world_multiple_of: int = 1
     world_sizes: tuple[int, ...] = ()
@@ -283,12 +288,21 @@ def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Op
     return _Option(Kind.SHRINK, nodes, pricing.of_going_on(len(nodes), rates), reason)
 
 
+_ASKED = {
+    "requeue": "Slurm is asked for",
+    "chain": "the next job of the chain asks for",
+    "resubmit": "a new job asks for",
+}
+
+
 def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
-    if policy.continue_by != "requeue":
+    if policy.continue_by == NONE:
         return _Option(Kind.REQUEUE, refusal=f"recovery.continue is {policy.continue_by}")
     if now.requeues >= policy.max_requeues:
         return _Option(Kind.REQUEUE, refusal=f"{now.requeues} requeues were made already")
-    reason = f"{len(now.live)} usable nodes are left; Slurm is asked for {now.wanted + policy.spares} other ones"
+    reason = (
+        f"{len(now.live)} usable nodes are left; {_ASKED[policy.continue_by]} {now.wanted + policy.spares} other ones"
+    )
     return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason)
 
 

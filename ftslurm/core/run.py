@@ -53,6 +53,7 @@ from ftslurm.core.events import (
     RestoreReady,
     RestoreRefused,
     SaveRequested,
+    ScratchShared,
     SlurmReported,
     StopRequested,
     StorageStalled,
@@ -81,6 +82,7 @@ def advance(run: Run, event: Event, policy: Policy) -> Step:
         IllegalTransition: a rule made a move that the table of phases does not allow; nothing was changed.
     """
     run = situation.clocked(run, event)
+    policy = situation.ruled(run, policy)
     return TABLE[type(event)][run.phase](evidence.heard(run, event), event, policy)
 
 
@@ -104,7 +106,7 @@ def on_allocation(run: Run, event: AllocationGranted, policy: Policy) -> Step:
         run = replace(run, suspects={}, doubts={}, self_doubt=False)
         return takeover.adopt(run, event, policy)
     run = takeover.anew(run, event)
-    run = replace(run, failures=(), requeues=0) if event.resumed else run
+    run = replace(run, failures=(), requeues=0, barren=0) if event.resumed else run
     wanted = tuple(node for node in event.nodes if node not in run.condemned)
     run, timer = set_timer(run, AGENTS, policy.agents_s)
     return run, (LaunchAgents(nodes=wanted), timer)
@@ -369,6 +371,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     PartPending: _only(on_pending, ACTIVE),
     PartDrained: _only(on_drained, ACTIVE),
     PartReplicated: _only(copies.on_replicated, ACTIVE),
+    ScratchShared: _only(lambda run, event, _: copies.on_shared_scratch(run, event), ACTIVE),
     StoreDiffers: _only(draining.on_differs, ACTIVE),
     SaveRequested: _only(asking.on_requested, ACTIVE),
     GenerationDurable: _only(on_durable, ACTIVE),
@@ -377,9 +380,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     RestoreRefused: _only(launching.on_refused_later, LIVE | {Phase.STOPPING}) | dict.fromkeys(LAUNCHING, _refused),
     SlurmReported: _only(nodes.on_slurm, ACTIVE),
     StopRequested: _only(_stop, ACTIVE - {Phase.DRAINING}) | {Phase.DRAINING: ending.on_stop_while_draining},
-    RequeueAnswered: _only(
-        lambda run, event, policy: ending.on_requeue_answered(run, event), frozenset({Phase.DRAINING})
-    ),
+    RequeueAnswered: _only(ending.on_requeue_answered, frozenset({Phase.DRAINING})),
     TimerFired: _only(on_timer, ACTIVE),
     StorageStalled: _only(on_storage, ACTIVE),
     NodeHealth: _only(fitness.on_health, ACTIVE),

@@ -38,6 +38,12 @@ def clocked(run: Run, event: Event) -> Run:
     return replace(run, now=event.mono, wall=event.at)
 
 
+def ruled(run: Run, policy: Policy) -> Policy:
+    """Return the policy as it is for this job: how it can be gone on from was found out when it started."""
+    known = run.continue_by or policy.continue_by
+    return policy if known == policy.continue_by else replace(policy, continue_by=known)
+
+
 def restamped(run: Run) -> Run:
     """Return the run with every moment set to now: a new supervisor's clock may be another host's.
 

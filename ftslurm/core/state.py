@@ -185,7 +185,9 @@ class Run:
     `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
     launches took. `bare` are the nodes without scratch. `drain_named` is when the last drain target was named;
     `urgent`: the next one does not wait for its time. `packs` are the kinds of saves that go packed to shared storage
-    at present. `orders` is the number of the last order to save, `asked_mono` when it was given.
+    at present. `orders` is the number of the last order to save, `asked_mono` when it was given. `continue_by` is how
+    this job can be gone on from; empty: as the policy says. `barren` jobs before it, in a row, have ended at their time
+    limit without a new checkpoint; `start_step` is that of the newest one when this job began.
     """
 
     phase: Phase = Phase.SUBMITTED
@@ -198,6 +200,9 @@ class Run:
     host: str = ""
     no_kill: bool = False
     end_time: float | None = None
+    continue_by: str = ""
+    barren: int = 0
+    start_step: int = -1
     started_mono: float = 0.0
     agents: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()

@@ -27,13 +27,12 @@ AGENTS_S = 0.2
 
 def anew(run: Run, event: AllocationGranted) -> Run:
     """Return the run at the start of a new incarnation of its job, or in another job."""
+    run = _counted(run, event)
     run = situation.restamped(run)
     run = _without_scratch(run)
-    requeued = event.job_id == run.job_id and event.restart > run.restart
     return replace(
         run,
         phase=Phase.STARTING,
-        requeues=run.requeues + requeued,
         epoch=event.epoch,
         job_id=event.job_id,
         restart=event.restart,
@@ -43,6 +42,8 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         host=event.host,
         no_kill=event.no_kill,
         end_time=event.end_time,
+        continue_by=event.continue_by,
+        start_step=run.newest_step,
         started_mono=event.mono,
         agents=frozenset(),
         bare=frozenset(),
@@ -63,6 +64,15 @@ def anew(run: Run, event: AllocationGranted) -> Run:
         code=0,
         reason="",
     )
+
+
+def _counted(run: Run, event: AllocationGranted) -> Run:
+    """Return the run with what the job before it adds to its budgets."""
+    again = (event.job_id == run.job_id and event.restart > run.restart) or run.phase is Phase.REQUEUED
+    # Time limits are no failures: a long run meets any number of them.
+    of_time = run.stop is not None and run.stop.why in ending.OF_TIME
+    barren = run.barren + 1 if ending.is_barren(run) else 0
+    return replace(run, requeues=run.requeues + (again and not of_time), barren=barren)
 
 
 def _without_scratch(run: Run) -> Run:

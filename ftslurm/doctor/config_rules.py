@@ -24,12 +24,13 @@ def facts(config: Config, partitions: Mapping[str, Mapping[str, str]] | None) ->
         "config.asks_time": resources.time is not None,
         "config.time_s": resources.time,
         "config.launcher": config.launch.launcher,
-        "config.has_launcher": bool(shutil.which(config.launch.launcher)),
+        "config.has_launcher": bool(shutil.which("mpirun" if config.launch.launcher == "mpirun" else "srun")),
         "config.brings_launcher": bool(config.launch.modules or config.launch.setup),
         "config.mpi": config.launch.mpi if config.launch.launcher == "srun" else "none",
         "config.ntasks": float(config.world_size),
         "config.names_nodes": "nodelist" in resources.sbatch,
         "config.fabric": config.heartbeat.fabric,
+        "config.scratch": config.checkpoint.scratch,
         "config.watches_files": config.checkpoint.is_watched,
     }
     if partitions is None:

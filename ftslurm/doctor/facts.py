@@ -1,8 +1,8 @@
 """What is known about a site, as one flat mapping; what is not in it is unknown, and says so when a rule asks for it.
 
 Names have a prefix: `conf.` is `scontrol show config`, `slurm.` other words of Slurm, `host.` this host, `probe.` what
-the probe job found on the nodes, `config.` the user's configuration. A value None means: somebody was asked and could
-not tell.
+the probe job found on the nodes, `config.` the user's configuration, `limit.` what accounting allows it. A value None
+means: somebody was asked and could not tell.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ Value = str | float | bool | tuple[str, ...] | None
 
 
 NOT_EVERYWHERE = frozenset(
-    {"conf.CliFilterPlugins", "conf.JobContainerType", "conf.NamespaceType", "conf.PreemptParameters"}
+    {
+        "conf.CliFilterPlugins",
+        "conf.JobContainerType",
+        "conf.NamespaceType",
+        "conf.PreemptParameters",
+        "conf.ScronParameters",
+    }
 )
 """Settings that some releases do not have, or do not show: there they are not set."""
 

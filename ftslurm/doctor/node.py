@@ -29,11 +29,12 @@ from ftslurm.doctor.folder import examine
 from ftslurm.errors import FtslurmError
 from ftslurm.runtime.network import address_of, free_port
 from ftslurm.runtime.probes import ProbeTarget, confirm
-from ftslurm.runtime.scratch import LOCAL_CANDIDATES, LOCAL_PATHS
+from ftslurm.runtime.scratch import KEEPS_EXTERN, LOCAL_CANDIDATES, LOCAL_PATHS, mount_of, slurm_release
 from ftslurm.slurm import env
 
 MEET_S = 45.0
 CONNECT_S = 5.0
+LOAD_BYTES = 2**20
 CONFIRM_S = 3.0
 NVML_S = 10.0
 POLL_S = 0.1
@@ -113,7 +114,9 @@ class Node:
                 self._announce(record, candidates)
                 record["met"] = wait_for(lambda: len(self._others("here")) == len(self._nodes) - 1)
                 record["scratch"] = {str(path): self._scratch(path) for path in candidates}
-                record["peers"] = {peer: self._peer(peer, each) for peer, each in self._others("here").items()}
+                record["peers"] = {
+                    peer: self._peer(peer, each, record["address"]) for peer, each in self._others("here").items()
+                }
                 record["witnesses"] = self._witnesses()
                 # Nobody takes markers and server away before everybody has looked.
                 write(self._folder / f"looked.{self._name}.json", {})
@@ -133,7 +136,7 @@ class Node:
             "python": platform.python_version(),
             "run_root": examine(self._folder),
             "cgroup": "2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "1 or none",
-            "tmp_private": _private_tmp(os.environ.get(env.JOB_ID, "")),
+            "tmp_private": _is_of_job(Path("/tmp")),  # noqa: S108 - only looked up
             "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "nvml": _nvml(),
             "gpus_seen": Path("/proc/driver/nvidia/version").exists(),
@@ -198,14 +201,21 @@ class Node:
         """A candidate: is it really of this node alone, how large, how fast."""
         names = os.listdir(path)
         foreign = [name for name in self._nodes if name != self._name and f"{self._mark}-{name}" in names]
-        return {**examine(path), "own_seen": f"{self._mark}-{self._name}" in names, "foreign_seen": foreign}
+        private = _is_of_job(path)
+        return {
+            **examine(path),
+            "own_seen": f"{self._mark}-{self._name}" in names,
+            "foreign_seen": foreign,
+            "private": private,
+            "wiped": private and slurm_release() < KEEPS_EXTERN,
+        }
 
-    def _peer(self, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Another node's server by its address, and how far its clock is off."""
-        record: dict[str, Any] = {"address": told["address"], **_clock(told["address"], told["port"])}
+    def _peer(self, name: str, told: Mapping[str, Any], own: str) -> dict[str, Any]:
+        """Another node's server by its address, from this node's `own`, and how far its clock is off."""
+        record: dict[str, Any] = {"address": told["address"], **_clock(told["address"], told["port"], own)}
         if not record["connected"]:
             others = {each: address for each, address in told["interfaces"].items() if address != told["address"]}
-            record["by"] = [each for each, address in others.items() if _clock(address, told["port"])["connected"]]
+            record["by"] = [each for each, address in others.items() if _clock(address, told["port"], "")["connected"]]
         try:
             record["resolved"] = socket.gethostbyname(name)
         except OSError:
@@ -231,23 +241,36 @@ def _not_asked() -> Finding:
     return Finding(witness=Witness.SLURM, outcome=Outcome.UNKNOWN, detail="not asked")
 
 
+def _is_of_job(path: Path) -> bool:
+    """Whether it lies in a folder that goes when the job goes (job_container/tmpfs)."""
+    return mount_of(path).is_of_job(os.environ.get(env.JOB_ID, ""))
+
+
 def _serve(server: socket.socket) -> None:
     with suppress(OSError):
         while True:
             connection, _ = server.accept()
             with connection:
-                connection.sendall(f"{time.time():.6f}\n".encode())
+                connection.settimeout(CONNECT_S)
+                with suppress(OSError):  # one that breaks spoils nothing for the others
+                    connection.sendall(f"{time.time():.6f}\n".encode() + bytes(LOAD_BYTES))
 
 
-def _clock(address: str, port: int) -> dict[str, Any]:
-    """Connect; the offset of the other clock is taken at the middle of the round trip."""
+def _clock(address: str, port: int, own: str) -> dict[str, Any]:
+    """Connect from an address of this node; the offset of the other clock is taken at the middle of the round trip.
+
+    What is connected must carry data, too: full packets get lost where hosts believe in a larger MTU than the network.
+    """
     began, wall = time.monotonic(), time.time()
     try:
-        with socket.create_connection((address, port), timeout=CONNECT_S) as connection:
-            there = float(connection.makefile("rb").readline())
+        source = (own, 0) if own and not own.startswith("unknown") else None
+        with socket.create_connection((address, port), timeout=CONNECT_S, source_address=source) as connection:
+            file = connection.makefile("rb")
+            there, took = float(file.readline()), time.monotonic() - began
+            if len(file.read(LOAD_BYTES)) < LOAD_BYTES:
+                return {"connected": False, "error": "the connection broke under load"}
     except (OSError, ValueError) as error:
         return {"connected": False, "error": str(error)}
-    took = time.monotonic() - began
     return {"connected": True, "took_s": took, "offset_s": there - (wall + took / 2)}
 
 
@@ -258,15 +281,6 @@ def _interfaces() -> dict[str, str]:
         with suppress(FtslurmError, OSError):
             found[name] = address_of(name, "")
     return found
-
-
-def _private_tmp(job_id: str) -> bool:
-    """Whether /tmp is a mount of a folder named after this job (job_container/tmpfs), which goes when the job goes."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        root, point = line.split()[3:5]
-        if point == "/tmp" and job_id and job_id in root.split("/"):  # noqa: S108 - only looked up
-            return True
-    return False
 
 
 def _nvml() -> dict[str, Any]:

@@ -55,6 +55,7 @@ def proven(known: Mapping[str, Value], made: str) -> Proven:
         mpi=(next(iter(_texts(kinds)), "none")) if kinds is not None else "",
         mpi_offered=_texts(known.get("slurm.mpi_types")),
         requeue=_flag(known.get("probe.requeue")),
+        sbatch=_flag(known.get("probe.sbatch")),
         ssh=_flag(known.get("probe.ssh_works")),
         ping=_flag(known.get("probe.ping_works")),
     )
@@ -129,12 +130,17 @@ def _of_network(nodes: list[Record]) -> dict[str, Value]:
     by = {each for _, _, said in peers for each in said.get("by", ())}
     used = {node["interface"] for node in nodes if node["interface"]}
     connected = all(said["connected"] for _, _, said in peers) if peers else None
+    ways = {(node["node"], peer): said["connected"] for node, peer, said in peers}
     return {
         "probe.connected": connected,
         "probe.unconnected": tuple(f"{node['node']} to {peer}" for node, peer, said in peers if not said["connected"]),
+        "probe.unconnected_words": "; ".join(sorted({said.get("error", "") for _, _, said in peers} - {""}))[:200],
+        "probe.one_way": tuple(f"{a} to {b}" for (a, b), works in ways.items() if works and ways.get((b, a)) is False),
+        "probe.no_address": tuple(
+            str(node["address"]).partition(": ")[2] for node in nodes if str(node["address"]).startswith("unknown")
+        ),
         "probe.interface": tuple(sorted(used)),
         "probe.interface_advised": min(by) if by and connected is False else "",
-        "probe.loopback": _names(node for node in nodes if str(node["address"]).startswith("127.")),
         "probe.self_loopback": _names(node for node in nodes if str(node["resolved"]).startswith("127.")),
         "probe.no_port": _names(node for node in nodes if not node["port"]),
         "probe.clock_offset_s": max(offsets) if offsets else None,
@@ -145,7 +151,8 @@ def _of_network(nodes: list[Record]) -> dict[str, Value]:
 def _of_scratch(nodes: list[Record], job_id: str) -> dict[str, Value]:
     """Folders that can be written on every node and that no other node sees.
 
-    The one for the profile is on a disk if there is one, and is not named after the job: the next job has another.
+    The one for the profile is on a disk if there is one, and is not named after the job: the next job has another. What
+    is mounted for the job alone is the last choice, and none where it may go with a lost node (M31).
     """
     common = [path for path in nodes[0]["scratch"] if all(path in node["scratch"] for node in nodes)]
     shared, local = [], []
@@ -155,13 +162,17 @@ def _of_scratch(nodes: list[Record], job_id: str) -> dict[str, Value]:
             shared.append(path)
         elif all(each["own_seen"] and each.get("exclusive") and each.get("rename") for each in said):
             local.append(path)
-    lasting = [path for path in local if not job_id or job_id not in path]
+    wiped = {path for path in local if any(node["scratch"][path].get("wiped") for node in nodes)}
+    kept = [path for path in local if path not in wiped and (not job_id or job_id not in path)]
+    lasting = [path for path in kept if not any(node["scratch"][path].get("private") for node in nodes)]
     on_disk = [path for path in lasting if nodes[0]["scratch"][path]["file_system"] not in MEMORY_FILE_SYSTEMS]
-    chosen = next(iter(on_disk or lasting), "none")
+    chosen = next(iter(on_disk or lasting or kept), "none")
     proven_local = local if len(nodes) > 1 and all(node["met"] for node in nodes) else None
     known: dict[str, Value] = {
         "probe.scratch_local": tuple(local) if proven_local is not None else None,
         "probe.scratch_shared": tuple(shared),
+        "probe.scratch_wiped": tuple(path for path in local if path in wiped),
+        "probe.scratch_of_job": tuple(path for path in local if path not in lasting),
         "probe.scratch": chosen if proven_local is not None else None,
     }
     if proven_local and chosen != "none":

@@ -15,6 +15,11 @@ def _witnesses(facts: Facts) -> int:
     return sum(facts.flag(f"probe.{name}_works") for name in WITNESSES)
 
 
+def _paths(facts: Facts, name: str) -> tuple[str, ...]:
+    value = facts.get(name)
+    return value if isinstance(value, tuple) else ()
+
+
 def _advice(facts: Facts) -> str:
     advised = facts.text("probe.interface_advised")
     ports = "network.ports: a range that is open between nodes"
@@ -76,7 +81,7 @@ JOB_RULES = (
         applies=lambda facts: not facts.flag("probe.requeue"),
         shows=("probe.requeue_words", "probe.asked_requeue"),
         consequence="a run that cannot go on in its allocation ends, and after a takeover it does not end as COMPLETED",
-        setting="recovery.continue: none, spare nodes; `ftslurm resume` continues by hand",
+        setting="recovery.continue: chain:N or resubmit, and spare nodes",
     ),
     Rule(
         traps=("C6", "P5"),
@@ -94,7 +99,7 @@ JOB_RULES = (
         applies=lambda facts: not facts.flag("probe.sbatch"),
         shows=("probe.sbatch_words",),
         consequence="a run can be requeued, but cannot submit its own successor",
-        setting="recovery.continue: auto",
+        setting="recovery.continue: requeue, or chain:N where jobs may not requeue themselves",
     ),
     Rule(
         traps=("D1",),
@@ -182,6 +187,15 @@ NODE_RULES = (
         setting="checkpoint.scratch: another folder, where there is one",
     ),
     Rule(
+        traps=("M31",),
+        severity=Severity.WARNING,
+        what="the only node-local folders may go with any node that the job loses (a /tmp of its own before 23.02.6)",
+        applies=lambda facts: bool(facts.words("probe.scratch_wiped")) and facts.text("probe.scratch") == "none",
+        shows=("probe.scratch_wiped",),
+        consequence="what was saved there is gone on the survivors, too; ftslurm uses none of them by itself",
+        setting="checkpoint.scratch: none, or a disk outside of them",
+    ),
+    Rule(
         traps=("P9",),
         severity=Severity.WARNING,
         what="no node-local scratch was found",
@@ -209,7 +223,14 @@ NETWORK_RULES = (
         severity=Severity.STOPS,
         what="nodes cannot connect to each other by the address and ports that a run would use",
         applies=lambda facts: not facts.flag("probe.connected"),
-        shows=("probe.unconnected", "probe.interface", "probe.loopback", "probe.no_port"),
+        shows=(
+            "probe.unconnected",
+            "probe.one_way",
+            "probe.unconnected_words",
+            "probe.interface",
+            "probe.no_address",
+            "probe.no_port",
+        ),
         consequence="ranks do not find rank 0, agents do not find the supervisor",
         setting=_advice,
     ),
@@ -219,7 +240,8 @@ NETWORK_RULES = (
         what="a node's own name is a loopback address there",
         applies=lambda facts: bool(facts.words("probe.self_loopback")),
         shows=("probe.self_loopback",),
-        consequence="programs that look up their own host name tell others 127.0.0.1; ftslurm's MASTER_ADDR does not",
+        consequence="programs that look up their own host name tell others 127.0.0.1; ftslurm's MASTER_ADDR is never"
+        " such an address, and a run says which one it took instead",
         setting="use MASTER_ADDR as ftslurm sets it",
     ),
     Rule(
@@ -291,6 +313,24 @@ MPI_RULES = (
 )
 
 CONFIG_PROBE_RULES = (
+    Rule(
+        traps=("P9", "K15"),
+        severity=Severity.WARNING,
+        what="the configured scratch is one folder on several nodes",
+        applies=lambda facts: facts.get("config.scratch") in _paths(facts, "probe.scratch_shared"),
+        shows=("config.scratch", "probe.scratch_shared", "probe.scratch_local"),
+        consequence="a run finds that out, uses no scratch, and writes every checkpoint to shared storage at once",
+        setting="checkpoint.scratch: auto, or a node-local folder",
+    ),
+    Rule(
+        traps=("M31", "K15"),
+        severity=Severity.WARNING,
+        what="the configured scratch goes with the job",
+        applies=lambda facts: facts.get("config.scratch") in _paths(facts, "probe.scratch_of_job"),
+        shows=("config.scratch", "probe.scratch_of_job", "probe.scratch_wiped"),
+        consequence="what is only there is lost at a requeue; before 23.02.6 perhaps also with a lost node",
+        setting="checkpoint.scratch: auto, or a disk outside of it",
+    ),
     Rule(
         traps=("E3", "M13", "K7"),
         severity=Severity.WARNING,

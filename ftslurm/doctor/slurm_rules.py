@@ -273,6 +273,15 @@ POLICY_RULES = (
         setting="network.ports: a range that is open between nodes; `doctor --probe` tries it",
     ),
     Rule(
+        traps=("S9",),
+        severity=Severity.NOTE,
+        what="scrontab is enabled: what belongs into a crontab can run as a job of the cluster",
+        applies=lambda facts: "enable" in facts.words("conf.ScronParameters"),
+        shows=("conf.ScronParameters",),
+        consequence="no login host has to be up for what is repeated; where it is off, use cron there",
+        setting="`scrontab -e` with the lines of docs/how-to/cron.md",
+    ),
+    Rule(
         traps=("C6",),
         severity=Severity.NOTE,
         what="slurmctld limits how often a user may ask",

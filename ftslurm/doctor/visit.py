@@ -10,11 +10,12 @@ from typing import Any
 
 from ftslurm import siteprofile, submission
 from ftslurm.config import Config, Network
-from ftslurm.doctor import config_rules, host, probe, probe_facts, slurm_facts
+from ftslurm.doctor import config_rules, host, limits, probe, probe_facts, slurm_facts
 from ftslurm.doctor.config_rules import CONFIG_RULES
 from ftslurm.doctor.facts import Facts, UnknownFact, Value
 from ftslurm.doctor.handled_rules import HANDLED_RULES
 from ftslurm.doctor.host_rules import HOST_RULES
+from ftslurm.doctor.limits import LIMIT_RULES
 from ftslurm.doctor.probe_rules import CONFIG_PROBE_RULES, PROBE_RULES
 from ftslurm.doctor.report import Visit
 from ftslurm.doctor.rules import Rule, judge
@@ -25,7 +26,7 @@ from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.script import options_from_argv, render
 
 SITE_RULES: tuple[Rule, ...] = (*SLURM_RULES, *HOST_RULES, *HANDLED_RULES)
-ALL_RULES: tuple[Rule, ...] = (*CONFIG_RULES, *CONFIG_PROBE_RULES, *PROBE_RULES, *SITE_RULES)
+ALL_RULES: tuple[Rule, ...] = (*CONFIG_RULES, *LIMIT_RULES, *CONFIG_PROBE_RULES, *PROBE_RULES, *SITE_RULES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ def gather(client: SlurmClient, run_root: Path, config: Config | None) -> Site:
     known |= host.facts(client, run_root, slurm_facts.some_hosts(partitions or {}))
     if config is not None:
         known |= config_rules.facts(config, partitions)
+        known |= limits.facts(client, config, (partitions or {}).get(str(known.get("config.partition"))))
         known |= _asked(client, config, run_root)
     return Site(facts=Facts(known), partitions=partitions)
 
@@ -81,7 +83,7 @@ def _asked(client: SlurmClient, config: Config, run_root: Path) -> dict[str, Val
 
 def without_probe(site: Site, *, with_config: bool) -> Visit:
     """The visit's result from what is known without a job, and which profile `submit` would read."""
-    rules = (*CONFIG_RULES, *SITE_RULES) if with_config else SITE_RULES
+    rules = (*CONFIG_RULES, *LIMIT_RULES, *SITE_RULES) if with_config else SITE_RULES
     cluster = str(site.facts.values.get("slurm.cluster") or "")
     path = ""
     remarks: tuple[str, ...] = ("There is no site profile yet.",)
@@ -111,7 +113,11 @@ def with_probe(client: SlurmClient, site: Site, probing: Probing) -> Visit:
     request = replace(probing.request, partition=partition, options=options)
     result = probe.run(client, probing.root, request, _told(site.facts, config), probing.tell)
     facts = site.facts.also(probe_facts.facts(result))
-    rules = (*CONFIG_RULES, *CONFIG_PROBE_RULES, *PROBE_RULES, *SITE_RULES) if config else (*PROBE_RULES, *SITE_RULES)
+    rules = (
+        (*CONFIG_RULES, *LIMIT_RULES, *CONFIG_PROBE_RULES, *PROBE_RULES, *SITE_RULES)
+        if config
+        else (*PROBE_RULES, *SITE_RULES)
+    )
     path, remark = _profile(facts, site, partition)
     return Visit(facts=facts, findings=judge(rules, facts), probed=True, profile=path, remarks=(remark,))
 

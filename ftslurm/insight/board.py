@@ -168,13 +168,13 @@ def row(who: Identity, summary: Summary, jobs: Mapping[str, JobInfo] | None, now
 def current_job(
     linked: Sequence[str], summary: Summary, jobs: Mapping[str, JobInfo]
 ) -> tuple[str | None, JobInfo | None]:
-    """The job that stands for the run now: one that runs, else one that waits, else the newest that is known."""
+    """The job that stands for the run now: one that runs, else the next that waits, else the newest that is known."""
     ids = list(dict.fromkeys([*([summary.job_id] if summary.job_id else []), *linked]))
     known = [(job_id, jobs[job_id]) for job_id in ids if job_id in jobs]
     running = [pair for pair in known if pair[1].state.holds_nodes or pair[1].state is JobState.COMPLETING]
     waiting = [pair for pair in known if not pair[1].state.is_over]
     if running or waiting:
-        job = (running or waiting)[-1][1]
+        job = (running[-1:] or waiting)[0][1]
         return job.job_id, job
     if summary.job_id:
         return summary.job_id, jobs.get(summary.job_id)

@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     from ftslurm.journal import Entry
 
 _RECOVERING = frozenset({Phase.STOPPING, Phase.PLANNING, Phase.RELAUNCHING})
+_ASKED = {
+    "requeue": "Slurm is asked for {}",
+    "chain": "the next job of the chain is to go on, on {}",
+    "resubmit": "a new job is submitted, for {}",
+}
 _LEFT = frozenset({Phase.DRAINING, Phase.REQUEUED}) | ENDED
 _REFUSALS = frozenset({"checkpoint_damaged", "checkpoint_refused"})
 _TOLD_ELSEWHERE = frozenset({"released", "node_heard", "requeued"})
@@ -283,9 +288,8 @@ class Teller:
             without = f" without {folded(ask.exclude)}" if ask.exclude else ""
             # After an incident the reason has been told.
             why = "" if self._requeued() else f": {ask.reason}"
-            self._chronicle.add(
-                entry.t, Kind.LEAVING, f"Slurm is asked for {count(ask.num_nodes, 'node')}{without}{why}"
-            )
+            what = _ASKED[ask.by].format(count(ask.num_nodes, "node"))
+            self._chronicle.add(entry.t, Kind.LEAVING, f"{what}{without}{why}")
         for end in actions(entry, EndRun):
             self._end = end
             self._flush()

@@ -26,7 +26,7 @@ from typing import Any
 from ftslurm.core.events import Event, NodeFenced, RestoreRefused
 from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
-from ftslurm.runtime import attempt_env, fence
+from ftslurm.runtime import attempt_env, container, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
 from ftslurm.runtime.keeper import Post
 from ftslurm.runtime.keys import private_folder, read_key
@@ -266,6 +266,7 @@ class Agent:
                 "attempt": row.attempt,
                 "rank": row.rank,
                 "world": row.said.get("world"),
+                "ranks": row.count,
                 "state": row.said.get("state"),
                 "port": port,
                 "step": fence.environ_of(row.pid).get("SLURM_STEP_ID", ""),
@@ -273,8 +274,7 @@ class Agent:
         )
 
     def _tell_output(self, attempt: int, rank: int, data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": text})
+        self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": data.decode("utf-8", "replace")})
 
     def _on_alone(self) -> None:
         attempt = self._ranks.newest_attempt()
@@ -296,14 +296,14 @@ class Agent:
         rule(message)
 
     def _later(self, work: Callable[[Mapping[str, Any]], None], message: Mapping[str, Any]) -> None:
-        future = self._threads.submit(work, message)
-        future.add_done_callback(lambda done: _complain(done.exception(), str(message.get("t"))))
+        what = str(message.get("t"))
+        self._threads.submit(work, message).add_done_callback(lambda done: _complain(done.exception(), what))
 
     def _attempt(self, message: Mapping[str, Any]) -> None:
         """A new attempt is coming: ports of older ones are not offered again, and its checkpoints are watched for."""
         self._ports.update(int(port) for port in message["avoid_ports"])
         self._ranks.live = int(message["attempt"])
-        self._later(lambda _: self._saver.begin(int(message["attempt"]), int(message["world"])), message)
+        self._vault.begin(message, self._later)
 
     def _go(self, message: Mapping[str, Any]) -> None:
         attempt = int(message["attempt"])
@@ -317,17 +317,17 @@ class Agent:
         common |= (handed := self._saver.handed(path))
 
         def build(row: LocalRank) -> dict[str, Any]:
-            log_file = self._shipper.follow(attempt, row.rank)
-            argv = attempt_env.command(message["argv"], message["resume_args"], handed)
-            return {
+            environ = {**common, **message["ranks"][str(row.rank)]}
+            asked = attempt_env.command(message["argv"], message["resume_args"], handed)
+            argv = attempt_env.placed(asked, environ, starts_ranks=row.starts_ranks)
+            go = {
                 "t": "go",
-                "env": {**common, **message["ranks"][str(row.rank)]},
-                "unset": message["unset"],
+                "env": environ,
                 "argv": [argument.replace("{checkpoint_dir}", str(self._saver.folder)) for argument in argv],
-                "setup": message["setup"],
-                "modules": message["modules"],
-                "log": str(log_file),
+                "log": str(self._shipper.follow(attempt, row.rank)),
+                **{name: message[name] for name in ("unset", "setup", "modules")},
             }
+            return container.boxed(go, message.get("container"), (self._saver.folder.parent, Path(path).parent))
 
         self._ranks.release(attempt, build)
 
@@ -384,6 +384,7 @@ def main() -> None:
     to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, _: log.info("signal %d: the agent stays", received))
+    address_of(spec.interface, spec.host)  # what forbids it ends this agent, in words
     asyncio.run(_serve(spec, node))
     # Threads that hang in a system call on dead storage must not keep the node's step alive.
     logging.shutdown()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ftslurm import placeholders, torchrunline
 from ftslurm.checkpoint.handover import (
     ATTEMPT,
     CHECKPOINT,
@@ -50,6 +51,15 @@ LAUNCHER = "FTSLURM_LAUNCHER"
 ROLE = "FTSLURM_ROLE"
 ORPHAN_AFTER = "FTSLURM_ORPHAN_AFTER"
 RESTORE_STEP = "FTSLURM_RESTORE_STEP"
+RANKS_PER_TASK = "FTSLURM_RANKS_PER_TASK"
+_PLACEHOLDERS = {
+    "nnodes": env.JOB_NUM_NODES,
+    "world": env.WORLD_SIZE,
+    "master_addr": env.MASTER_ADDR,
+    "master_port": env.MASTER_PORT,
+    "node_rank": env.NODE_RANK,
+    "rank": env.RANK,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +119,10 @@ def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, 
     return {SAVE_POLICY: policy, MTBF_S: f"{mtbf_s:.0f}", **known}
 
 
-def stale(world: World) -> tuple[str, ...]:
-    """Return the names that must not reach the ranks of this attempt."""
-    return () if world.restored else (CHECKPOINT, CHECKPOINT_TAG, RESTORE_STEP)
+def stale(world: World, *, starts_ranks: bool = False) -> tuple[str, ...]:
+    """Return the names that must not reach the ranks of this attempt; `starts_ranks`: nor torchrun."""
+    others = torchrunline.ENVIRONMENT if starts_ranks else ()
+    return others if world.restored else (*others, CHECKPOINT, CHECKPOINT_TAG, RESTORE_STEP)
 
 
 def _trackers(world: World) -> dict[str, str]:
@@ -129,3 +140,22 @@ def command(argv: Sequence[str], resume_args: Sequence[str], handed: Mapping[str
     whole = [*argv, *resume_args] if handed else list(argv)
     checkpoint, tag = handed.get(CHECKPOINT, ""), handed.get(CHECKPOINT_TAG, "")
     return [argument.replace("{checkpoint}", checkpoint).replace("{tag}", tag) for argument in whole]
+
+
+def placed(argv: Sequence[str], environ: Mapping[str, str], *, starts_ranks: bool) -> list[str]:
+    """Return the command with what only this attempt knows: placeholders, and the world of a command like torchrun.
+
+    `environ` are the rank's own variables, or those of the first rank of a node whose command `starts_ranks`.
+    """
+    line = torchrunline.read(argv, anywhere=True) if starts_ranks else None
+    if line is not None:
+        place = torchrunline.Place(
+            nnodes=int(environ[env.JOB_NUM_NODES]),
+            processes=int(environ[env.LOCAL_WORLD_SIZE]),
+            node_rank=environ[env.NODE_RANK],
+            master_addr=environ[env.MASTER_ADDR],
+            master_port=environ[env.MASTER_PORT],
+            run_id=environ[env.TORCHELASTIC_RUN_ID],
+        )
+        argv = line.rewritten(place)
+    return placeholders.filled(argv, {name: environ[variable] for name, variable in _PLACEHOLDERS.items()})

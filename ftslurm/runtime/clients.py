@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 3.0
 OUTPUT_TAIL = 2000
+REFUSAL = re.compile(r"^ftslurm\.errors\.\w+: (.+)\s*\Z", re.MULTILINE)
+"""How the traceback of an agent ends that has found a reason not to run."""
 
 
 @dataclass
@@ -109,3 +112,13 @@ def tail(path: Path) -> str:
         return path.read_bytes()[-OUTPUT_TAIL:].decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
+
+
+def refusals(folder: Path, mark: str) -> list[str]:
+    """What agents say of themselves that could not run, by node: the error that each has ended with."""
+    found = []
+    for path in sorted(folder.glob(f"{mark}-*.out")):
+        match = REFUSAL.search(tail(path))
+        if match:
+            found.append(f"no agent on {path.stem.removeprefix(f'{mark}-')}: {match[1]}")
+    return found

@@ -137,7 +137,8 @@ class _Fence:
         self.end = self.began + deadline_s
         self.spared = _ancestors()
         self.killed: set[tuple[int, int]] = set()
-        self.left: tuple[str, ...] = ()
+        # Until it has come to its end: one that dies on the way must not be taken for one that left nothing.
+        self.left: tuple[str, ...] = ("the fencing itself has failed",)
 
     def run(self) -> None:
         self._round(_table(self.run_id, looks=1))  # a quick one, in which groups that belong as a whole are seen whole
@@ -149,7 +150,7 @@ class _Fence:
             if found and time.monotonic() > self.end:
                 self.left = tuple(str(proc) for proc in found)
                 return
-        self._wait_for_gpus()
+        self.left = self._held_by_gpus()
 
     def _round(self, table: dict[int, Proc]) -> tuple[Proc, ...]:
         """Kill what belongs; return whom."""
@@ -168,17 +169,17 @@ class _Fence:
             _kill(proc)
             self.killed.add((proc.pid, proc.start))
 
-    def _wait_for_gpus(self) -> None:
+    def _held_by_gpus(self) -> tuple[str, ...]:
         """A GPU's memory is free only when the driver has let go of the process (NVML says so)."""
         killed = {pid for pid, _ in self.killed}
         while killed:
             held = (probes.gpu_pids(self.end - time.monotonic()) or frozenset()) & killed
             if not held:
-                return
+                break
             if time.monotonic() > self.end:
-                self.left = tuple(f"{pid} (ended, but a GPU still belongs to it)" for pid in sorted(held))
-                return
+                return tuple(f"{pid} (ended, but a GPU still belongs to it)" for pid in sorted(held))
             time.sleep(10 * PAUSE_S)
+        return ()
 
 
 def writers(run_id: str, attempt: int) -> Writers:
@@ -300,9 +301,9 @@ def _ancestors() -> set[int]:
 def _members(group: str) -> set[int]:
     """The processes in a cgroup and in those below it."""
     found: set[int] = set()
-    for file in Path(group).rglob("cgroup.procs"):
+    for folder, _, _ in os.walk(group):  # which passes over what goes away meanwhile
         with suppress(OSError):
-            found.update(map(int, file.read_text(encoding="ascii").split()))
+            found.update(map(int, Path(folder, "cgroup.procs").read_text(encoding="ascii").split()))
     return found
 
 

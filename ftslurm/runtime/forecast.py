@@ -122,7 +122,7 @@ class Forecaster:
 
     def _options(self, run: Run) -> list[str]:
         resources, spares = self._place.config.resources, self._place.config.recovery.spares
-        options = [f"--nodes={run.wanted + spares}", f"--ntasks-per-node={resources.ranks_per_node}"]
+        options = [f"--nodes={run.wanted + spares}", f"--ntasks-per-node={self._place.config.tasks_per_node}"]
         options += [f"--partition={self._place.partition}"] if self._place.partition else []
         options += [f"--time={format_slurm_time(resources.time)}"] if resources.time is not None else []
         options += [f"--gpus-per-node={resources.gpus_per_node}"] if resources.gpus_per_node else []

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from ftslurm.checkpoint.handover import CHECKPOINT
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths
 from ftslurm.core.actions import Pair, Whereabouts
-from ftslurm.core.events import Event, PartDrained, PartReplicated, RestoreReady, RestoreRefused
+from ftslurm.core.events import Event, PartDrained, PartReplicated, RestoreReady, RestoreRefused, ScratchShared
 from ftslurm.errors import DataDamaged, FtslurmError
+from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.drains import Drains
-from ftslurm.runtime.scratch import scratch_of, scratch_paths
+from ftslurm.runtime.scratch import Marks, scratch_of, scratch_paths
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.places import Gatherer, Place, Tally
@@ -62,9 +63,13 @@ class Keeper:
         self._store = StorePaths(Path(spec.checkpoint.shared))
         base = scratch_of(spec.checkpoint.scratch, os.environ)
         self._scratch = scratch_paths(base, spec.run_id) if base is not None else None
+        if self._scratch is not None:
+            self._marks = Marks.of(self._scratch.root, self._node, f"{spec.job_id}.{spec.restart}", os.environ)
+            self._marks.leave()
         self._restored: dict[int, str] = {}
         self._stop = threading.Event()
         self._drains = Drains(spec.checkpoint, self._scratch.packed if self._scratch else None, self._stop)
+        self.settle()
 
     @property
     def folder(self) -> Path:
@@ -79,6 +84,21 @@ class Keeper:
     @property
     def _generations(self) -> Path:
         return self._scratch.generations if self._scratch else self._store.generations
+
+    def settle(self) -> None:
+        """Give up a scratch in which another node is met: it is not this node's own.
+
+        Called before any order is obeyed: by then the agents of all nodes have left their marks.
+        """
+        other = self._marks.met() if self._scratch is not None else ""
+        if self._scratch is None or not other:
+            return
+        reason = f"{self._scratch.root} is the same folder on {other}"
+        log.error("this node has no scratch: %s", reason)
+        self._scratch = None
+        self._drains = Drains(self._spec.checkpoint, None, self._stop)
+        self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        self._report(ScratchShared(node=self._node, reason=reason))
 
     def restored_path(self, attempt: int) -> str:
         """Return where the attempt's verified checkpoint lies on this node; empty without one."""

@@ -28,6 +28,7 @@ MARKS = (
     attempt_env.LOCAL_DIR,
     attempt_env.LAUNCHER,
     attempt_env.ORPHAN_AFTER,
+    attempt_env.RANKS_PER_TASK,
 )
 _QUIET = ("--input=none", "--kill-on-bad-exit=0", "--wait=0")
 
@@ -59,7 +60,11 @@ class StepCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """What an attempt's launcher is asked for; `local_dir` is the run's folder on every node."""
+    """What an attempt's launcher is asked for; `local_dir` is the run's folder on every node.
+
+    `starts_ranks`: one task a node, whose command is torchrun and starts the node's ranks. `wrapper`: the words that
+    start a rank's wrapper, by default with ftslurm's own Python.
+    """
 
     run_id: str
     attempt: int
@@ -72,11 +77,18 @@ class Ranks:
     gpus_per_node: int = 0
     options: tuple[str, ...] = ()
     orphan_after_s: float = 20.0
+    wrapper: tuple[str, ...] = ()
+    starts_ranks: bool = False
 
     @property
     def world_size(self) -> int:
         """How many ranks that makes."""
         return len(self.nodes) * self.ranks_per_node
+
+    @property
+    def tasks_per_node(self) -> int:
+        """How many tasks the launcher starts on a node."""
+        return 1 if self.starts_ranks else self.ranks_per_node
 
 
 def agents(nodes: Sequence[str], output: str, spec: str, inherited: Mapping[str, str], *, gpus: int = 0) -> StepCommand:
@@ -115,13 +127,19 @@ def ranks(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepComm
     Raises:
         UsageError: the launcher is not installed.
     """
-    if shutil.which(launcher, path=inherited.get("PATH")) is None:
-        raise UsageError(f"{launcher} is not on PATH", hint="load the module that brings it, before `ftslurm run`")
-    return _srun(asked, inherited) if launcher == "srun" else _mpirun(asked, inherited)
+    program = "mpirun" if launcher == "mpirun" else "srun"
+    if shutil.which(program, path=inherited.get("PATH")) is None:
+        raise UsageError(f"{program} is not on PATH", hint="load the module that brings it, before `ftslurm run`")
+    return step(launcher, asked, inherited)
 
 
-def _wrapped(command: Sequence[str]) -> tuple[str, ...]:
-    return (*PYTHON, "-S", str(RANK_FILE), "--", *command)
+def step(launcher: str, asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
+    """Return the step of an attempt, whether its launcher is installed here or not."""
+    return _mpirun(asked, inherited) if launcher == "mpirun" else _srun(asked, inherited)
+
+
+def _wrapped(asked: Ranks) -> tuple[str, ...]:
+    return (*(asked.wrapper or (*PYTHON, "-S", str(RANK_FILE))), "--", *asked.command)
 
 
 def _marks(asked: Ranks, launcher: str) -> dict[str, str]:
@@ -131,6 +149,7 @@ def _marks(asked: Ranks, launcher: str) -> dict[str, str]:
         attempt_env.LOCAL_DIR: asked.local_dir,
         attempt_env.LAUNCHER: launcher,
         attempt_env.ORPHAN_AFTER: str(asked.orphan_after_s),
+        attempt_env.RANKS_PER_TASK: str(asked.ranks_per_node if asked.starts_ranks else 0),
     }
 
 
@@ -140,27 +159,29 @@ def _environ(asked: Ranks, launcher: str, inherited: Mapping[str, str]) -> dict[
 
 
 def _srun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
+    """Every task sees all GPUs of its node (no --gpus-per-task): LOCAL_RANK picks one."""
+    tasks = asked.tasks_per_node
     argv = [
         "srun",
         "--overlap",
         "--no-kill",
         *_QUIET,
         f"--nodes={len(asked.nodes)}",
-        f"--ntasks={asked.world_size}",
-        f"--ntasks-per-node={asked.ranks_per_node}",
+        f"--ntasks={len(asked.nodes) * tasks}",
+        f"--ntasks-per-node={tasks}",
         f"--nodelist={nodeset.fold(asked.nodes)}",
         "--export=ALL",
         f"--job-name=ftslurm-{asked.attempt}",
         f"--output={asked.local_dir}/step-{asked.attempt}-%t.out",
     ]
-    if asked.mpi and asked.mpi != "none":
+    if asked.mpi and asked.mpi != "none" and not asked.starts_ranks:
         argv.append(f"--mpi={asked.mpi}")
     if asked.cpus_per_rank:
-        argv.append(f"--cpus-per-task={asked.cpus_per_rank}")
+        argv.append(f"--cpus-per-task={asked.cpus_per_rank * asked.ranks_per_node // tasks}")
     if asked.gpus_per_node:
         argv.append(f"--gpus-per-node={asked.gpus_per_node}")
     return StepCommand(
-        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked.command)), environ=_environ(asked, "srun", inherited)
+        argv=(*argv, *_marks_pass(asked.options), *_wrapped(asked)), environ=_environ(asked, "srun", inherited)
     )
 
 
@@ -198,7 +219,7 @@ def _mpirun(asked: Ranks, inherited: Mapping[str, str]) -> StepCommand:
         "--bind-to",
         "none",
         *asked.options,
-        *_wrapped(asked.command),
+        *_wrapped(asked),
     )
     folded = nodeset.fold(asked.nodes)
     allocation = {

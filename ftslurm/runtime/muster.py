@@ -26,9 +26,10 @@ class Muster:
     def add(self, node: str, message: Mapping[str, Any]) -> WorldMustered | None:
         """Note a registration; returns the event when it made the world whole, once."""
         with self._lock:
-            rank = int(message["rank"])
-            self.nodes[rank] = node
-            self.ports[rank] = int(message["port"])
+            first = int(message["rank"])
+            for rank in range(first, first + int(message.get("ranks") or 1)):
+                self.nodes[rank] = node
+                self.ports[rank] = int(message["port"])
             if message.get("step"):
                 self.steps.add(str(message["step"]))
             # What the launcher has started counts: one rank too few would never come, one too many must not be missed.

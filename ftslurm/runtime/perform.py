@@ -42,8 +42,8 @@ from ftslurm.core.saving import whole_on_nodes
 from ftslurm.core.situation import mtbf_s
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
-from ftslurm.runtime import attempt_env, launcher
-from ftslurm.runtime.clients import Clients, tail
+from ftslurm.runtime import attempt_env, container, launcher, onward, steps
+from ftslurm.runtime.clients import Clients, refusals, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
@@ -211,6 +211,8 @@ class Performer:
         text = tail(output)
         if code or text:
             log.info("the agents' step ended with code %d: %s", code, text)
+        for words in refusals(output.parent, output.stem) if code else ():
+            self._of.voice.say(words)
 
     def _probe(self, action: ProbeNode) -> None:
         self._forecast.expect_plan(self._of.run)
@@ -229,22 +231,12 @@ class Performer:
     # ------------------------------------------------------------------------------------------------- attempt
 
     def _launch(self, action: LaunchAttempt) -> None:
-        of, config = self._of, self._of.context.config
+        of, context = self._of, self._of.context
         of.muster = Muster(action.attempt, action.world_size, dict(of.addresses))
         self._announce_attempt(action.attempt, action.world_size, action.nodes)
-        asked = launcher.Ranks(
-            run_id=of.context.paths.run_id,
-            attempt=action.attempt,
-            nodes=action.nodes,
-            ranks_per_node=config.resources.ranks_per_node,
-            local_dir=str(of.context.local.root),
-            command=tuple(config.command),
-            mpi=config.launch.mpi,
-            cpus_per_rank=config.resources.cpus_per_rank,
-            gpus_per_node=config.resources.gpus_per_node,
-            options=tuple(config.launch.srun),
-            orphan_after_s=2 * config.heartbeat.deadman_after,
-        )
+        asked = steps.training(context.config, context.paths.run_id, action.attempt, action.nodes)
+        words = container.wrapper(context.config.launch, context.paths, self._folders())
+        asked = replace(asked, wrapper=words)
         self._later(lambda _: self._start_ranks(asked), action)
 
     def _announce_attempt(self, attempt: int, world_size: int, nodes: tuple[str, ...]) -> None:
@@ -255,6 +247,7 @@ class Performer:
     def _start_ranks(self, asked: launcher.Ranks) -> None:
         output = self._of.context.local.root / f"launcher-{asked.attempt}.out"
         try:
+            container.prepare(self._of.context.config.launch, self._of.context.paths)
             process = launcher.ranks(self._of.context.config.launch.launcher, asked, os.environ).start(output)
         except (OSError, FtslurmError) as error:
             self._of.emit(LaunchEnded(attempt=asked.attempt, code=-1, output=str(error)))
@@ -280,11 +273,12 @@ class Performer:
             "t": "go",
             "attempt": action.attempt,
             "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **own},
-            "unset": list(attempt_env.stale(world)),
+            "unset": list(attempt_env.stale(world, starts_ranks=config.launch.launcher == "torchrun")),
             "argv": list(config.command),
             "resume_args": list(config.checkpoint.resume_args),
             "setup": list(config.launch.setup),
             "modules": list(config.launch.modules),
+            "container": container.order(config.launch, of.context.paths, self._folders()),
         }
         restored = of.run.current.restored
         for node in action.again or dict.fromkeys(action.placement):
@@ -292,6 +286,10 @@ class Performer:
             each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Folders beside the run's own that its ranks need; each agent knows where checkpoints are on its node."""
+        return (str(self._of.context.local.root),)
 
     def _mark_current(self, attempt: int) -> None:
         link = self._of.context.paths.current_logs
@@ -361,6 +359,9 @@ class Performer:
     def _requeue(self, action: Requeue) -> None:
         """Have an agent ask for it; the others leave, so that the job does not linger in COMPLETING."""
         of, job_id = self._of, self._of.context.job.requeue_id
+        if action.by != onward.REQUEUE:
+            of.emit(onward.go_on(of.context.job, of.context.paths, action))
+            return
         low, high = of.context.config.resources.nodes
         # From here on SIGTERM is the requeue's own.
         of.requeuing = True

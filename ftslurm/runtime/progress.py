@@ -170,7 +170,7 @@ class ProgressReader:
         return POLL_S if shows else CALM_S
 
     def _look(self, watched: _Watched, now: float, stood_s: float) -> None:
-        rows = {row.rank: row for row in self._rows(watched.attempt) if row.released}
+        rows = {rank: row for row in self._rows(watched.attempt) if row.released for rank in row.ranks}
         states = watched.states
         for rank in rows.keys() - states.keys():
             states[rank] = RankState(rank, now)
@@ -196,7 +196,7 @@ class ProgressReader:
         if now - state.changed < LOOK_S:
             state.wrote = None
             return
-        wrote = _written(state.pid or (process_of(row) if row else 0))
+        wrote = _written(state.pid or (processes_of(row).get(state.rank, 0) if row else 0))
         if state.wrote is None or wrote < state.wrote:
             state.wrote = wrote
         elif wrote - state.wrote >= WROTE:
@@ -278,16 +278,25 @@ def _mtime(path: str) -> float:
 
 
 def _is_over(state: RankState, row: LocalRank | None) -> bool:
-    return row.done if row is not None else not is_alive(state.pid, 0)
+    if row is None:
+        return not is_alive(state.pid, 0)
+    worker = state.pid or row.workers.get(state.rank, 0)
+    return row.done or (row.starts_ranks and worker > 0 and not is_alive(worker, 0))
 
 
-def process_of(row: LocalRank) -> int:
-    """The program of a rank: what its wrapper has started first, where the kernel says so (CONFIG_PROC_CHILDREN)."""
+def processes_of(row: LocalRank) -> dict[int, int]:
+    """The programs of ranks: what the wrapper has started first, where the kernel says so (CONFIG_PROC_CHILDREN).
+
+    Where that is torchrun, they are what torchrun has started; itself before that.
+    """
+    known = dict(row.workers)
+    if known:
+        return {rank: pid for rank, pid in known.items() if rank not in row.ends}
     try:
         words = Path(f"/proc/{row.pid}/task/{row.pid}/children").read_text().split()
     except OSError:
-        return 0
-    return int(words[0]) if words else 0
+        return {}
+    return {row.rank: int(words[0])} if words else {}
 
 
 def _written(pid: int) -> int:

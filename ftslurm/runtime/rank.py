@@ -172,6 +172,18 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def workers(pids: Iterable[int]) -> dict[int, int]:
+    """The ranks among these processes, parents first, that torchrun has started; ROLE_RANK is a name of its own."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        with suppress(OSError, ValueError):  # it has ended meanwhile, or is not ours to read
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environ = dict(pair.partition(b"=")[::2] for pair in file.read().split(b"\0"))
+            if b"ROLE_RANK" in environ:
+                found.setdefault(int(environ[b"RANK"]), pid)
+    return found
+
+
 def kill(send: Callable[[int, int], None], target: int, signum: int = signal.SIGKILL) -> None:
     """Call os.kill or os.killpg; a target that is gone, or that is not ours (setuid), is left alone."""
     with suppress(ProcessLookupError, PermissionError):
@@ -194,9 +206,11 @@ class Wrapper:
 
     def __init__(self, environ: Mapping[str, str], command: Sequence[str]) -> None:
         rank, world, local = identity(environ)
+        several = int(environ.get("FTSLURM_RANKS_PER_TASK") or 0)  # the program is torchrun, and starts so many ranks
+        rank, world, self._starts_ranks = rank * (several or 1), world * (several or 1), several > 0
         self._environ, self._command = environ, list(command)
         self._about = {"attempt": int(environ["FTSLURM_ATTEMPT"]), "rank": rank}
-        self._place = {"world": world, "local_rank": local, "host": socket.gethostname()}
+        self._place = {"world": world, "ranks": several, "local_rank": local, "host": socket.gethostname()}
         self._agent_wait_s = float(environ.get("FTSLURM_AGENT_WAIT") or 60)
         self._orphan_after_s = float(environ.get("FTSLURM_ORPHAN_AFTER") or 20)
         self._link, self._pump = Link(environ, {"role": "rank", **self._about}), Pump(os.devnull)
@@ -247,7 +261,12 @@ class Wrapper:
 
     def _pass_on(self, signum: int, to: str) -> None:
         if self._state == "running":  # the child is not reaped before that ends: its number is its own
-            kill(os.kill if to == "child" else os.killpg, self._child, signum)
+            # Torchrun would end its ranks by any signal that it knows, and die of the others.
+            ranks = workers(descendants(self._child)) if self._starts_ranks and to == "child" else {}
+            for pid in ranks.values():
+                kill(os.kill, pid, signum)
+            if not ranks:
+                kill(os.kill if to == "child" else os.killpg, self._child, signum)
 
     def _start(self, go: Mapping[str, Any]) -> None:
         """Start the program, in a process group of its own, that dies with this process."""

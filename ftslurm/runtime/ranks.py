@@ -6,14 +6,15 @@ Ends are reported upwards until the supervisor has acknowledged them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ftslurm.core.events import RankExited
-from ftslurm.runtime import fence
+from ftslurm.runtime import fence, workers
 from ftslurm.runtime.control import Channel, ChannelClosed
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class LocalRank:
     """One rank of this node.
 
     `said` is what it registered with, `done` whether its end was reported, `finished` whether that was exit code 0.
+    Where its program starts ranks of its own, `workers` are their processes by rank, as far as they are known, and
+    `ends` the exit codes and signals of those that have ended, the first one first.
     """
 
     attempt: int
@@ -38,6 +41,24 @@ class LocalRank:
     finished: bool = False
     oom_before: int | None = None
     group: str | None = None
+    watched: bool = False
+    workers: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def starts_ranks(self) -> bool:
+        """Whether its program is torchrun, or the like: it stands for all ranks of this node."""
+        return bool(self.said.get("ranks"))
+
+    @property
+    def count(self) -> int:
+        """How many ranks it stands for."""
+        return int(self.said.get("ranks") or 1)
+
+    @property
+    def ranks(self) -> range:
+        """The ranks that it stands for."""
+        return range(self.rank, self.rank + self.count)
 
     @property
     def pid(self) -> int:
@@ -117,6 +138,7 @@ class RankTable:
             self._rows[(attempt, rank)] = row
         row.said, row.channel = message, channel
         row.released = message.get("state") != "waiting"
+        self._watch(row)
         if attempt <= self.fenced_below:
             self._tell(row, {"t": "kill"})
         elif message.get("state") != "exited":
@@ -131,18 +153,33 @@ class RankTable:
         if row.attempt <= self.fenced_below:
             return
         signal = int(message.get("signal", 0))
-        oom = signal == SIGKILL and self._oom(row)
-        self._report(
-            RankExited(
-                attempt=row.attempt,
-                rank=row.rank,
-                node=self._node,
-                code=int(message.get("code", 1)),
-                signal=signal,
-                tail=str(message.get("tail", "")) if signal or message.get("code") else "",
-                oom=oom,
-            )
+        oom = (signal == SIGKILL or row.starts_ranks) and self._oom(row)
+        end = RankExited(
+            attempt=row.attempt,
+            rank=row.rank,
+            node=self._node,
+            code=int(message.get("code", 1)),
+            signal=signal,
+            tail=str(message.get("tail", "")) if signal or message.get("code") else "",
+            oom=oom,
         )
+        for each in workers.ends_of(row, end) if row.starts_ranks else (end,):
+            self._report(each)
+
+    def _watch(self, row: LocalRank) -> None:
+        """Look after the ranks that a program starts itself, from when it may."""
+        if not row.starts_ranks or not row.released or row.done or row.watched:
+            return
+        row.watched = True
+        loop = asyncio.get_running_loop()
+
+        def finish() -> None:
+            loop.call_soon_threadsafe(self._tell, row, {"t": "kill"})
+
+        workers.watch(row, lambda: self._is_over(row), finish)
+
+    def _is_over(self, row: LocalRank) -> bool:
+        return row.done or row.attempt <= self.fenced_below
 
     def _oom(self, row: LocalRank) -> bool:
         now = fence.oom_kills(row.pid)
@@ -154,6 +191,7 @@ class RankTable:
             if not row.done and not row.released:
                 row.released = True
                 self._tell(row, build(row))
+                self._watch(row)
 
     def signal(self, attempt: int, signum: int) -> None:
         """Send a signal to the user's program of every rank."""

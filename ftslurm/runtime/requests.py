@@ -1,6 +1,7 @@
 """What people ask of a run that is alive: files in `<run_dir>/requests/`, taken away when they have been seen.
 
-`save-<anything>`: a checkpoint is wanted now. Shared storage may hang; then this thread does, and nothing else.
+`save-<anything>`: a checkpoint is wanted now. `STOP`: the run is to end (`runtime.stopfile`). Shared storage may hang;
+then this thread does, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ftslurm.core.events import Event, SaveRequested
-from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER
+from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, RunPaths
+from ftslurm.runtime.stopfile import StopFiles
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +25,9 @@ SAVE = "save-"
 class RequestWatch:
     """Looks for requests; `run` is for a thread of its own."""
 
-    def __init__(self, folder: Path, emit: Callable[[Event], None]) -> None:
-        self._folder, self._emit = folder, emit
+    def __init__(self, paths: RunPaths, emit: Callable[[Event], None]) -> None:
+        self._folder, self._emit = paths.requests, emit
+        self._stops = StopFiles(paths.stops)
 
     def run(self) -> None:
         """Look for ever."""
@@ -37,6 +40,12 @@ class RequestWatch:
 
     def look(self) -> None:
         """Take what is there. Several requests for the same thing are one. Raises OSError."""
+        self._look_for_saves()
+        asked = self._stops.look()
+        if asked is not None:
+            self._emit(asked)
+
+    def _look_for_saves(self) -> None:
         try:
             names = [name for name in os.listdir(self._folder) if name.startswith(SAVE)]
         except FileNotFoundError:

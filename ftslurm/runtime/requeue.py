@@ -42,7 +42,7 @@ def requeue(slurm: SlurmClient, job_id: str, asked: Requeue, *, any_size: bool) 
         changes += [(JobField.NUM_TASKS, str(asked.num_tasks)), (JobField.NUM_NODES, str(asked.num_nodes))]
     if exclude:
         changes.append((JobField.EXC_NODE_LIST, nodeset.fold(exclude)))
-    problems = [problem for field, value in changes if (problem := _change(slurm, job_id, field, value))]
+    problems = [problem for field, value in changes if (problem := change(slurm, job_id, field, value))]
     detail = "; ".join([_read_back(slurm, job_id, asked, exclude), *problems])
     log.info("requeued: %s", detail)
     return RequeueAnswered(ok=True, detail=detail, forgiven=forgiven)
@@ -69,7 +69,7 @@ def excludable(slurm: SlurmClient, job_id: str, asked: Requeue) -> tuple[tuple[s
     return (), known
 
 
-def _change(slurm: SlurmClient, job_id: str, field: JobField, value: str) -> str:
+def change(slurm: SlurmClient, job_id: str, field: JobField, value: str) -> str:
     """Change one field; "not right now" is tried again, since the job is still COMPLETING."""
     return _patient(lambda: slurm.update_job(job_id, field, value), f"{field}={value}")
 

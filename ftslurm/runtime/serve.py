@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,19 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftslurm import journal, siteprofile
+from ftslurm import journal, siteprofile, torchrunline
+from ftslurm.chains import dissolve
 from ftslurm.config import Config, load
 from ftslurm.core.actions import EndRun
 from ftslurm.core.ending import CANCEL, PREEMPT, TIME_LIMIT
 from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
+from ftslurm.core.situation import ruled
 from ftslurm.core.state import Run
-from ftslurm.errors import DataDamaged, FtslurmError, SiteForbids
+from ftslurm.errors import DataDamaged, FtslurmError
 from ftslurm.paths import LocalPaths, RunPaths
-from ftslurm.runtime import claims
+from ftslurm.runtime import claims, onward, steps
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.logs import to_file
-from ftslurm.runtime.network import address_of
+from ftslurm.runtime.network import own_address
 from ftslurm.runtime.quorum import leave_mark
 from ftslurm.runtime.settings import handover_notes, policy_of, wanted_of
 from ftslurm.runtime.spawning import wait_in_one_thread_only
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--say", type=int)
     parser.add_argument("--parent", type=int, default=0)
     parser.add_argument("--takeover", action="store_true")
-    parser.add_argument("--resumed", action="store_true")
+    parser.add_argument("--resumed", type=int)
     parser.add_argument("run_dir")
     asked = parser.parse_args(argv)
     # What comes before the handlers stand must not end this process: cancellation is asked of Slurm later.
@@ -97,7 +98,7 @@ def _die_with(parent: int) -> None:
             os._exit(1)
 
 
-def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy | None) -> dict[str, Any]:
+def _serve(paths: RunPaths, *, resumed: int | None, signals: _Signals, legacy: Legacy | None) -> dict[str, Any]:
     config = siteprofile.of_run(load(paths.config), paths)
     job = job_from_env(os.environ)
     if legacy is not None:
@@ -109,16 +110,14 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy 
     copies = sorted(local.root.glob("journal-supervisor-*.jsonl"))
     known = list(journal.read(paths, *copies))
     run, _ = journal.replay(known, policy_of(config))
-    resumed = resumed and _is_new(run, job)
-    if run.phase in ENDED and not resumed:
+    # Once: a job that is requeued, and a later one of the same script, simply go on.
+    anew = resumed is not None and len(known) <= resumed
+    if run.phase in ENDED and not anew:
         print(f"[ftslurm] run {paths.run_id} has already ended: {run.phase}, {run.reason}", flush=True)
-        if legacy is not None:
-            over = EndRun(phase=run.phase, code=run.code, reason=run.reason)
-            end_job(job.requeue_id, over, config.recovery.on_finish_after_takeover)
+        _conclude(EndRun(phase=run.phase, code=run.code, reason=run.reason), config, job, legacy)
         return {"phase": run.phase, "code": run.code}
-    context = Context(
-        paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=_address(config)
-    )
+    own = own_address(config.network.interface, job.nodelist)
+    context = Context(paths=paths, config=config, job=job, key=read_key(paths.key), local=local, address=own.ip)
     supervisor = _begin(context, copies, legacy)
     if supervisor is None:
         return {"park": TAKEN_OVER}
@@ -127,16 +126,44 @@ def _serve(paths: RunPaths, *, resumed: bool, signals: _Signals, legacy: Legacy 
         return claims.start_anew(job)
     signals.attach(supervisor, job)
     if legacy is None:
-        supervisor.voice.say(_first_line(paths, job, config, epoch))
+        supervisor.voice.say("\n".join(filter(None, (_first_line(paths, job, config, epoch), own.remark))))
     else:
         _take_over(supervisor, legacy)
     supervisor.start_slurm_watch()
     supervisor.scan_store()
-    end = supervisor.serve(_granted(run, context, epoch, resumed=resumed, legacy=legacy))
-    if legacy is not None and end is not None and end.phase in ENDED:
-        paths.settled(epoch).touch()
+    granted = _granted(run, context, epoch, resumed=anew, legacy=legacy)
+    return _leave(supervisor, supervisor.serve(_with_way(granted, supervisor)), legacy)
+
+
+def _leave(supervisor: Supervisor, end: EndRun | None, legacy: Legacy | None) -> dict[str, Any]:
+    """The word for the parent, when what is left of the run's jobs has been seen to."""
+    context, way = supervisor.context, ruled(supervisor.run, supervisor.policy).continue_by
+    if end is not None and legacy is not None and end.phase in ENDED:
+        context.paths.settled(supervisor.epoch).touch()
+    if end is not None and (end.phase in ENDED or way != onward.REQUEUE):
+        _conclude(end, context.config, context.job, legacy)
+    return _word(end, way)
+
+
+def _with_way(granted: AllocationGranted, supervisor: Supervisor) -> AllocationGranted:
+    """Find out how this job can be gone on from, when it begins, and say what is not as the user may think."""
+    if granted.same_incarnation:
+        return granted
+    context = supervisor.context
+    way, words = onward.find_out(context.config, context.job, context.paths)
+    if words:
+        supervisor.voice.say(words)
+    return replace(granted, continue_by=way)
+
+
+def _conclude(end: EndRun, config: Config, job: JobEnv, legacy: Legacy | None) -> None:
+    """See to the jobs that are left: those of the chain, and this one where there is no script that could return."""
+    if end.phase in ENDED:
+        words = dissolve(SlurmClient(), job)
+        if words:
+            print(f"[ftslurm] {words}", flush=True)
+    if legacy is not None:
         end_job(job.requeue_id, end, config.recovery.on_finish_after_takeover)
-    return _word(end)
 
 
 def _begin(context: Context, copies: list[Path], legacy: Legacy | None) -> Supervisor | None:
@@ -182,17 +209,12 @@ def _take_over(supervisor: Supervisor, legacy: Legacy) -> None:
         time.sleep(0.01)
 
 
-def _word(end: EndRun | None) -> dict[str, Any]:
+def _word(end: EndRun | None, way: str) -> dict[str, Any]:
     if end is None:
         return {"park": TAKEN_OVER}
-    if end.phase is Phase.REQUEUED:
+    if end.phase is Phase.REQUEUED and way == onward.REQUEUE:
         return {"park": f"requeued: {end.reason}"}
     return {"phase": end.phase, "code": end.code}
-
-
-def _is_new(run: Run, job: JobEnv) -> bool:
-    """A run is resumed once by a job; when that job is requeued it simply goes on."""
-    return run.job_id != job.requeue_id
 
 
 def _same_incarnation(run: Run, job: JobEnv) -> bool:
@@ -217,28 +239,6 @@ def _granted(run: Run, context: Context, epoch: int, *, resumed: bool, legacy: L
     )
 
 
-def _address(config: Config) -> str:
-    """Return the address of this host as the other nodes see it.
-
-    Raises:
-        SiteForbids: the host's name leads to loopback only.
-    """
-    if config.network.interface != "auto":
-        return address_of(config.network.interface, "")
-    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    for candidate in (name, socket.gethostname()):
-        try:
-            found = socket.gethostbyname(candidate)
-        except OSError:
-            continue
-        if not found.startswith("127."):
-            return found
-    raise SiteForbids(
-        f"the name of this host ({name}) leads to a loopback address, which other nodes cannot reach",
-        hint="set network.interface to the interface of the compute network (`ip -4 addr` lists them)",
-    )
-
-
 def _listen(supervisor: Supervisor, local: LocalPaths) -> None:
     """Take the port of the supervisor before this one, so that its agents find the new one; else any."""
     memory = local.root / PORT_FILE
@@ -258,6 +258,9 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
             "\nthis job was not submitted with --no-kill (or without its marker FTSLURM_NO_KILL=1): Slurm will end it"
         )
         text += " when a node goes DOWN, so a lost node means a requeue, not a smaller world"
+    starter = torchrunline.read(config.command, anywhere=True) if config.launch.launcher == "torchrun" else None
+    if starter is not None:
+        text += "".join(f"\n{said}" for said in steps.replaced(starter))
     if not config.checkpoint.is_watched:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
     return "\n".join((text, *handover_notes(config)))

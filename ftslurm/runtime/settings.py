@@ -23,6 +23,7 @@ def policy_of(config: Config) -> Policy:
     recovery, saved = config.recovery, config.checkpoint
     return Policy(
         ranks_per_node=config.resources.ranks_per_node,
+        tasks_per_node=config.tasks_per_node,
         min_nodes=recovery.min_nodes,
         world_multiple_of=recovery.world_multiple_of,
         world_sizes=recovery.world_sizes,
@@ -30,7 +31,8 @@ def policy_of(config: Config) -> Policy:
         placement=Strategy(recovery.placement),
         efficiency=recovery.efficiency,
         prefer=tuple(recovery.prefer),
-        continue_by="none" if recovery.continue_ == "none" else "requeue",
+        # What a job finds out when it starts counts more (`runtime.onward`).
+        continue_by="requeue" if recovery.continue_ == "auto" else recovery.continue_.partition(":")[0],
         max_attempts=recovery.max_attempts,
         no_progress_limit=recovery.no_progress_limit,
         checkpoints=saved.is_watched,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftslurm.core.actions import EndRun, Requeue
+from ftslurm.core.events import ENDED
 from ftslurm.errors import FtslurmError
 from ftslurm.paths import PRIVATE_FILE
 from ftslurm.runtime.control import Channel, Credentials, connect
@@ -132,13 +133,17 @@ def watch_the_clock(end_time: float, lead_s: float, emit: Callable[[], None]) ->
 
 
 def end_job(job_id: str, end: EndRun, how: str) -> None:
-    """End the job of a run that has ended, from a host where its script is not.
+    """End the job of a run that has ended, or goes on in another job, from a host where its script is not.
 
     A parent that still lives on the batch host returns by itself when the journal says that the run has ended: it is
     given a moment, because a job whose script returns has its end at once.
     """
     slurm = SlurmClient()
     if not _still_runs(slurm, job_id):
+        return
+    if end.phase not in ENDED:
+        _say("the job is cancelled: the run goes on in another one")
+        _cancel(slurm, job_id)
         return
     if how == CANCEL:
         _say("the job is cancelled, as recovery.on_finish_after_takeover says")

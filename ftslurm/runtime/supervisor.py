@@ -181,7 +181,7 @@ class Supervisor:
     def start_slurm_watch(self) -> None:
         """Ask Slurm for the job's state and nodes now and then; listen to people, and copy the state's history away."""
         self._performer.watch_slurm()
-        watch = RequestWatch(self.context.paths.requests, self.emit)
+        watch = RequestWatch(self.context.paths, self.emit)
         threading.Thread(target=watch.run, name="requests", daemon=True).start()
         self._sync.start()
 

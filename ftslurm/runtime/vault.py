@@ -78,12 +78,21 @@ class Vault:
         """What the supervisor may say about checkpoints; `later` runs what blocks."""
         return {
             "save": lambda message: self._save(message, later),
-            "restore": lambda message: later(self._restore, message),
+            "restore": lambda message: self._settled(later, self._restore, message),
             "drain": lambda message: later(self._drain, message),
             "replicate": self._replicate,
             "clean": lambda message: later(self._clean, message),
             "local": lambda message: later(self.keeper.record_local, message),
         }
+
+    def begin(self, message: Message, later: Later) -> None:
+        """Watch for the checkpoints of the attempt that is announced."""
+        self._settled(later, lambda told: self.keeper.begin(int(told["attempt"]), int(told["world"])), message)
+
+    def _settled(self, later: Later, work: Callable[[Message], None], message: Message) -> None:
+        """What follows must know at once whether there is scratch: the ranks are told soon where they may write."""
+        self.keeper.settle()
+        later(work, message)
 
     def _save(self, message: Message, later: Later) -> None:
         if self._library is not None:

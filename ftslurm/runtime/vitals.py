@@ -10,7 +10,7 @@ from ftslurm import beats
 from ftslurm.paths import LocalPaths, RunPaths
 from ftslurm.runtime.autopsy import Place, flight_environment, keep_flight, take
 from ftslurm.runtime.keys import private_folder
-from ftslurm.runtime.progress import ProgressReader, process_of
+from ftslurm.runtime.progress import ProgressReader, processes_of
 from ftslurm.runtime.ranks import LocalRank
 from ftslurm.runtime.spec import ProgressSpec
 from ftslurm.slurm.env import WORLD_SIZE
@@ -47,7 +47,8 @@ class Vitals:
     def autopsy(self, message: Mapping[str, Any]) -> None:
         """Look at every rank of an attempt that has not ended, and tell."""
         attempt = int(message["attempt"])
-        programs = {row.rank: process_of(row) for row in self._rows(attempt) if not row.done}
+        rows = [row for row in self._rows(attempt) if not row.done]
+        programs = {rank: pid for row in rows for rank, pid in processes_of(row).items()}
         programs |= self._reader.pids(attempt)
         place = Place(self._node, attempt, self._paths, self._local)
-        self._tell(take(place, {rank: pid for rank, pid in programs.items() if pid}, float(message["deadline_s"])))
+        self._tell(take(place, programs, float(message["deadline_s"])))

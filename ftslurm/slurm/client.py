@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from ftslurm.errors import Refused, ServiceUnavailable, TryAgain, UsageError
 from ftslurm.slurm import env, nodeset, parse, site, survey
-from ftslurm.slurm.records import JobInfo, JobState, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
+from ftslurm.slurm.records import JobInfo, JobState, LiveJob, NodeInfo, SiteConfig, Source, StartForecast, StepInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -190,6 +190,15 @@ class SlurmClient:
         rows = (line.partition(parse.SEPARATOR) for line in answer.stdout.splitlines())
         return tuple(dict.fromkeys(job_id for job_id, _, comment in rows if tag in comment))
 
+    def live_jobs(self) -> tuple[LiveJob, ...]:
+        """This user's jobs that will still run, oldest first."""
+        columns = parse.SEPARATOR.join(("%i", "%F", "%T", "%E", "%k"))
+        argv = ["squeue", "--me", "--noheader", "--array", f"--states={LIVE_STATES}", "-o", columns]
+        rows = (line.split(parse.SEPARATOR, 4) for line in self.run(argv).check().stdout.splitlines())
+        names = ("job_id", "array", "state", "dependency", "comment")
+        found = (LiveJob(**dict(zip(names, row, strict=True))) for row in rows if len(row) == len(names))
+        return tuple(sorted(found, key=lambda job: job.order))
+
     def job(self, job_id: str) -> JobInfo:
         """The job as slurmctld knows it; as accounting knows it once slurmctld has forgotten it.
 
@@ -288,6 +297,18 @@ class SlurmClient:
         """The kinds of MPI that `srun --mpi` takes, as its list says; some releases print it on stderr."""
         answer = self.run(["srun", "--mpi=list"])
         return site.mpi_types(answer.check().stdout + answer.stderr)
+
+    def associations(self, user: str) -> tuple[Mapping[str, str], ...]:
+        """The associations of a user (account, partition, limits), as accounting has them."""
+        asked = ["show", "assoc", f"user={user}", f"format={','.join(site.ASSOCIATION)}"]
+        return site.table(self._accounting(asked), site.ASSOCIATION)
+
+    def qualities(self) -> tuple[Mapping[str, str], ...]:
+        """Every QOS with its limits, as accounting has them."""
+        return site.table(self._accounting(["show", "qos", f"format={','.join(site.QUALITY)}"]), site.QUALITY)
+
+    def _accounting(self, asked: Sequence[str]) -> str:
+        return self.run(["sacctmgr", "--noheader", "--parsable2", "--readonly", *asked]).check().stdout
 
     def switches(self) -> dict[str, str]:
         """The leaf switch of every node, as far as the site describes its network to Slurm."""

@@ -59,6 +59,9 @@ TORCHELASTIC_RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"
 NO_KILL_MARKER = "FTSLURM_NO_KILL"
 """Set to 1 by the submitted script: Slurm cannot be asked whether a job has `--no-kill`."""
 
+CHAIN = "FTSLURM_CHAIN"
+"""What the jobs of a chain have in common: a text that stands in their comments, or 1 for the tasks of an array."""
+
 STALE_AFTER_LOSS = (NODELIST_OLD, JOB_NODELIST, JOB_NUM_NODES)
 """Still name the lost node in every later step of the job."""
 
@@ -138,7 +141,9 @@ class JobEnv:
 
     Counts that were not asked for are None, never guessed. `nodelist` keeps Slurm's order. `restart_count` is 0 where
     Slurm leaves it out (it does so until the first requeue). `batch_host` is None outside a batch or interactive step.
-    `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are dropped.
+    `chain` is what the jobs of its chain have in common (their array's id, or a text in their comments); empty: it is
+    in none. `end_time` is in epoch seconds (Slurm 23.02 and later). `gpus_per_node` is the number alone; types are
+    dropped.
     """
 
     job_id: str
@@ -161,6 +166,7 @@ class JobEnv:
     partition: str
     user: str
     no_kill: bool
+    chain: str = ""
 
     @property
     def requeue_id(self) -> str:
@@ -168,6 +174,11 @@ class JobEnv:
         if self.array_job_id and self.array_task_id:
             return f"{self.array_job_id}_{self.array_task_id}"
         return self.job_id
+
+    @property
+    def calls_of(self) -> str:
+        """Whose calls of `ftslurm run` those in this job are: its own, or those of its chain."""
+        return f"chain-{self.chain}" if self.chain else self.requeue_id
 
 
 def job_from_env(environ: Mapping[str, str]) -> JobEnv:
@@ -204,7 +215,17 @@ def job_from_env(environ: Mapping[str, str]) -> JobEnv:
         partition=environ.get("SLURM_JOB_PARTITION", ""),
         user=environ.get("SLURM_JOB_USER", ""),
         no_kill=environ.get(NO_KILL_MARKER) == "1",
+        chain=_chain(environ),
     )
+
+
+def _chain(environ: Mapping[str, str]) -> str:
+    text = environ.get(CHAIN, "")
+    if text == "1":
+        return environ.get(ARRAY_JOB_ID, "")
+    if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", text):
+        raise UsageError(f"{CHAIN}={text[:80]!r} cannot be the name of a chain")
+    return text
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:

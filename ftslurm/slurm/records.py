@@ -147,6 +147,25 @@ class JobInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveJob:
+    """A job of this user's that will still run, or runs; a task of an array is one by itself, as in `7_3`.
+
+    `array` is the id that all tasks of an array share; `dependency` is what it waits for, in Slurm's words.
+    """
+
+    job_id: str
+    array: str
+    state: str
+    dependency: str
+    comment: str
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Older jobs come first, and tasks of an array by their number."""
+        return tuple(int(part) for part in self.job_id.split("_") if part.isdigit())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInfo:
     """One node as Slurm describes it now; `words` are its state and flags, such as IDLE, DRAIN, NOT_RESPONDING.
 

@@ -62,10 +62,10 @@ class JobRequest:
     """One job to submit.
 
     `min_nodes` to `max_nodes` is what may be allocated. `time_s` is rounded up to a second; None is the partition's
-    default. `signal_lead_s` is how long before the limit Slurm warns (it may be 60 s earlier). `output` is a pattern
-    of sbatch's, inside `run_dir`; None is `slurm-%j.out` there. `options` passes anything else to sbatch: (long name,
-    value), True for a bare flag, a name may repeat. `exports` are variables for ftslurm's own processes. `argv` is the
-    interpreter by absolute path and its arguments.
+    default. `requeue` None leaves that to the site. `signal_lead_s` is how long before the limit Slurm warns (it may be
+    60 s earlier). `output` is a pattern of sbatch's, inside `run_dir`; None is `slurm-%j.out` there. `options` passes
+    anything else to sbatch: (long name, value), True for a bare flag, a name may repeat. `exports` are variables for
+    ftslurm's own processes. `argv` is the interpreter by absolute path and its arguments.
     """
 
     name: str
@@ -81,7 +81,7 @@ class JobRequest:
     partition: str | None = None
     output: str | None = None
     signal_lead_s: int = 120
-    requeue: bool = True
+    requeue: bool | None = True
     exclude: tuple[str, ...] = ()
     comment: str = ""
     options: tuple[tuple[str, OptionValue], ...] = ()
@@ -172,7 +172,7 @@ def _options(request: JobRequest) -> list[str]:
         ("open-mode", "append"),
         ("signal", f"B:USR2@{request.signal_lead_s}"),
         ("no-kill", True),
-        ("requeue" if request.requeue else "no-requeue", True),
+        *((("requeue" if request.requeue else "no-requeue", True),) if request.requeue is not None else ()),
         *request.options,
     )
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in wanted if value is not None]

@@ -138,7 +138,7 @@ class Slurm:
             rows = [{"i": job_id, "A": job_id, "j": job["name"], "T": job["state"], "k": job["comment"] or "(null)",
                      "N": fold(job["nodes"]), "u": job["user"], "r": job["reason"], "D": str(job["num_nodes"]),
                      "V": str(job["submit"]), "S": str(job["start"] or "N/A"), "e": str(job["end"] or "N/A"),
-                     "P": job["partition"]}]  # fmt: skip
+                     "P": job["partition"], "F": job_id, "E": job.get("dependency") or "(null)"}]  # fmt: skip
             if steps:
                 rows = [
                     {"i": f"{job_id}.{number}", "N": fold(step["nodes"]), "j": step["name"]}

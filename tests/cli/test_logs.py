@@ -200,3 +200,16 @@ def test_following_waits_while_slurm_is_away(run, slurm):
         assert process.poll() is None
         process.terminate()
         process.communicate()
+
+
+def test_ranks_below_torchrun_share_the_log_of_their_node(root, capfd):
+    """Asked for rank 5 of nodes with four ranks, the log of rank 4 is printed, which holds what 4 to 7 have said."""
+    torchrun = {"command": ["torchrun", "t.py"], "launch": {"launcher": "torchrun"}}
+    paths = make_run(root, Tale(config_policy()), resources={"nodes": 2, "ranks_per_node": 4}, **torchrun)
+    write(paths, 0, 0, b"of the first node\n")
+    write(paths, 0, 4, b"of the second node\n")
+    for ranks, printed in (("5", "of the second node\n"), ("3", "of the first node\n")):
+        assert cli.exit_code(["logs", "101", "--rank", ranks]) == 0
+        assert capfd.readouterr().out == printed
+    assert cli.exit_code(["logs", "101", "--rank", "2-5"]) == 0
+    assert capfd.readouterr().out.splitlines() == ["0| of the first node", "4| of the second node"]

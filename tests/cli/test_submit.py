@@ -71,6 +71,21 @@ def test_parsable_and_json(fake, tmp_path, capfd):
     assert {"job_id", "run_id", "run_dir"} <= set(json.loads(capfd.readouterr().out))
 
 
+def test_a_chain_is_submitted_at_once(fake, tmp_path, capfd):
+    """Each job waits for the one before it and leads to the run; one that Slurm does not take is said, and is no error."""
+    file = written(tmp_path, recovery={"continue": "chain:3"})
+    assert cli.exit_code(["submit", str(file), "--no-ledger", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["job_ids"] == ["101", "102", "103"]
+    assert "the next of 3 jobs" in answer["time_limit"]
+    links = [tmp_path / "home" / "runs" / "by-job" / job for job in answer["job_ids"]]
+    assert {str(link.resolve()) for link in links} == {answer["run_dir"]}
+    marks = [
+        f"export FTSLURM_CHAIN={answer['run_id']}\n" in fake.state["jobs"][job]["script"] for job in ("101", "103")
+    ]
+    assert marks == [True, True]
+
+
 def test_dry_run_prints_the_script_and_does_nothing(fake, tmp_path, capfd):
     """`--dry-run` prints a script that bash accepts, asks Slurm nothing and creates nothing."""
     assert cli.exit_code(["submit", str(written(tmp_path)), "--dry-run"]) == 0

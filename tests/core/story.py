@@ -25,6 +25,7 @@ from ftslurm.core.events import (
     PartSaved,
     RankExited,
     RequeueAnswered,
+    ScratchShared,
     SlurmReported,
     StopRequested,
     StorageStalled,
@@ -202,6 +203,7 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
                 resumed=resumed,
                 wanted_nodes=words.whole("wanted", len(nodes)),
                 end_time=self.mono + 1.7e9 + words.number("ends_in", 0) if "ends_in" in words.named else None,
+                continue_by=words.named.get("continue_by", ""),
             )
         )
 
@@ -211,7 +213,7 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
 
     def do_stop(self, words: Words) -> None:
         save = words.flag("save")
-        self.happen(StopRequested(why=words.plain[0], save=save))
+        self.happen(StopRequested(why=words.plain[0], save=save, by=words.named.get("by", "")))
 
     def do_requeue_answered(self, words: Words) -> None:
         self.happen(RequeueAnswered(ok=words.flag("ok"), detail=words.named.get("detail", "")))
@@ -233,6 +235,11 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
         scratch = not words.flag("bare")
         for node in words.nodes():
             self.happen(AgentUp(node=node, address=f"10.0.0.{node.strip('n')}", port=20000, scratch=scratch))
+
+    def do_shared(self, words: Words) -> None:
+        for node in words.nodes():
+            reason = f"/scratch/r is the same folder on {words.named['with']}"
+            self.happen(ScratchShared(node=node, reason=reason))
 
     def do_agent_lost(self, words: Words) -> None:
         for node in words.nodes():

@@ -10,7 +10,7 @@ from ftslurm.doctor.facts import Facts
 from ftslurm.doctor.folder import examine
 from ftslurm.doctor.host import host_keys
 from ftslurm.doctor.probe import NO_FOLDER, NO_PYTHON, Result
-from ftslurm.doctor.probe_rules import PROBE_RULES
+from ftslurm.doctor.probe_rules import CONFIG_PROBE_RULES, PROBE_RULES
 from ftslurm.doctor.rules import Severity, Standing, judge
 
 GIB = 2.0**30
@@ -131,6 +131,44 @@ def test_a_folder_named_after_the_job_is_not_kept():
     """The next job has another one."""
     own = {"/local/job.77": LOCAL, "/tmp": LOCAL}
     assert probe_facts.facts(result(n1__scratch=own, n2__scratch=own))["probe.scratch"] == "/tmp"
+
+
+def test_a_folder_that_is_mounted_for_the_job_is_the_last_choice():
+    """It goes with the job, so a lasting one is kept in the profile; where it may go with a lost node, it is none."""
+    private, wiped = {**LOCAL, "private": True}, {**LOCAL, "private": True, "wiped": True}
+    both = {"/tmp": private, "/disk": LOCAL}
+    assert probe_facts.facts(result(n1__scratch=both, n2__scratch=both))["probe.scratch"] == "/disk"
+    alone = {"/tmp": private}
+    assert probe_facts.facts(result(n1__scratch=alone, n2__scratch=alone))["probe.scratch"] == "/tmp"
+    lost = {"/tmp": wiped}
+    found = result(n1__scratch=lost, n2__scratch=lost)
+    assert probe_facts.facts(found)["probe.scratch"] == "none"
+    assert applying(found) == {"M31": Severity.WARNING, "P9": Severity.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("scratch", "said", "traps"),
+    [
+        ("/scratch", {**LOCAL, "foreign_seen": ["n2"]}, {"P9,K15"}),
+        ("/scratch", {**LOCAL, "private": True}, {"M31,K15"}),
+        ("/scratch", LOCAL, set()),
+        ("auto", {**LOCAL, "private": True}, set()),
+    ],
+)
+def test_a_configured_scratch_is_judged(scratch, said, traps):
+    """A folder that somebody has named is not better for that: shared by nodes, or gone with the job, it is said."""
+    both = {"/scratch": said}
+    facts = Facts({**probe_facts.facts(result(n1__scratch=both, n2__scratch=both)), "config.scratch": scratch})
+    found = judge([rule for rule in CONFIG_PROBE_RULES if "K15" in rule.traps], facts)
+    assert {",".join(each.rule.traps) for each in found if each.standing is Standing.APPLIES} == traps
+
+
+def test_a_way_that_works_in_one_direction_only_is_named():
+    """A firewall on one node lets nobody in: the report says which direction works, and with which words it does not."""
+    closed = {"n2": {"address": "10.0.0.2", "connected": False, "error": "timed out", "by": [], "resolved": "x"}}
+    facts = probe_facts.facts(result(n1__peers=closed))
+    assert (facts["probe.unconnected"], facts["probe.one_way"]) == (("n1 to n2",), ("n2 to n1",))
+    assert facts["probe.unconnected_words"] == "timed out"
 
 
 def test_an_interface_that_works_is_advised_where_the_automatic_one_does_not():

@@ -78,6 +78,7 @@ def test_it_stands_in_for_auto_only():
         "launch.mpi": "pmi2",
         "recovery.continue_": "none",
     }
+    assert siteprofile.wanted(config, replace(PROVEN, sbatch=True))["recovery.continue_"] == "resubmit"
     own = "checkpoint: {scratch: /mine}\nlaunch: {mpi: pmix}\nrecovery: {continue: requeue}\n"
     assert siteprofile.wanted(parse(PLAIN + own, "x"), PROVEN) == {}
     assert siteprofile.wanted(config, Proven(made="", slurm="")) == {}

@@ -85,6 +85,7 @@ def test_recorded_clusters_have_the_traps_of_their_release(release, own):
         ({"conf.SchedulerParameters": "bf_interval=1,disable_job_shrink"}, "A7", "none"),
         ({"conf.SlurmctldParameters": "rl_enable,idle_on_node_suspend"}, "C6", "none"),
         ({"conf.SrunPortRange": "60001-63000"}, "S4", "network.ports"),
+        ({"conf.ScronParameters": "enable,explicit_scancel"}, "S9", "scrontab -e"),
         ({"conf.JobSubmitPlugins": "lua"}, "S3,C1", "--probe"),
         ({"slurm.mpi_types": ("none", "pmi2")}, "M13,E3", "launch.mpi: pmi2"),
         ({"slurm.mpi_types": ("none",)}, "M13,E3", "launch.mpi: none"),

@@ -104,11 +104,11 @@ def test_a_resumed_run_that_waits():
 
 
 def test_the_running_job_of_a_chain_is_the_one_that_counts():
-    """Jobs that wait behind a running one do not take its place."""
+    """Jobs that wait behind a running one do not take its place; of those that wait it is the next one."""
     jobs = {"101": job(JobState.RUNNING), "102": job(JobState.PENDING, "102"), "103": job(JobState.PENDING, "103")}
     assert current_job(("101", "102", "103"), training(), jobs)[0] == "101"
     del jobs["101"]
-    assert current_job(("101", "102", "103"), training(), jobs)[0] == "103"
+    assert current_job(("101", "102", "103"), training(), jobs)[0] == "102"
     assert current_job(("101", "102"), training(), {}) == ("101", None)
     assert current_job((), Summary(), {}) == (None, None)
 

@@ -71,3 +71,9 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 def pings(cluster: Cluster, source: str, target: str) -> bool:
     """One ICMP echo with one second of patience."""
     return cluster.exec(source, ["ping", "-c1", "-W1", target], timeout=10).returncode == 0
+
+
+def said_by_agents(root: Path) -> list[str]:
+    """The last words of each agent of a run, and what its interpreter has printed."""
+    paths = [*root.glob("logs/agent-*"), *root.glob("logs/agents-*.out")]
+    return [f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in sorted(paths) if path.is_file()]

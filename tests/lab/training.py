@@ -6,7 +6,6 @@ machine (every node is a PID namespace on it), jobs by squeue, weights by torch,
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ftslurm.lab.cluster import Cluster
+from tests.lab.oracles import said_by_agents
 from tests.local_ranks import PROGRAMS
 
 PATIENCE_S = 120.0
@@ -272,19 +272,16 @@ class LabRun:
         """What is known, for the message of a failed test."""
         last = [json.dumps(record)[:600] for record in self.records()[-12:]]
         rows = {name: (lines[:2], lines[-1:]) for name, lines in self.progress().items()}
-        return "\n".join(
-            [f"job {self.job} {self.job_says()}, folder {self.root}", self.output()[-6000:], *last, str(rows)]
-        )
+        about = f"job {self.job} {self.job_says()}, folder {self.root}"
+        return "\n".join([about, self.output()[-6000:], *last, str(rows), *said_by_agents(self.root)])
 
 
 # --------------------------------------------------------------------------------------------------------- submitting
 
-_numbers = itertools.count()
-
 
 def workplace(lab: Cluster, name: str, user: str | None) -> Path:
     """A new folder on shared storage that belongs to the user alone."""
-    folder = lab.shared / f"{name}-{next(_numbers)}-{secrets.token_hex(2)}"
+    folder = lab.shared / f"{name}-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
     if user is not None:
         os.chown(folder, lab.uid, lab.uid)

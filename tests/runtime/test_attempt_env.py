@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftslurm.runtime.attempt_env import CHECKPOINT, CHECKPOINT_TAG, World, command, of_all, of_rank, stale
+from ftslurm.runtime.attempt_env import CHECKPOINT, CHECKPOINT_TAG, World, command, of_all, of_rank, placed, stale
 
 STALE = {
     "SLURM_NODELIST": "n[1-4]", "SLURM_JOB_NODELIST": "n[1-4]", "SLURM_JOB_NUM_NODES": "4", "MASTER_ADDR": "n2",
@@ -52,3 +52,15 @@ def test_a_checkpoint_is_handed_over_only_where_there_is_one():
     asked = ["--resume", "{checkpoint}", "{tag}"]
     assert command(["t", "{checkpoint}"], asked, handed) == ["t", "/c 1", "--resume", "/c 1", "t7"]
     assert command(["t"], asked, {}) == ["t"]
+
+
+def test_torchrun_is_told_its_place():
+    """The world is that of the attempt, the node's rank that of its first rank; nothing of torch's is inherited."""
+    told = {**of_all(world(), {}), **of_rank(world(), 1)}
+    line = ["torchrun", "--nnodes=1:4", "train.py", "{world}", "{rank}"]
+    assert placed(line, told, starts_ranks=True) == [
+        "torchrun", "--nnodes=2", "--nproc_per_node=2", "--node_rank=1", "--rdzv_backend=static",
+        "--rdzv_endpoint=10.0.0.3:25017", "--rdzv_id=gpt-1-1", "--max_restarts=0", "train.py", "4", "1",
+    ]  # fmt: skip
+    assert placed(line, told, starts_ranks=False) == ["torchrun", "--nnodes=1:4", "train.py", "4", "1"]
+    assert {"PET_STANDALONE", "PET_NNODES", "PET_RDZV_ENDPOINT"} <= set(stale(world(), starts_ranks=True))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from ftslurm.errors import UsageError
-from ftslurm.runtime import launcher
+from ftslurm.runtime import launcher, rings
 from ftslurm.runtime.launcher import MARKS, Ranks
 
 ASKED = Ranks(
@@ -68,3 +69,34 @@ def test_a_launcher_that_is_missing_is_named():
     """What is not on PATH is said before anything is started."""
     with pytest.raises(UsageError, match="mpirun is not on PATH"):
         launcher.ranks("mpirun", ASKED, {"PATH": "/nowhere"})
+
+
+def test_torchrun_is_one_task_a_node(inherited):
+    """It gets the cores of all its ranks and every GPU of the node; the wrapper knows for how many ranks it stands."""
+    asked = dataclasses.replace(ASKED, starts_ranks=True, cpus_per_rank=12, gpus_per_node=8, mpi="pmix")
+    step = launcher.ranks("torchrun", asked, inherited)
+    wanted = {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=24", "--gpus-per-node=8"}
+    assert step.argv[0] == "srun"
+    assert wanted <= set(step.argv)
+    assert not [word for word in step.argv if word.startswith(("--mpi", "--gpus-per-task"))]
+    assert step.environ["FTSLURM_RANKS_PER_TASK"] == "2"
+    assert launcher.ranks("srun", ASKED, inherited).environ["FTSLURM_RANKS_PER_TASK"] == "0"
+
+
+@pytest.mark.parametrize("name", ["srun", "torchrun"])
+def test_binding_is_the_users(inherited, name):
+    """No option of ours binds ranks to GPUs or cores; the user's pass word for word, behind ours, where the last counts."""
+    options = ("--cpu-bind=mask_cpu:0xff,0xff00", "--gpu-bind", "closest", "-m", "block:cyclic", "--hint=nomultithread")
+    step = launcher.ranks(name, dataclasses.replace(ASKED, options=options, gpus_per_node=8), inherited)
+    end = step.argv.index("-I") - 1
+    assert step.argv[end - len(options) : end] == options
+    assert not [word for word in step.argv[: end - len(options)] if "bind" in word or "per-task" in word]
+
+
+def test_our_own_steps_ask_for_no_gpu(inherited):
+    """The ring asks for nothing; the agents share what there is, since they judge it (M24)."""
+    ring = rings.step(("n1", "n3"), ("--mpi=pmix",), "/x", {}, inherited)
+    assert not [word for word in ring.argv if "gpu" in word or "gres" in word]
+    assert "--overlap" in ring.argv
+    agents = launcher.agents(("n1", "n3"), "/x", "{}", inherited, gpus=8)
+    assert {"--overlap", "--gpus-per-node=8"} <= set(agents.argv)

@@ -93,7 +93,7 @@ def test_second_place_that_fails_is_told_of_once(tmp_path: Path, world: World) -
 def test_a_request_is_taken_once(tmp_path: Path) -> None:
     """Several at once are one; other files stay; no folder is no request."""
     said: list[object] = []
-    watch = RequestWatch(tmp_path / "requests", said.append)
+    watch = RequestWatch(RunPaths(tmp_path), said.append)
     watch.look()
     first, second = request_save(tmp_path / "requests"), request_save(tmp_path / "requests")
     (tmp_path / "requests" / "other").touch()
