@@ -182,7 +182,7 @@ TWINS = [
     ("dcp", write("step-20/__1_0.distcp", b"x" * 502), "has 502 bytes, but .metadata tells 501"),
     ("dcp", write("step-20/.metadata", b"cos\nsystem\n(X\x04\0\0\0trueRtR."), "'os.system'"),
     ("dcp", write("step-20/.metadata", b"c" + METADATA + b"\nos\n."), "metadata.os' in it"),
-    ("dcp", write("step-20/.metadata", b"\x8c\x24" + METADATA + b"\x8c\x09os.system\x93."), "os.system' in it"),
+    ("dcp", write("step-20/.metadata", b"\x8c\x25" + METADATA + b"\x8c\x09os.system\x93."), "os.system' in it"),
     ("dcp", write("step-20/.metadata", b"(lp0\n."), "opcode"),
     ("dcp", write("step-20/.metadata", b"}."), "names no file"),
     ("megatron", write(TRACKER, "10"), "was not finished"),

@@ -93,7 +93,7 @@ class _Reader:
             raise IndexError
         return self._data[start : self._at]
 
-    def _number(self, form: struct.Structuct.Struct) -> int:
+    def _number(self, form: struct.Struct) -> int:
         value: int
         (value,) = form.unpack_from(self._data, self._at)
         self._at += form.size
@@ -168,7 +168,7 @@ class _Reader:
         name, module = self._stack.pop(), self._stack.pop()
         self._name(module, name)
 
-    def _name(self, module: str, name: str) -> None:
+    def _name(self, module: object, name: object) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError
         whole = f"{module}.{name}"
