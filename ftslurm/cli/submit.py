@@ -100,7 +100,7 @@ def _settled(client: SlurmClient, file: Path, run_root: Path | None) -> tuple[Co
 
 
 def _announce(config: Config, remarks: Sequence[str]) -> None:
-    """Say on stderr what the site has filled in, whether refused checkpoints can be loaded, and what shrinking means."""
+    """Say what the site has filled in, whether a refused checkpoint can be loaded, and what a smaller world means."""
     from ftslurm.core.worlds import announced
     from ftslurm.runtime.settings import handover_notes, policy_of
 
