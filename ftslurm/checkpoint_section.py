@@ -1,14 +1,14 @@
 """The parts of a configuration that say how training is saved: `checkpoint`, and `state`, its history elsewhere.
 
-Two layouts: with `files` the program writes what it wants, when it wants, and ftslurm recognises it by its name; with
-`library` the program calls `ftslurm.training`, and ftslurm decides when to save, and writes. Keys of one layout are
-refused in the other (`findings`).
+With `files` the program writes what it wants, when it wants, and ftslurm recognises it by its name; with the name of a
+framework, by what that framework writes; with `library` the program calls `ftslurm.training`, and ftslurm decides when
+to save, and writes. Keys of one layout are refused in the other (`findings`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -27,6 +27,7 @@ from ftslurm.fields import (
 from ftslurm.sections import Section
 
 PLACEHOLDERS = ("run_dir", "run_id", "name")
+Layout = Literal["files", "library", "hf", "lightning", "dcp", "megatron", "deepspeed"]
 _PLACE = re.compile(r"(?:(?:[\w.-]+@)?[A-Za-z0-9][\w.-]*:)?/.*")
 """An absolute path, here or on another host."""
 
@@ -72,8 +73,35 @@ class KeepBest(Section):
 class Checkpoint(Section):
     """Where checkpoints are written, and how they are recognised, kept and handed back."""
 
-    layout: Literal["files", "library"] = Field(
-        "files", description="files: what the program writes itself; library: the program calls ftslurm.training"
+    layout: Layout = Field(
+        "files",
+        description="files: what the program writes itself; library: the program calls ftslurm.training; else the"
+        " framework that writes them",
+    )
+    mode: Literal["drain", "in-place"] = Field(
+        "drain",
+        description="drain: written to scratch, and brought to shared storage from there; in-place: the program writes"
+        " to shared storage, and nothing is copied; not in the library layout",
+    )
+    folder: Line | None = Field(
+        None,
+        description="Where the program writes, on shared storage; absolute, or relative to the working directory;"
+        " in-place only",
+    )
+    also: Lines = Field(
+        (),
+        description="Patterns (glob) of further files that belong to the checkpoint of {step}, relative to the folder;"
+        " in-place only",
+    )
+    manage: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="Whether old and damaged checkpoints that the program has written in place may be removed and set"
+        " aside, and its tracker file rewritten",
+    )
+    reshards: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether another number of ranks can load a checkpoint; auto: by the layout (no for megatron and"
+        " deepspeed); no: the run never goes on smaller",
     )
     scratch: Line = Field("auto", description="Node-local folder: auto, none or a path; auto tries the usual ones")
     shared: Line = Field(
@@ -141,11 +169,15 @@ class Checkpoint(Section):
         description="Time without a change after which a file is complete; too low takes half-written files; files"
         " layout",
     )
-    save_on: SaveOn = Field(
-        "signal:TERM", description="How the program is asked to save: signal:NAME, file:PATH or none; files layout"
+    save_on: SaveOn | None = Field(
+        None,
+        description="How the program is asked to save: signal:NAME, file:PATH or none; left out: by the layout"
+        " (signal:TERM for files); not in the library layout",
     )
     resume_args: Texts = Field(
-        (), description="Appended to the command when there is a checkpoint; may hold {checkpoint}; files layout"
+        (),
+        description="Appended to the command when there is a checkpoint; may hold {checkpoint} and {tag}; not in the"
+        " library layout",
     )
     grace: Annotated[float, *duration(1, 86400)] = Field(
         60.0, description="Time given to the last save before the time limit; too low loses the work since the last one"
@@ -159,14 +191,19 @@ class Checkpoint(Section):
     @property
     def is_watched(self) -> bool:
         """Whether there will be checkpoints at all."""
-        return self.in_library or bool(self.files)
+        return self.layout != "files" or bool(self.files)
 
-    @field_validator("files", mode="before")
+    @property
+    def in_place(self) -> bool:
+        """Whether checkpoints stay where the program writes them."""
+        return self.mode == "in-place"
+
+    @field_validator("files", "also", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("files")
+    @field_validator("files", "also")
     @classmethod
     def _relative(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
@@ -232,17 +269,41 @@ def _destination_of(value: str) -> str:
 
 # Keys that belong to one layout, and why not to the other.
 _OF_LIBRARY = ("every", "min_interval", "min_steps", "full_every", "compression", "delta", "keep_best")
-_OF_FILES = ("files", "done_marker", "settle", "save_on", "resume_args")
+_OF_FILES = ("files", "done_marker", "settle", "save_on", "resume_args", "mode")
+_OF_IN_PLACE = ("folder", "also", "manage")
+_OF_NAMES = ("files", "done_marker")
 _NOT_IN_FILES = "only with checkpoint.layout: library; with files the program decides when it saves, and what"
 _NOT_IN_LIBRARY = "not with checkpoint.layout: library: ftslurm.training saves and restores by itself"
+
+
+def _set(saved: Checkpoint, names: Iterable[str], why: str) -> Iterator[tuple[str, str]]:
+    for name in names:
+        if getattr(saved, name) != Checkpoint.model_fields[name].default:
+            yield f"checkpoint.{name}", why
+
+
+def _about_place(saved: Checkpoint) -> Iterator[tuple[str, str]]:
+    """What does not go together with files that stay in place, or with files that do not."""
+    if not saved.in_place:
+        yield from _set(saved, _OF_IN_PLACE, "only with checkpoint.mode: in-place")
+        return
+    if saved.folder is None:
+        yield "checkpoint.mode", "in-place needs checkpoint.folder: where the program writes"
+    for name in ("drain", "drain_to", "partner"):
+        yield from _set(saved, (name,), "not with checkpoint.mode: in-place: nothing is copied")
+    for pattern in saved.also:
+        if "{step}" not in pattern:
+            why = f"{pattern!r} holds no {{step}}: what every save overwrites belongs to none of them"
+            yield "checkpoint.also", why
 
 
 def findings(saved: Checkpoint, most_nodes: int) -> Iterator[tuple[str, str]]:
     """What is wrong between fields that are right one by one: (key, sentence naming the other key)."""
     names, why = (_OF_FILES, _NOT_IN_LIBRARY) if saved.in_library else (_OF_LIBRARY, _NOT_IN_FILES)
-    for name in names:
-        if getattr(saved, name) != Checkpoint.model_fields[name].default:
-            yield f"checkpoint.{name}", why
+    yield from _set(saved, names, why)
+    if saved.layout not in ("files", "library"):
+        yield from _set(saved, _OF_NAMES, f"only with checkpoint.layout: files; the names of {saved.layout} are known")
+    yield from _about_place(saved)
     if saved.drain == "copy" and ":" in (saved.drain_to or "").split("/")[0]:
         yield "checkpoint.drain_to", "host:/path needs rsync, but checkpoint.drain is copy"
     if saved.resume_args and not saved.is_watched:

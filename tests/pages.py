@@ -16,8 +16,10 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def files(page: str) -> dict[str, str]:
-    """The YAML files of a page: each block's first line is a comment with the file's name."""
-    return {text.partition("\n")[0].removeprefix("# "): text for text in blocks(page, "yaml")}
+    """The files of a page: blocks whose first line is a comment with the file's name."""
+    texts = [found[2] for found in _BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))]
+    named = ((re.match(r"# ([\w.-]+\.\w+)\n", text), text) for text in texts)
+    return {name[1]: text for name, text in named if name}
 
 
 def commands(page: str) -> list[str]:

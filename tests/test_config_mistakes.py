@@ -48,7 +48,7 @@ checkpoint:
         "run.yaml:7:1: heartbeat.takeover_after: must be at least four times heartbeat.interval (5s)",
         "run.yaml:8:1: nodes: unknown key; did you mean resources.nodes?",
         "run.yaml:11:3: recovery.min_nodes: given twice; the first is on line 10",
-        "run.yaml:13:3: checkpoint.layout: expected files or library, got 'on'",
+        "run.yaml:13:3: checkpoint.layout: expected files, library, hf, lightning, dcp, megatron or deepspeed, got 'on'",
         "run.yaml:14:3: checkpoint.layout: given twice; the first is on line 13",
         "run.yaml:16:3: checkpoint.drain_to: host:/path needs rsync, but checkpoint.drain is copy",
     ]
@@ -123,7 +123,7 @@ ONE = [
         "checkpoint: {done_marker: DONE}",
         "checkpoint.done_marker: must hold {name}, the name of the checkpoint file, as in {name}.done",
     ),
-    ("checkpoint: {layout: hf}", "checkpoint.layout: expected files or library, got 'hf'"),
+    ("checkpoint: {layout: fsdp}", "checkpoint.layout: expected files, library, hf, lightning, dcp, megatron or deepspeed, got 'fsdp'"),
     ("checkpoint: {keep_last: 0}", "checkpoint.keep_last: must be at least 1, got 0"),
     ("checkpoint: {rate_limit: 200M}", "checkpoint.rate_limit: expected a rate such as 200M/s, got '200M'"),
     ("checkpoint: {rate_limit: 200}", "checkpoint.rate_limit: a rate needs a unit; write 200M/s"),

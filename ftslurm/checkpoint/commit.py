@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk, refs
+from ftslurm.checkpoint.inplace import check_all_named, check_looks, read_place
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.store import check_sizes, read_commit, read_files, read_latest, seal, unseal
 from ftslurm.core.manifest import COMMIT_LIMIT_BYTES, Commit, FileEntry, is_generation, parse_generation
@@ -68,7 +69,7 @@ def commit_durable(
         earlier = _committed_before(root, commit)
         if not earlier:
             _all_there(root, commit, patience_s, stop)
-            for place in (folder.data, folder.manifests, folder.root):
+            for place in (*([] if read_place(folder) else [folder.data]), folder.manifests, folder.root):
                 disk.fsync_folder(place)
             if not may_write():
                 raise TryAgain(f"{commit.generation} is not committed: this supervisor may not act now")
@@ -89,6 +90,8 @@ def _committed_before(root: Path, commit: Commit) -> str:
     except FileNotFoundError:
         return ""
     if sorted(earlier.parts, key=lambda part: part.node) != sorted(commit.parts, key=lambda part: part.node):
+        if read_place(StorePaths(root).generation(commit.generation)) is not None:
+            return ""  # the program has written more into its folder since, and all nodes have seen it
         raise DataDamaged(f"{commit.generation} was committed before, with other parts")
     return digest
 
@@ -99,8 +102,12 @@ def _all_there(root: Path, commit: Commit, patience_s: float, stop: Event | None
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            files = read_files(folder.root, commit)
-            check_sizes(folder, files)
+            files, place = read_files(folder.root, commit), read_place(folder)
+            if place is None:
+                check_sizes(folder, files)
+            else:
+                check_all_named(place, files)
+                check_looks(place)
         except FileNotFoundError:
             if time.monotonic() >= deadline:
                 raise

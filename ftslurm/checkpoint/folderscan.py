@@ -18,6 +18,7 @@ from ftslurm.core.strictjson import decode, encode, safe_name
 from ftslurm.errors import DataDamaged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ftslurm.checkpoint.patterns import Match, Patterns
@@ -101,13 +102,20 @@ def identity_of(folder: Path, name: str) -> Identity | None:
 
 def baseline(path: Path, folder: Path, patterns: Patterns) -> dict[str, Identity]:
     """What lay in `folder` when the attempt began: read from `path`, or looked at now and written there."""
+    return kept_baseline(
+        path, lambda: {name: identity for name, (_, identity) in listing(folder, patterns).files.items()}
+    )
+
+
+def kept_baseline(path: Path, look: Callable[[], dict[str, Identity]]) -> dict[str, Identity]:
+    """What was there when the attempt began: read from `path`, or looked at now and written there."""
     try:
         record = decode(disk.read_small(path.parent, path.name, _BASELINE_LIMIT_BYTES), "baseline")
         if isinstance(record, dict):
             return {name: Identity(*values) for name, values in record.items()}
     except (FileNotFoundError, DataDamaged, TypeError):
         pass  # the first agent of this attempt, or a file of a crashed node: look now
-    now = {name: identity for name, (_, identity) in listing(folder, patterns).files.items()}
+    now = look()
     disk.make_folder(path.parent)
     disk.write_small(path, encode(now))
     return now

@@ -16,6 +16,7 @@ from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.copying import Copier
 from ftslurm.checkpoint.digest import digest_bytes, digests_of
+from ftslurm.checkpoint.inplace import read_place
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths, manifest_name
 from ftslurm.checkpoint.store import read_commit, read_manifest
 from ftslurm.core.about import About, SaveKind
@@ -139,14 +140,16 @@ def _bring_part(
 ) -> Part:
     """What one node has written."""
     manifest = read_manifest(here.root, part.node, part.manifest_digest)
-    copier = Copier(source=here.data, target=there.data, owner=_OWNER, durable=True)
+    place = read_place(here)
+    copier = Copier(source=place.folder if place else here.data, target=there.data, owner=_OWNER, durable=True)
     is_index = _is_index(manifest)
     files: list[FileEntry] = []
     for entry in manifest.files:
         if is_index(entry):
             files.append(_rewrite(here, there, entry, (commit, names)))
             continue
-        disk.link_over(here.data, there.data, entry.name)
+        if place is None:  # a program may write its own files again
+            disk.link_over(here.data, there.data, entry.name)
         copier.copy(entry)
         files.append(entry)
     changed = replace(manifest, run_id=commit.run_id, generation=commit.generation, files=tuple(files))

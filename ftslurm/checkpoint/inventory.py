@@ -35,6 +35,7 @@ class Standing(StrEnum):
     DAMAGED = "DAMAGED"
     QUARANTINED = "QUARANTINED"
     ABANDONED = "ABANDONED"
+    GONE = "GONE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,8 @@ def _refused(refusal: Refusal) -> Row:
     standing = Standing.DAMAGED if refusal.damaged else Standing.UNREADABLE
     if refusal.is_unfinished:
         standing = Standing.UNFINISHED
+    if refusal.gone:
+        standing = Standing.GONE
     return Row(generation=refusal.generation, standing=standing, reason=refusal.reason)
 
 

@@ -9,6 +9,7 @@ On shared storage (`StorePaths`; in a run's folder it is `checkpoints/`)::
     gen/<step:09d>-<attempt:04d>/
       d/<name>                     the program's files, by the names the program gave them
       m/<node>.json                what each node wrote, with digests
+      PLACE.json                   instead of d/: the files lie where the program wrote them, and were seen so
       COMMIT.json                  written last; without it the generation does not exist
     quarantine/<generation>/       damaged, set aside; <generation>.json beside it says why
     trash/<generation>/            on its way out
@@ -39,6 +40,7 @@ PRIVATE_FOLDER = 0o700
 DATA = "d"
 MANIFESTS = "m"
 COMMIT = "COMMIT.json"
+PLACE = "PLACE.json"
 
 
 @dataclass(frozen=True, slots=True)

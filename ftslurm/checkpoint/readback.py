@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftslurm.checkpoint import disk
 from ftslurm.checkpoint.digest import Pace, digest_bytes, quiet
+from ftslurm.checkpoint.inplace import source_of
 from ftslurm.checkpoint.layout import StorePaths
 from ftslurm.checkpoint.store import read_files, verify
 from ftslurm.core.manifest import CHUNK_BYTES, Commit, FileEntry
@@ -29,9 +30,10 @@ def sample(root: Path, commit: Commit, count: int = SAMPLE) -> str:
     folder = StorePaths(root).generation(commit.generation)
     try:
         files = [entry for entry in read_files(folder.root, commit) if entry.size]
+        source = source_of(folder)
         for _ in range(count if files else 0):
             entry = files[secrets.randbelow(len(files))]
-            wrong = _look(folder.data, entry, secrets.randbelow(entry.chunk_count))
+            wrong = _look(source, entry, secrets.randbelow(entry.chunk_count))
             if wrong:
                 return wrong
     except DataDamaged as error:
@@ -41,8 +43,8 @@ def sample(root: Path, commit: Commit, count: int = SAMPLE) -> str:
     return ""
 
 
-def _look(data: Path, entry: FileEntry, chunk: int) -> str:
-    with disk.opened(data, entry.name) as descriptor:
+def _look(source: tuple[Path, str], entry: FileEntry, chunk: int) -> str:
+    with disk.opened(source[0], f"{source[1]}{entry.name}") as descriptor:
         start = chunk * CHUNK_BYTES
         length = min(CHUNK_BYTES, entry.size - start)
         os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ftslurm.checkpoint import disk, refs
+from ftslurm.checkpoint import disk, managing, refs
 from ftslurm.checkpoint.digest import mismatches
 from ftslurm.checkpoint.layout import MANIFESTS, GenerationPaths, ScratchPaths, StorePaths
 from ftslurm.checkpoint.rollback import read_rollbacks
@@ -90,8 +90,12 @@ def foresee(root: Path, rules: Rules, protected: Collection[str], now: float) ->
     return Pruning(stay=reasons, go=tuple(sorted(going, key=parse_generation)), freed_bytes=freed)
 
 
-def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: float) -> tuple[str, ...]:
+def apply(
+    root: Path, rules: Rules, protected: Collection[str] = (), *, now: float, manage: bool = False
+) -> tuple[str, ...]:
     """Delete what `foresee` says; returns the names of the deleted. What is tagged meanwhile stays.
+
+    Of a generation that lies where a program wrote it the records go; with `manage` its files, too.
 
     Raises:
         DataDamaged: as `foresee`; nothing was deleted.
@@ -103,7 +107,9 @@ def apply(root: Path, rules: Rules, protected: Collection[str] = (), *, now: flo
     try:
         for name in doomed:
             if name not in {ref.generation for ref in refs.listed(root)}:
-                _delete(paths, name)
+                if manage and paths.generation(name).commit.exists():
+                    managing.remove(root, name)
+                delete(paths, name)
                 gone.append(name)
         for name in disk.entries_of(paths.trash):
             shutil.rmtree(paths.trash / name)
@@ -200,8 +206,8 @@ def _kept(commit: Commit, *, live: bool) -> Kept:
     return Kept(generation=commit.generation, at=commit.at, metrics=about.metrics, base=about.base, live=live)
 
 
-def _delete(paths: StorePaths, name: str) -> None:
-    """COMMIT first, then the name, then the content."""
+def delete(paths: StorePaths, name: str) -> None:
+    """Delete a generation: COMMIT first, then the name, then the content. Raises OSError."""
     generation = paths.generation(name)
     with contextlib.suppress(FileNotFoundError):
         generation.commit.unlink()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ftslurm.checkpoint import disk, refs
 from ftslurm.checkpoint.digest import Mismatch, Pace, digest_bytes, mismatches, quiet, wrong_size
-from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, data_path, manifest_name
+from ftslurm.checkpoint.inplace import check_all_named, read_place, source_of
+from ftslurm.checkpoint.layout import COMMIT, GenerationPaths, StorePaths, manifest_name
 from ftslurm.checkpoint.rollback import read_rollbacks
 from ftslurm.core.branches import abandoned
 from ftslurm.core.manifest import (
@@ -50,12 +51,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A generation that cannot be used: `damaged`, or `is_unfinished` (it has no commit), or it cannot be read now."""
+    """A generation that cannot be used: `damaged`, or `is_unfinished` (it has no commit), or it cannot be read now.
+
+    `gone`: it lay where the program wrote it, and the program has removed all of it.
+    """
 
     generation: str
     reason: str
     damaged: bool = False
     is_unfinished: bool = False
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +147,9 @@ def read_stored(root: Path, generation: str) -> Stored:
     commit, digest = read_commit(root, generation)
     folder = StorePaths(root).generation(generation)
     try:
-        files = read_files(folder.root, commit)
+        files, place = read_files(folder.root, commit), read_place(folder)
+        if place is not None:
+            check_all_named(place, files)
         check_sizes(folder, files)
     except FileNotFoundError as error:
         raise DataDamaged(f"{generation}: {_missing(error)}") from error
@@ -159,8 +166,9 @@ def read_latest(root: Path) -> str:
 
 def check_sizes(folder: GenerationPaths, files: tuple[FileEntry, ...]) -> None:
     """Raise FileNotFoundError for a missing file, DataDamaged for one of another kind or size than is written."""
+    root, before = source_of(folder)
     for entry in files:
-        size = disk.plain_size(folder.root, data_path(entry.name))
+        size = disk.plain_size(root, f"{before}{entry.name}")
         if size != entry.size:
             raise DataDamaged(f"{folder.root.name}: {wrong_size(entry, size)}")
 
@@ -203,12 +211,27 @@ def _looked_at(root: Path, name: str, *, is_listed: bool) -> Stored | Refusal | 
     try:
         return read_stored(root, name)
     except DataDamaged as error:
-        return Refusal(generation=name, reason=str(error), damaged=True)
+        gone = _is_gone(StorePaths(root).generation(name))
+        return Refusal(generation=name, reason=_GONE if gone else str(error), damaged=not gone, gone=gone)
     except FileNotFoundError:
         reason = "no COMMIT.json: it was never finished"
         return Refusal(generation=name, reason=reason, is_unfinished=True) if is_listed else None
     except OSError as error:
         return Refusal(generation=name, reason=f"cannot be read: {error.strerror}")
+
+
+_GONE = "the program has removed it"
+
+
+def _is_gone(folder: GenerationPaths) -> bool:
+    """Whether a program has removed all the files of a generation that lay in its own folder."""
+    try:
+        place = read_place(folder)
+        return place is not None and not any(disk.is_there(place.folder, name) for name in place.files)
+    except FileNotFoundError:
+        return True
+    except (OSError, DataDamaged):
+        return False
 
 
 def verify(root: Path, generation: str, pace: Pace = quiet) -> Verdict:
@@ -223,9 +246,9 @@ def verify(root: Path, generation: str, pace: Pace = quiet) -> Verdict:
     problems: list[Mismatch] = []
     try:
         commit, _ = read_commit(root, generation)
-        files = read_files(folder.root, commit)
+        files, source = read_files(folder.root, commit), source_of(folder)
         for entry in files:
-            problems += _problems(folder, entry, pace)
+            problems += _problems(source, entry, pace)
     except FileNotFoundError as error:
         raise DataDamaged(f"{generation}: {_missing(error)}") from error
     except OSError as error:
@@ -242,9 +265,9 @@ def _missing(error: FileNotFoundError) -> str:
     return f"{error.filename} is missing"
 
 
-def _problems(folder: GenerationPaths, entry: FileEntry, pace: Pace) -> list[Mismatch]:
+def _problems(source: tuple[Path, str], entry: FileEntry, pace: Pace) -> list[Mismatch]:
     try:
-        with disk.opened(folder.root, data_path(entry.name)) as descriptor:
+        with disk.opened(source[0], f"{source[1]}{entry.name}") as descriptor:
             return list(mismatches(descriptor, entry, pace))
     except FileNotFoundError:
         what = "the file is missing"

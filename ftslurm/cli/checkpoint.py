@@ -161,7 +161,7 @@ def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], N
     from ftslurm.core.manifest import parse_generation
 
     found = scan(root)
-    refused = {each.generation: each for each in found.refused if not each.is_unfinished}
+    refused = {each.generation: each for each in found.refused if not (each.is_unfinished or each.gone)}
     sizes = {each.generation: each.commit.size_bytes for each in found.generations}
     sizes |= {each.generation: each.commit.size_bytes for each in versions(root) if not each.live}
     verdicts: list[dict[str, Any]] = []

@@ -33,6 +33,7 @@ def export(run_or_job: str, of: str, *, target: Path, prefix: str, force: bool, 
     Every byte is verified on the way; the file appears whole or not at all.
     """
     from ftslurm.checkpoint.difference import is_of_library
+    from ftslurm.checkpoint.inplace import source_of
     from ftslurm.checkpoint.layout import StorePaths
     from ftslurm.checkpoint.versions import find
     from ftslurm.errors import UsageError
@@ -41,8 +42,9 @@ def export(run_or_job: str, of: str, *, target: Path, prefix: str, force: bool, 
     version = find(root, of)
     folder = StorePaths(root).generation(version.generation)
     if not is_of_library(root, version):
+        files = Path(*source_of(folder))
         raise UsageError(
-            f"{version.generation} is of the files layout", hint=f"its files, as your program wrote them: {folder.data}"
+            f"{version.generation} is of the files layout", hint=f"its files, as your program wrote them: {files}"
         )
     if target.exists() and not force:
         raise UsageError(f"{target} exists", hint="--force replaces it")

@@ -58,8 +58,10 @@ def prune(run_or_job: str, *, dry_run: bool, force: bool, as_json: bool, abandon
     rules = replace(_rules(store, wanted), abandoned=not abandoned)
     if not dry_run:
         refuse_if_alive(store, force=force)
+    config = store.config
+    manage = config is not None and config.checkpoint.manage
     seen = retention.foresee(store.root, rules, (), now)
-    deleted = seen.go if dry_run else retention.apply(store.root, rules, now=now)
+    deleted = seen.go if dry_run else retention.apply(store.root, rules, now=now, manage=manage)
     if as_json:
         told = {"deleted": list(deleted), "freed_bytes": seen.freed_bytes, "kept": dict(seen.stay), "dry_run": dry_run}
         print_json({"store": str(store.root), **told})

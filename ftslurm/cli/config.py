@@ -131,6 +131,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
     import shlex
 
     from ftslurm.quantities import format_duration, format_slurm_time
+    from ftslurm.runtime.settings import asked_by
 
     resources, launch, recovery, saved = config.resources, config.launch, config.recovery, config.checkpoint
     least, most = resources.nodes
@@ -142,7 +143,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("command", shlex.join(config.command)),
         ("ranks", f"{nodes} nodes x {resources.ranks_per_node}{gpus}, started by {launch.launcher}"),
         ("partition", resources.partition or "the cluster's default"),
-        ("time limit", f"{limit}; {format_duration(saved.grace)} before it: {saved.save_on}"),
+        ("time limit", f"{limit}; {format_duration(saved.grace)} before it: {asked_by(config)}"),
         ("failures", f"goes on with {recovery.min_nodes} nodes or more, at most {recovery.max_attempts} attempts"),
         ("checkpoints", _checkpoints(config)),
         *([("sbatch", _options(resources.sbatch))] if resources.sbatch else []),
@@ -153,7 +154,9 @@ def _checkpoints(config: Config) -> str:
     saved = config.checkpoint
     if not saved.is_watched:
         return "none watched (checkpoint.files is not set): every attempt starts from the beginning"
-    what = "by ftslurm.training" if saved.in_library else ", ".join(saved.files)
+    what = "by ftslurm.training" if saved.in_library else ", ".join(saved.files) or f"those of {saved.layout}"
+    if saved.in_place:
+        return f"{what}, as they lie in {saved.folder}; manifests of the last {saved.keep_last} in {saved.shared}"
     return f"{what}, the last {saved.keep_last} in {saved.shared}"
 
 

@@ -65,9 +65,23 @@ def explain(run: str, *, as_json: bool, verbose: bool) -> None:
             click.echo(line)
         click.echo()
     click.echo(render(told, title=f"run {paths.run_id}", width=terminal_width()), nl=False)
+    for note in _notes(paths):
+        click.echo(f"note: {note}", err=True)
     advice = _advice(told, paths)
     if advice:
         click.echo(f"hint: {advice}", err=True)
+
+
+def _notes(paths: RunPaths) -> tuple[str, ...]:
+    """What holds for the whole run: whether checkpoints that were refused can be loaded nevertheless."""
+    from ftslurm.config import from_resolved
+    from ftslurm.errors import ConfigError
+    from ftslurm.runtime.settings import handover_notes
+
+    try:
+        return handover_notes(from_resolved(json.loads(paths.resolved.read_bytes())))
+    except (OSError, ValueError, ConfigError):
+        return ()
 
 
 def _now(paths: RunPaths) -> float | None:

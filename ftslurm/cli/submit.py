@@ -13,6 +13,8 @@ from ftslurm.cli.origin import begin_from, origin_of
 from ftslurm.cli.ownsubmit import OwnScript
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ftslurm.config import Config
     from ftslurm.paths import RunPaths
     from ftslurm.siteprofile import Taken
@@ -75,8 +77,7 @@ def submit(
 
     config, taken, root = _settled(client := SlurmClient(), file, run_root)
     if not (parsable or as_json):
-        click.echo("".join(f"# {remark}\n" for remark in taken.remarks), err=True, nl=False)
-        _announce(config)
+        _announce(config, taken.remarks)
     out = _left_out(client, config, root, exclude, use_ledger=not no_ledger)
     origin = None if init_from is None else origin_of(init_from, config)
     if dry_run or test_only:
@@ -105,11 +106,13 @@ def _settled(client: SlurmClient, file: Path, run_root: Path | None) -> tuple[Co
     return config, taken, submission.run_root_of(config, run_root, profile=taken.run_root, script=file)
 
 
-def _announce(config: Config) -> None:
-    """Say what smaller worlds would mean for the training."""
+def _announce(config: Config, remarks: Sequence[str]) -> None:
+    """Say what the site has filled in, whether a refused checkpoint can be loaded, and what a smaller world means."""
     from ftslurm.core.worlds import announced
-    from ftslurm.runtime.settings import policy_of
+    from ftslurm.runtime.settings import handover_notes, policy_of
 
+    for remark in (*remarks, *handover_notes(config)):
+        click.echo(f"# {remark}", err=True)
     for sentence in announced(config.resources.nodes[1], policy_of(config)):
         click.echo(f"ftslurm: {sentence}", err=True)
 

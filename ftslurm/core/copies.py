@@ -170,8 +170,9 @@ def forget_node(run: Run, node: str) -> Run:
     kept = []
     for saved in run.saved:
         left = {owner for owner in saved.holders if saved.keepers(owner) - given_up}
-        local = saved.state is SavedState.LOCAL and bool(saved.holders - saved.drained - left)
-        pending = saved.state is SavedState.PENDING and node in saved.pending | (saved.holders - saved.drained)
+        only_here = frozenset() if saved.in_place else saved.holders - saved.drained
+        local = saved.state is SavedState.LOCAL and bool(only_here - left)
+        pending = saved.state is SavedState.PENDING and node in saved.pending | only_here
         kept.append(replace(saved, state=SavedState.LOST) if local or pending else saved)
     lost_target = any(each.generation == run.drain_target and each.state is SavedState.LOST for each in kept)
     return replace(run, saved=tuple(kept), drain_target="" if lost_target else run.drain_target)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ftslurm.core.about import SaveKind
-from ftslurm.core.actions import Action, CleanScratch, CommitDurable, Drain, Say, SetTimer
+from ftslurm.core.actions import Action, CleanScratch, CommitDurable, Drain, Quarantine, Say, SetTimer
 from ftslurm.core.events import GenerationDurable, PartDrained, Phase, StoreDiffers
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
@@ -88,6 +88,8 @@ def _ask(run: Run, saved: Saved, owners: Iterable[str]) -> tuple[Drain, ...]:
 
 
 def _worker(run: Run, saved: Saved, owner: str) -> str:
+    if saved.in_place:
+        return owner if owner in run.agents else min(run.usable, default="")
     there = saved.keepers(owner) & run.agents
     return owner if owner in there else min(there, default="")
 
@@ -114,7 +116,11 @@ def on_loss(run: Run, node: str, policy: Policy) -> tuple[Action, ...]:
     saved = run.find_saved(run.drain_target)
     if saved is None or saved.state is not SavedState.LOCAL:
         return ()
-    orphans = [owner for owner in _window(saved, policy) if owner not in run.agents and node in saved.keepers(owner)]
+    orphans = [
+        owner
+        for owner in _window(saved, policy)
+        if owner not in run.agents and (saved.in_place or node in saved.keepers(owner))
+    ]
     return _ask(run, saved, orphans)
 
 
@@ -124,6 +130,8 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
     if saved is None or saved.state is not SavedState.LOCAL or event.node in saved.drained:
         return run, ()
     if event.error and event.damaged:
+        if saved.in_place:
+            return _gone(run, saved, event.error, policy)
         return _not_there(run, saved, event, policy)
     if event.error:
         run, timer = set_timer(run, f"{RETRY}{event.generation}/{event.node}", RETRY_S)
@@ -138,6 +146,14 @@ def on_drained(run: Run, event: PartDrained, policy: Policy) -> tuple[Run, tuple
     if changed.drained >= changed.holders:
         return run, (*said, durable(run, changed))
     return run, (*said, *_ask(run, changed, [owner for owner in _window(changed, policy) if owner not in before]))
+
+
+def _gone(run: Run, saved: Saved, why: str, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The program has removed or changed its files before they were digested: the next one, then."""
+    run = replace(run.with_saved(replace(saved, state=SavedState.LOST)), drain_target="")
+    text = f"checkpoint {saved.generation} is passed over: {why}"
+    run, more = next_target(run, policy)
+    return run, (Say(text=text, slug="checkpoint_gone"), *more)
 
 
 def _not_there(run: Run, saved: Saved, event: PartDrained, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -158,6 +174,8 @@ def _not_there(run: Run, saved: Saved, event: PartDrained, policy: Policy) -> tu
 
 def _packing(run: Run, saved: Saved, reason: str) -> tuple[Run, tuple[Say, ...]]:
     """Tell, when it changes, whether saves of this kind go packed to shared storage, and why."""
+    if saved.in_place:
+        return run, ()
     kind = saved.about.kind if saved.about else SaveKind.FULL
     over = saved.drained >= saved.holders and not saved.packed
     if saved.packed and kind not in run.packs:
@@ -192,6 +210,8 @@ def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> tuple[Run,
     saved = run.find_saved(event.generation)
     if saved is None or saved.state not in WHOLE:
         return run, ()
+    if event.gone:
+        return _gone(run, saved, event.error, policy)
     if event.error:
         run, timer = set_timer(run, RETRY + event.generation, RETRY_S)
         return run, (
@@ -229,6 +249,9 @@ def on_differs(run: Run, event: StoreDiffers, policy: Policy) -> tuple[Run, tupl
     """Shared storage does not hold what was written there: where the nodes still do, it is copied once more."""
     saved = run.find_saved(event.generation)
     text = f"checkpoint {event.generation}, read again from shared storage, is not what was written: {event.reason}"
+    if saved is not None and saved.in_place and saved.state is SavedState.DURABLE:
+        run = run.with_saved(replace(saved, state=SavedState.DAMAGED))
+        return run, (Say(text=text, slug="store_differs"), Quarantine(generation=saved.generation, reason=event.reason))
     again = replace(saved, drained=frozenset(), packed={}, state=SavedState.LOCAL) if saved else None
     if again is None or saved is None or saved.state is not SavedState.DURABLE or not saved.parts:
         return run, (Say(text=text, slug="store_differs"),)

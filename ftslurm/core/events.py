@@ -241,8 +241,9 @@ class PartPending(Event):
 class PartDrained(Event):
     """A node's part of a generation lies, verified and fsynced, on shared storage, unless there is an `error`.
 
-    `part` is what lies there, where parts may be packed on the way; `reason` says why it was, or why not. `damaged`:
-    who was to copy it does not hold what was captured, and asking again is no use.
+    `part` is what lies there, where parts may be packed on the way, or are digested where they are; `reason` says why
+    it was packed, or why not. `damaged`: who was to copy it does not hold what was captured, or the program has removed
+    or changed what stays in place; asking again is no use.
     """
 
     generation: str
@@ -267,12 +268,16 @@ class PartReplicated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDurable(Event):
-    """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last."""
+    """COMMIT.json of a generation was written and fsynced; `dropped` are the generations removed by keep_last.
+
+    `gone`: the program has removed or changed the files before that, so that there is nothing to commit.
+    """
 
     generation: str
     digest: str
     dropped: tuple[str, ...] = ()
     error: str = ""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from ftslurm.core.actions import Action, LaunchAttempt, Quarantine, ReleaseRanks, Restore, Say
 from ftslurm.core.copies import whereabouts
+from ftslurm.core.draining import next_target
 from ftslurm.core.ending import FAILED, REQUEUE, leave
 from ftslurm.core.events import Phase, RestoreReady, RestoreRefused
 from ftslurm.core.health import fit_nodes
 from ftslurm.core.phases import LAUNCHING, LIVE, enter
 from ftslurm.core.placement import arranged, best_first, usable
-from ftslurm.core.recovery import NONE, Policy
+from ftslurm.core.recovery import FIXED_WORLD, NONE, Policy
 from ftslurm.core.situation import released
 from ftslurm.core.state import Attempt, Run, Saved, SavedState
 from ftslurm.core.timers import set_timer
@@ -43,12 +44,21 @@ def first_with_what_is_there(run: Run, policy: Policy) -> tuple[Run, tuple[Actio
     places, strategy = run.survey.places, policy.placement
     ready = fit_nodes(run, policy)
     nodes = best_first(ready, strategy, places)[: run.wanted]
-    count = usable(nodes, policy.ranks_per_node, policy.world_multiple_of, policy.world_sizes)
+    sizes = _world_sizes(run, policy)
+    count = usable(nodes, policy.ranks_per_node, policy.world_multiple_of, sizes)
     if count >= max(policy.min_nodes, 1):
         return launch(run, arranged(ready, nodes[:count], strategy, places), policy)
     reason = f"{count} of {len(run.nodes)} nodes are usable, min_nodes is {policy.min_nodes}"
+    if sizes != policy.world_sizes:
+        reason = f"{len(nodes)} nodes do not make the {sizes[0]} ranks that wrote the checkpoint; {FIXED_WORLD}"
     again = policy.continue_by != NONE and run.requeues < policy.max_requeues
     return leave(run, REQUEUE if again else FAILED, policy, code=1, reason=reason)
+
+
+def _world_sizes(run: Run, policy: Policy) -> tuple[int, ...]:
+    """The worlds that can load what the run would start from."""
+    saved = None if policy.reshards else run.restorable()
+    return (saved.world_size,) if saved is not None and saved.world_size else policy.world_sizes
 
 
 def launch(run: Run, nodes: tuple[str, ...], policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -79,7 +89,25 @@ def restore_from(run: Run, saved: Saved | None, policy: Policy) -> tuple[Run, tu
         return replace(run, attempt=replace(attempt, generation="", step=0, restored={})), ()
     run = replace(run, attempt=replace(attempt, generation=saved.generation, step=saved.step, restored={}))
     run, timer = set_timer(run, RESTORE, policy.restore_s)
+    if not _is_digested(saved):
+        run, more = next_target(replace(run, urgent=True), policy)
+        return run, (timer, *more)
     return run, (timer, _restore(run, saved, attempt.nodes))
+
+
+def _is_digested(saved: Saved) -> bool:
+    """Tell whether there is something to compare the bytes with: files that stay in place are digested at leisure."""
+    return not saved.in_place or saved.state is SavedState.DURABLE
+
+
+def on_digested(run: Run, generation: str, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The checkpoint that the attempt waits for is committed, or cannot be any more."""
+    attempt, saved = run.attempt, run.find_saved(generation)
+    if run.phase not in LAUNCHING or attempt is None or attempt.generation != generation:
+        return run, ()
+    if saved is None or not saved.in_place:
+        return run, ()
+    return on_loss(run, policy) if saved.state is SavedState.LOST else (run, ask_restore(run))
 
 
 def _restore(run: Run, saved: Saved, nodes: tuple[str, ...]) -> Restore:
@@ -91,7 +119,7 @@ def ask_restore(run: Run) -> tuple[Restore, ...]:
     """Ask the nodes that have no copy yet for the checkpoint of the attempt that is being started."""
     attempt = run.attempt
     saved = run.find_saved(attempt.generation) if attempt else None
-    good = saved is not None and saved.state in (SavedState.LOCAL, SavedState.DURABLE)
+    good = saved is not None and saved.state in (SavedState.LOCAL, SavedState.DURABLE) and _is_digested(saved)
     if run.phase not in LAUNCHING or attempt is None or saved is None or not good:
         return ()
     missing = tuple(node for node in attempt.nodes if node not in attempt.restored)

@@ -45,6 +45,9 @@ class Policy:
         can_ask_to_save: there is a way to ask the program for a save.
         library: the program saves by `ftslurm.training`: it can be asked without being stopped.
         partner: every part of a checkpoint gets a copy on another node.
+        in_place: checkpoints stay where the program writes them, on shared storage.
+        reshards: another number of ranks can load a checkpoint.
+        deadman_s: a node that hears nobody has ended its ranks after so long.
         durable_every_s: the shortest time between two drain targets; 0: as fast as storage takes them.
         drain_width: how many nodes copy to shared storage at a time.
         min_interval_s: the shortest time between two orders to save that nobody has asked for.
@@ -72,6 +75,9 @@ class Policy:
     can_ask_to_save: bool = False
     library: bool = False
     partner: bool = False
+    in_place: bool = False
+    reshards: bool = True
+    deadman_s: float = 10.0
     durable_every_s: float = 0.0
     drain_width: int = 16
     min_interval_s: float = 30.0
@@ -251,6 +257,7 @@ def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
     return _Option(Kind.SPARE, nodes, pricing.of_going_on(len(nodes), rates), reason)
 
 
+FIXED_WORLD = "checkpoint.reshards is no: only as many ranks as wrote a checkpoint can load it"
 _NO_KILL = "the job was not submitted with --no-kill: Slurm ends it when the node goes DOWN"
 
 
@@ -259,7 +266,7 @@ def _chosen(now: Situation, policy: Policy, kept: list[str], idle: list[str]) ->
     ranked = (
         *best_first(kept, policy.placement, now.places),
         *best_first(idle, policy.placement, now.places, near=kept),
-    )[: now.wanted]
+    )[: now.wanted if policy.reshards else len(now.nodes)]
     count = usable(ranked, policy.ranks_per_node, policy.world_multiple_of, policy.world_sizes)
     return arranged(now.live, ranked[:count], policy.placement, now.places)
 
@@ -269,6 +276,8 @@ def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Op
     kept, gone, idle = _parted(now)
     if not gone:
         return _Option(Kind.SHRINK, refusal="no node was lost")
+    if not policy.reshards:
+        return _Option(Kind.SHRINK, refusal=FIXED_WORLD)
     nodes = _chosen(now, policy, kept, idle if spare.refusal else [])
     if len(nodes) < max(policy.min_nodes, 1):
         text = f"{len(nodes)} usable nodes are fewer than min_nodes {policy.min_nodes}"

@@ -212,12 +212,24 @@ def _while_leaving(run: Run, actions: tuple[Action, ...], policy: Policy) -> Ste
 def on_durable(run: Run, event: GenerationDurable, policy: Policy) -> Step:
     """A commit on shared storage: the end of the run may be waiting for it."""
     run, actions = draining.on_durable(run, event, policy)
-    if event.error:
+    if event.error and not event.gone:
         return run, actions
+    run, more = launching.on_digested(run, event.generation, policy)
+    actions += more
     if run.phase is Phase.DRAINING and run.stop is not None:
         run, more = ending.check(run, policy)
         return run, actions + more
     return run, actions
+
+
+def on_drained(run: Run, event: PartDrained, policy: Policy) -> Step:
+    """A part is on shared storage, or never will be: an attempt may be waiting for it."""
+    run, actions = draining.on_drained(run, event, policy)
+    if not event.damaged:
+        return run, actions
+    run, more = launching.on_digested(run, event.generation, policy)
+    run, last = ending.check(run, policy) if run.phase is Phase.DRAINING and run.stop is not None else (run, ())
+    return run, actions + more + last
 
 
 def on_scanned(run: Run, event: StoreScanned, policy: Policy) -> Step:
@@ -316,6 +328,7 @@ TIMERS: dict[str, Rule] = {
     launching.MUSTER: _muster_over,
     launching.RESTORE: _when_launching(launching.on_restore_over),
     launching.AGAIN.rstrip(":"): lambda run, rest, policy: launching.on_restore_again(run, rest),
+    stopping.GUARD: lambda run, rest, policy: stopping.on_guard_over(run, policy),
     stopping.RELAUNCH: lambda run, rest, policy: (
         stopping.on_relaunch(run, policy, waited=bool(rest)) if run.phase is Phase.PLANNING else (run, ())
     ),
@@ -356,7 +369,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     NodeFenced: _only(on_fenced, ACTIVE),
     PartSaved: _only(on_part, ACTIVE),
     PartPending: _only(on_pending, ACTIVE),
-    PartDrained: _only(draining.on_drained, ACTIVE),
+    PartDrained: _only(on_drained, ACTIVE),
     PartReplicated: _only(copies.on_replicated, ACTIVE),
     ScratchShared: _only(lambda run, event, _: copies.on_shared_scratch(run, event), ACTIVE),
     StoreDiffers: _only(draining.on_differs, ACTIVE),

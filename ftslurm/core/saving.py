@@ -12,7 +12,7 @@ from dataclasses import replace
 from ftslurm.core.actions import Action, CommitLocal, Quarantine, Say, SetTimer
 from ftslurm.core.copies import replicate
 from ftslurm.core.draining import WHOLE, commit_again, next_target
-from ftslurm.core.events import PartPending, PartSaved, StoreScanned
+from ftslurm.core.events import Part, PartPending, PartSaved, StoreScanned
 from ftslurm.core.manifest import generation_name, parse_generation
 from ftslurm.core.recovery import Policy
 from ftslurm.core.state import Run, Saved, SavedState
@@ -42,17 +42,37 @@ def on_pending(run: Run, event: PartPending, policy: Policy) -> tuple[Run, tuple
     return _settle(run.with_saved(changed), changed, policy)
 
 
+def _agreed(run: Run, saved: Saved) -> bool:
+    """Tell whether every node of the attempt calls the same files complete: each vouches for its own writers."""
+    told = {part.manifest_digest for part in saved.parts}
+    return len(told) == 1 and saved.holders >= _expected(run)
+
+
+def _is_same(one: Part, other: Part) -> bool:
+    return one.manifest_digest == other.manifest_digest
+
+
+def _again(run: Run, saved: Saved) -> tuple[Run, Saved]:
+    """The program has written more into a checkpoint that every node called complete: it is thought of anew."""
+    target = "" if run.drain_target == saved.generation else run.drain_target
+    fresh = _fresh(saved.generation, saved.step, saved.attempt, saved.world_size)
+    return replace(run, drain_target=target), replace(fresh, in_place=True)
+
+
 def on_part(run: Run, event: PartSaved, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A node holds complete files of a checkpoint. A part of an attempt that is not live counts no more."""
     if not _counts(run, event.attempt, event.part.node):
         return run, ()
     name = generation_name(event.step, event.attempt)
     saved = run.find_saved(name) or _fresh(name, event.step, event.attempt, event.world_size)
+    if saved.in_place and saved.state in WHOLE and not any(_is_same(part, event.part) for part in saved.parts):
+        run, saved = _again(run, saved)
     if saved.state is not SavedState.PENDING or any(part == event.part for part in saved.parts):
         return run, ()
     parts = (*(part for part in saved.parts if part.node != event.part.node), event.part)
     changed = replace(
         saved,
+        in_place=policy.in_place,
         parts=parts,
         pending=saved.pending - {event.part.node},
         world_size=event.world_size or saved.world_size,
@@ -81,7 +101,7 @@ def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     """A supervisor was started again: the waits for further nodes' parts begin anew."""
     actions: tuple[Action, ...] = ()
     for saved in run.saved:
-        if saved.state is SavedState.PENDING and saved.parts and not policy.wants_all_ranks:
+        if saved.state is SavedState.PENDING and saved.parts and not (policy.wants_all_ranks or policy.in_place):
             run, timer = _wait_for_union(run, saved, policy)
             actions += (timer,)
     return run, actions
@@ -94,6 +114,8 @@ def _wait_for_union(run: Run, saved: Saved, policy: Policy) -> tuple[Run, SetTim
 
 def _is_whole(run: Run, saved: Saved, policy: Policy) -> bool:
     """Tell whether the parts that are there are all: as many as the time before, or nobody can have lost one."""
+    if policy.in_place:
+        return _agreed(run, saved)
     attempt = run.current
     # A rank that was asked to save and then left by itself had its time to write.
     asked = run.stop is not None and run.stop.save
@@ -132,6 +154,8 @@ def _settle(run: Run, saved: Saved, policy: Policy) -> tuple[Run, tuple[Action, 
     """Commit locally when nothing is missing; else wait for the other nodes."""
     if saved.pending or not saved.parts:
         return run, ()
+    if policy.in_place:
+        return _commit_local(run, saved, policy) if _agreed(run, saved) else (run, ())
     if policy.wants_all_ranks:
         ranks = {rank for part in saved.parts for rank in part.ranks}
         return _commit_local(run, saved, policy) if len(ranks) >= saved.world_size > 0 else (run, ())

@@ -36,7 +36,9 @@ class Saved:
 
     `pending` are nodes that still see unfinished files of it, `torn` those that had to drop some; `copies` are the
     partners that hold a copy of a node's part, `gone` the nodes that hold their own part no more, or not as it was.
-    `packed` are the parts that lie on shared storage otherwise than on their nodes, by node.
+    `packed` are the parts that lie on shared storage otherwise than on their nodes, by node. With `in_place` the files
+    lie on shared storage from the beginning, and a part is what a node is to digest of them: LOCAL means that all nodes
+    agree that they are complete.
     """
 
     generation: str
@@ -51,6 +53,7 @@ class Saved:
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     packed: Mapping[str, Part] = field(default_factory=dict)
+    in_place: bool = False
     about: About | None = None
     since_mono: float | None = None
 
@@ -90,7 +93,7 @@ class Saved:
 
     def at_hand(self, agents: frozenset[str]) -> bool:
         """Tell whether every part lies on shared storage or with one of these nodes."""
-        return all(owner in self.drained or self.keepers(owner) & agents for owner in self.holders)
+        return self.in_place or all(owner in self.drained or self.keepers(owner) & agents for owner in self.holders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

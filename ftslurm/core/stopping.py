@@ -25,9 +25,11 @@ from ftslurm.core.situation import situation_of
 from ftslurm.core.state import Attempt, Failure, Run, SavedState
 from ftslurm.core.suspicion import judge
 from ftslurm.core.timers import set_timer
+from ftslurm.core.writeguard import doubtful, wait_s
 
 RELAUNCH = "relaunch"
 WAIT = "relaunch:again"
+GUARD = "guard"
 AGENT_WAIT_S = 15.0
 LONG_ENOUGH_S = 600.0
 MAX_LAUNCH_FAILURES = 8
@@ -60,7 +62,26 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
         return run, ()
     if len(attempt.finished) == attempt.world_size:
         return leave(run, COMPLETE, policy)
+    if (still_s := wait_s(run, policy)) > 0:
+        return _hold(run, still_s, policy)
     return plan_next(enter(run, Phase.PLANNING), policy)
+
+
+def _hold(run: Run, still_s: float, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """Nodes that do not answer may still write into the program's folder: wait until they must have stopped."""
+    if GUARD in run.timers:
+        return run, ()
+    run, timer = set_timer(run, GUARD, still_s)
+    text = (
+        f"{', '.join(doubtful(run))} may still write into the checkpoint folder: the next attempt waits {still_s:.0f} s"
+        f" until no rank can be alive there (heartbeat.deadman_after is {policy.deadman_s:g} s)"
+    )
+    return run, (Say(text=text, slug="write_guard"), timer)
+
+
+def on_guard_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
+    """The wait for ranks that nobody can see is over."""
+    return check(run, policy) if run.phase is Phase.STOPPING else (run, ())
 
 
 def away(run: Run) -> bool:

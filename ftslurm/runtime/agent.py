@@ -313,12 +313,11 @@ class Agent:
         self._vault.expect(message, self._later)
         # An agent that was started again has not restored it itself; scratch has the same path on the other nodes.
         path = str(self._saver.restored_path(attempt) or message.get("checkpoint") or "")
-        if path:
-            common[attempt_env.CHECKPOINT] = path
+        common |= (handed := self._saver.handed(path))
 
         def build(row: LocalRank) -> dict[str, Any]:
             environ = {**common, **message["ranks"][str(row.rank)]}
-            asked = attempt_env.command(message["argv"], message["resume_args"], path)
+            asked = attempt_env.command(message["argv"], message["resume_args"], handed)
             argv = attempt_env.placed(asked, environ, starts_ranks=row.starts_ranks)
             go = {
                 "t": "go",

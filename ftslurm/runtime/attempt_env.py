@@ -16,6 +16,7 @@ from ftslurm.checkpoint.handover import (
     ATTEMPT,
     CHECKPOINT,
     CHECKPOINT_DIR,
+    CHECKPOINT_TAG,
     END_TIME,
     MTBF_S,
     RUN_DIR,
@@ -31,6 +32,7 @@ __all__ = [
     "ATTEMPT",
     "CHECKPOINT",
     "CHECKPOINT_DIR",
+    "CHECKPOINT_TAG",
     "END_TIME",
     "MTBF_S",
     "RUN_DIR",
@@ -120,7 +122,7 @@ def of_library(policy: str, mtbf_s: float, end_time: float | None) -> dict[str, 
 def stale(world: World, *, starts_ranks: bool = False) -> tuple[str, ...]:
     """Return the names that must not reach the ranks of this attempt; `starts_ranks`: nor torchrun."""
     others = torchrunline.ENVIRONMENT if starts_ranks else ()
-    return others if world.restored else (*others, CHECKPOINT, RESTORE_STEP)
+    return others if world.restored else (*others, CHECKPOINT, CHECKPOINT_TAG, RESTORE_STEP)
 
 
 def _trackers(world: World) -> dict[str, str]:
@@ -133,10 +135,11 @@ def _trackers(world: World) -> dict[str, str]:
     }
 
 
-def command(argv: Sequence[str], resume_args: Sequence[str], checkpoint: str) -> list[str]:
+def command(argv: Sequence[str], resume_args: Sequence[str], handed: Mapping[str, str]) -> list[str]:
     """Return the program's command for an attempt: with the arguments for resuming where there is a checkpoint."""
-    whole = [*argv, *resume_args] if checkpoint else list(argv)
-    return [argument.replace("{checkpoint}", checkpoint) for argument in whole]
+    whole = [*argv, *resume_args] if handed else list(argv)
+    checkpoint, tag = handed.get(CHECKPOINT, ""), handed.get(CHECKPOINT_TAG, "")
+    return [argument.replace("{checkpoint}", checkpoint).replace("{tag}", tag) for argument in whole]
 
 
 def placed(argv: Sequence[str], environ: Mapping[str, str], *, starts_ranks: bool) -> list[str]:

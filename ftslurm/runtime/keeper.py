@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftslurm.checkpoint.handover import CHECKPOINT
 from ftslurm.checkpoint.layout import GenerationPaths, StorePaths
 from ftslurm.core.actions import Pair, Whereabouts
 from ftslurm.core.events import Event, PartDrained, PartReplicated, RestoreReady, RestoreRefused, ScratchShared
@@ -102,6 +103,10 @@ class Keeper:
     def restored_path(self, attempt: int) -> str:
         """Return where the attempt's verified checkpoint lies on this node; empty without one."""
         return self._restored.get(attempt, "")
+
+    def handed(self, path: str) -> dict[str, str]:
+        """Return the environment of ranks that start from the checkpoint at `path`; empty: from the beginning."""
+        return {CHECKPOINT: path} if path else {}
 
     def start(self) -> None:
         """Begin to watch."""

@@ -315,7 +315,8 @@ class Performer:
     # --------------------------------------------------------------------------------------------- checkpoints
 
     def _restore(self, action: Restore) -> None:
-        self._each(action.nodes, {"t": "restore", "action": to_record(action)})
+        among = list(self._of.run.current.nodes)
+        self._each(action.nodes, {"t": "restore", "action": to_record(action), "among": among})
 
     def _ask_to_save(self, action: AskToSave) -> None:
         order = {"number": action.number, "stop": action.stop, "why": action.why}
@@ -345,9 +346,13 @@ class Performer:
         self._stores.note_local(action)
 
     def _drain(self, action: Drain) -> None:
+        asked: dict[str, Any] = {"t": "drain", "generation": action.generation, "base": action.base}
+        saved = self._of.run.find_saved(action.generation)
+        if saved is not None and saved.in_place:
+            among, seen = sorted(saved.holders), saved.parts[0].manifest_digest
+            asked |= {"among": among, "seen": seen, "world": saved.world_size}
         for owner, worker in (*((node, node) for node in action.nodes), *action.stand_ins):
-            asked = {"t": "drain", "generation": action.generation, "owner": owner, "base": action.base}
-            self._each((worker,), asked)
+            self._each((worker,), {**asked, "owner": owner})
 
     # ----------------------------------------------------------------------------------------------------- end
 

@@ -1,7 +1,8 @@
-"""An agent's watch over the files layout: what the program writes counts when it is finished, and digested.
+"""An agent's watch over what programs and frameworks write: it counts when it is finished, and digested.
 
-A checkpoint counts on this node when `checkpoint.watch` says that its files are finished and `checkpoint.capture` has
-digested them under a name that nothing overwrites. What happens to it then is in `runtime.keeper`.
+A checkpoint counts on this node when `checkpoint.watch` (or, for frameworks, `checkpoint.groupwatch`) says that its
+files are finished and `checkpoint.capture` has digested them under a name that nothing overwrites. What happens to it
+then is in `runtime.keeper`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,26 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftslurm.checkpoint.handover import CHECKPOINT, CHECKPOINT_TAG
 from ftslurm.core.events import PartPending, PartSaved
+from ftslurm.core.manifest import parse_generation
 from ftslurm.errors import FtslurmError
 from ftslurm.runtime import fence
 from ftslurm.runtime.keeper import Keeper, Post
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ftslurm.checkpoint.frameworks.framework import Framework
+    from ftslurm.checkpoint.groupwatch import GroupWatcher
     from ftslurm.checkpoint.watch import ScanResult, StepFiles, Watcher
     from ftslurm.checkpoint.writers import Writers
+    from ftslurm.core.actions import Whereabouts
 
 log = logging.getLogger(__name__)
 
 SCAN_S = 0.25
+FILES = "files"
 
 
 class Saver(Keeper):
@@ -31,7 +40,7 @@ class Saver(Keeper):
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
-        self._watcher: Watcher | None = None
+        self._watcher: Watcher | GroupWatcher | None = None
         self._attempt = -1
         self._world = 0
         self._pending: set[int] = set()
@@ -41,7 +50,7 @@ class Saver(Keeper):
     def start(self) -> None:
         """Begin to watch, where there is anything to watch for."""
         super().start()
-        if self._spec.checkpoint.files:
+        if self._spec.checkpoint.is_watched:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -54,26 +63,54 @@ class Saver(Keeper):
 
     def begin(self, attempt: int, world_size: int) -> None:
         """Watch for an attempt's files; what lies there from before is not the attempt's."""
-        from ftslurm.checkpoint.patterns import Marker, Patterns
-        from ftslurm.checkpoint.watch import Rules, Watcher
-
-        saved = self._spec.checkpoint
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not saved.files:
+        self._make_folder()
+        if not self._spec.checkpoint.is_watched:
             return
-        rules = Rules(
-            patterns=Patterns.parse(saved.files),
-            settle_s=saved.settle_s,
-            done_marker=Marker(saved.done_marker.replace("{name}", "{file}")) if saved.done_marker else None,
-        )
         with self._lock:
             if attempt <= self._attempt:
                 return
             if self._watcher is not None:
                 self._watcher.close()
-            baseline = self._baseline(attempt)
-            self._watcher = Watcher(self.folder, rules, baseline)
+            self._watcher = self._watcher_of(attempt, world_size)
             self._attempt, self._world, self._pending = attempt, world_size, set()
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _watcher_of(self, attempt: int, world_size: int) -> Watcher | GroupWatcher:
+        from ftslurm.checkpoint.patterns import Marker, Patterns
+        from ftslurm.checkpoint.watch import Rules, Watcher
+
+        saved = self._spec.checkpoint
+        if saved.layout != FILES:
+            return self._group_watcher(attempt, world_size, in_place=False)
+        rules = Rules(
+            patterns=Patterns.parse(saved.files),
+            settle_s=saved.settle_s,
+            done_marker=Marker(saved.done_marker.replace("{name}", "{file}")) if saved.done_marker else None,
+        )
+        return Watcher(self.folder, rules, self._baseline(attempt))
+
+    def _group_watcher(self, attempt: int, world_size: int, *, in_place: bool) -> GroupWatcher:
+        from ftslurm.checkpoint.groupwatch import GroupRules, GroupWatcher
+
+        saved = self._spec.checkpoint
+        rules = GroupRules(
+            framework=self._framework,
+            settle_s=saved.settle_s,
+            world=world_size,
+            also=saved.also,
+            once=not in_place,
+            shared=in_place,
+        )
+        return GroupWatcher(self.folder, rules, self._baseline(attempt))
+
+    @property
+    def _framework(self) -> Framework:
+        from ftslurm.checkpoint.groups import framework_of
+
+        saved = self._spec.checkpoint
+        return framework_of(saved.layout, saved.files, saved.done_marker)
 
     def expect(self, attempt: int, ranks: frozenset[int]) -> None:
         """Say which ranks run here, for patterns that name the rank."""
@@ -101,7 +138,7 @@ class Saver(Keeper):
                 if self._watcher is not None:
                     self._scan(self._watcher)
 
-    def _scan(self, watcher: Watcher) -> None:
+    def _scan(self, watcher: Watcher | GroupWatcher) -> None:
         try:
             self._take(watcher.scan(time.monotonic(), self._writers))
         except OSError as error:
@@ -145,3 +182,24 @@ class Saver(Keeper):
                 part=captured.manifest.part(captured.digest),
             )
         )
+
+    # ---------------------------------------------------------------------------------------------- handing over
+
+    def _restore(self, wanted: Sequence[Whereabouts], generation: str) -> tuple[Path, str]:
+        path, source = super()._restore(wanted, generation)
+        if self._spec.checkpoint.layout == FILES:
+            return path, source
+        from ftslurm.checkpoint.tracker import together
+
+        root = self._scratch.restore(generation) if self._scratch else self._store.generation(generation).data
+        world = self.commit_of(wanted, generation).world_size
+        return together(self._framework, root, parse_generation(generation)[0], world), source
+
+    def handed(self, path: str) -> dict[str, str]:
+        """Return the environment of ranks that start from the checkpoint at `path`: its path, or folder and tag."""
+        if self._spec.checkpoint.layout == FILES or not path:
+            return super().handed(path)
+        if self._framework.restore_by == "path":
+            return super().handed(path)
+        found = Path(path)
+        return {CHECKPOINT: str(found.parent), CHECKPOINT_TAG: found.name}

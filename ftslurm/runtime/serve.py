@@ -37,7 +37,7 @@ from ftslurm.runtime.limit import watch_the_limit
 from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import own_address
 from ftslurm.runtime.quorum import leave_mark
-from ftslurm.runtime.settings import policy_of, wanted_of
+from ftslurm.runtime.settings import handover_notes, policy_of, wanted_of
 from ftslurm.runtime.spawning import wait_in_one_thread_only
 from ftslurm.runtime.succession import Announcer, collect_tails, end_job, watch_the_clock
 from ftslurm.runtime.successor import Legacy
@@ -268,7 +268,7 @@ def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str
         text += "".join(f"\n{said}" for said in steps.replaced(starter))
     if not config.checkpoint.is_watched:
         text += "\nno checkpoint.files are configured: an attempt starts from whatever the program itself finds"
-    return text
+    return "\n".join((text, *handover_notes(config)))
 
 
 class _Signals:

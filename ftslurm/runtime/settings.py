@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ftslurm.checkpoint_section import Every
 from ftslurm.config import Config
@@ -39,20 +40,52 @@ def policy_of(config: Config) -> Policy:
         first_union_wait_s=max(6.0, 2 * config.heartbeat.suspect_after),
         library=saved.in_library,
         partner=_wants_partners(config),
+        in_place=saved.in_place,
+        reshards=reshards(config),
+        deadman_s=config.heartbeat.deadman_after,
         durable_every_s=saved.durable_every or 0.0,
         drain_width=saved.drain_width,
         min_interval_s=saved.min_interval,
-        can_ask_to_save=saved.in_library or (bool(saved.files) and saved.save_on != "none"),
+        can_ask_to_save=saved.in_library or (saved.is_watched and asked_by(config) != "none"),
         muster_s=min(config.progress.startup, 120.0),
         grace_s=saved.grace,
         on_nan=config.progress.on_nan,
     )
 
 
+def reshards(config: Config) -> bool:
+    """Return whether another number of ranks can load a checkpoint."""
+    from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
+
+    saved = config.checkpoint
+    if saved.reshards != "auto":
+        return saved.reshards == "yes"
+    return saved.layout not in FRAMEWORKS or FRAMEWORKS[saved.layout].reshards
+
+
+def asked_by(config: Config) -> str:
+    """Return how the program is asked to save."""
+    from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
+
+    saved = config.checkpoint
+    if saved.save_on is not None:
+        return saved.save_on
+    return FRAMEWORKS[saved.layout].save_on if saved.layout in FRAMEWORKS else "signal:TERM"
+
+
+def handover_notes(config: Config) -> tuple[str, ...]:
+    """Return what a user must know of checkpoints that were refused, and can be loaded nevertheless."""
+    from ftslurm.checkpoint.enforcement import notes
+
+    saved = config.checkpoint
+    words = (*config.command, *saved.resume_args)
+    return notes(saved.layout, words, in_place=saved.in_place, manage=saved.manage)
+
+
 def _wants_partners(config: Config) -> bool:
     """Copies go from scratch to scratch; where there can be one node only, there is nobody to copy to."""
     saved = config.checkpoint
-    if not saved.is_watched or saved.scratch == "none" or saved.partner == "none":
+    if not saved.is_watched or saved.in_place or saved.scratch == "none" or saved.partner == "none":
         return False
     return saved.partner == "always" or (saved.in_library and config.resources.nodes[1] > 1)
 
@@ -133,8 +166,11 @@ def checkpoint_of(config: Config, paths: RunPaths) -> CheckpointSpec:
         rate_limit=saved.rate_limit or 0.0,
         settle_s=saved.settle,
         done_marker=saved.done_marker or "",
-        save_on=saved.save_on,
+        save_on=asked_by(config),
         layout=saved.layout,
+        folder=str(Path.cwd() / saved.folder) if saved.in_place and saved.folder else "",
+        also=tuple(saved.also),
+        manage=saved.manage,
         partner=saved.partner,
         drain_width=saved.drain_width,
         durable_every_s=saved.durable_every or 0.0,

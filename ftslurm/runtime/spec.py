@@ -16,7 +16,8 @@ class CheckpointSpec:
     """How agents watch, copy and move checkpoints.
 
     `files` and what belongs to them say how those of the files layout are recognised; `save` is for the library
-    layout. `durable_every_s` 0: as many become durable as the storage takes.
+    layout. `folder` is where the program writes checkpoints that stay in place; empty: they do not. `durable_every_s`
+    0: as many become durable as the storage takes.
     """
 
     files: tuple[str, ...]
@@ -28,7 +29,10 @@ class CheckpointSpec:
     settle_s: float
     done_marker: str
     save_on: str
-    layout: Literal["files", "library"] = "files"
+    layout: str = "files"
+    folder: str = ""
+    also: tuple[str, ...] = ()
+    manage: bool = False
     partner: Literal["auto", "none", "always"] = "auto"
     drain_width: int = 16
     durable_every_s: float = 0.0
@@ -49,7 +53,12 @@ class CheckpointSpec:
     @property
     def is_watched(self) -> bool:
         """Whether there will be checkpoints at all."""
-        return self.in_library or bool(self.files)
+        return self.layout != "files" or bool(self.files)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether checkpoints stay where the program writes them."""
+        return bool(self.folder)
 
     @property
     def best_by(self) -> tuple[str, Literal["min", "max"]]:
@@ -61,8 +70,9 @@ class CheckpointSpec:
     @classmethod
     def of(cls, record: dict[str, Any]) -> CheckpointSpec:
         """Return what `asdict` made a record of."""
-        files, keep, save = tuple(record["files"]), Rules(**record["keep"]), SavePolicy(**record["save"])
-        return cls(**{**record, "files": files, "keep": keep, "save": save})
+        keep, save = Rules(**record["keep"]), SavePolicy(**record["save"])
+        names = {name: tuple(record[name]) for name in ("files", "also")}
+        return cls(**{**record, **names, "keep": keep, "save": save})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

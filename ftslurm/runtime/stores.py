@@ -6,12 +6,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.actions import CommitDurable, CommitLocal, Quarantine
 from ftslurm.core.events import Event, GenerationDurable, StoreDiffers, StoreScanned
-from ftslurm.errors import FtslurmError
+from ftslurm.errors import DataDamaged, FtslurmError
 
 if TYPE_CHECKING:
     from ftslurm.core.manifest import Commit
@@ -67,21 +68,27 @@ class Stores:
 
     def commit(self, action: CommitDurable) -> None:
         """Write COMMIT.json, move the references, then remove what no rule keeps."""
-        from ftslurm.checkpoint import retention, versions
+        from ftslurm.checkpoint import managing, retention, versions
         from ftslurm.checkpoint.commit import commit_durable
+        from ftslurm.checkpoint.inplace import Changed
+        from ftslurm.checkpoint.layout import StorePaths
 
         commit = self._commit_of(action)
         try:
-            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=self._may_act)
+            may_write = partial(self._may_commit, commit)
+            digest = commit_durable(self._root, commit, patience_s=PATIENCE_S, may_write=may_write)
         except (FtslurmError, OSError) as error:
-            self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error)))
+            gone = isinstance(error, Changed)
+            self._emit(GenerationDurable(generation=action.generation, digest="", error=str(error), gone=gone))
             return
         try:
             metric, mode = self._spec.best_by
             versions.refresh(self._root, metric, mode)
-            dropped = retention.apply(
-                self._root, self._spec.keep, (action.generation, *action.protected), now=time.time()
-            )
+            dropped = managing.overtaken(self._root, action.generation)
+            for name in dropped:
+                retention.delete(StorePaths(self._root), name)
+            guarded, keep = (action.generation, *action.protected), self._spec.keep
+            dropped += retention.apply(self._root, keep, guarded, now=time.time(), manage=self._spec.manage)
         except (FtslurmError, OSError) as error:
             log.warning("old checkpoints cannot be removed: %s", error)
             dropped = ()
@@ -89,6 +96,22 @@ class Stores:
         if self.history is not None:
             self.history.whole(commit, "durable")
         self._read_back(commit)
+
+    def _may_commit(self, commit: Commit) -> bool:
+        """Ask, last of all, whether this supervisor may act; raises Changed where a framework calls it incomplete."""
+        from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
+        from ftslurm.checkpoint.inplace import Changed
+        from ftslurm.checkpoint.layout import StorePaths
+        from ftslurm.checkpoint.tracker import together
+
+        framework = FRAMEWORKS.get(self._spec.layout)
+        if framework is not None and not self._spec.in_place:
+            try:
+                data = StorePaths(self._root).generation(commit.generation).data
+                together(framework, data, commit.step, commit.world_size)
+            except DataDamaged as error:
+                raise Changed(str(error)) from error
+        return self._may_act()
 
     def _read_back(self, commit: Commit) -> None:
         """Look again at what was committed: at some of it, and at all of a base that many build upon."""
@@ -145,8 +168,11 @@ class Stores:
 
     def set_aside(self, action: Quarantine) -> None:
         """Move a damaged generation out of the way; nothing is deleted."""
+        from ftslurm.checkpoint import managing
         from ftslurm.checkpoint.commit import quarantine
 
         if self.history is not None:
             self.history.changed(action.generation, "damaged", action.reason)
+        if self._spec.manage:
+            managing.set_aside(self._root, action.generation)
         quarantine(self._root, action.generation, action.reason, time.time())

@@ -19,6 +19,7 @@ from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE
 from ftslurm.runtime import attempt_env
 from ftslurm.runtime.errands import Errands
+from ftslurm.runtime.inplace import InPlace
 from ftslurm.runtime.keeper import Keeper, Post
 from ftslurm.runtime.libsaver import LibSaver
 from ftslurm.runtime.ranks import RankTable
@@ -40,7 +41,8 @@ class Vault:
 
         self._post, self._ranks = post, ranks
         library = LibSaver(post) if post.spec.checkpoint.in_library else None
-        self.keeper: Keeper = library or Saver(post)
+        self._in_place = InPlace(post) if post.spec.checkpoint.in_place else None
+        self.keeper: Keeper = library or self._in_place or Saver(post)
         self._library = library
         self._errands = Errands(self._copy)
         self._turns: queue.SimpleQueue[tuple[Callable[[Message], None], Message]] = queue.SimpleQueue()
@@ -124,9 +126,16 @@ class Vault:
 
     def _restore(self, message: Message) -> None:
         asked: Restore = from_record(message["action"])
+        if self._in_place is not None:
+            among = tuple(str(node) for node in message["among"])
+            self._post.report(self._in_place.restore(asked.wanted, asked.generation, asked.attempt, among))
+            return
         self._post.report(self.keeper.restore(asked.wanted, asked.generation, asked.attempt))
 
     def _drain(self, message: Message) -> None:
+        if self._in_place is not None:
+            self._post.report(self._in_place.digest(message))
+            return
         generation, owner, base = (str(message[name]) for name in ("generation", "owner", "base"))
         self._post.report(self.keeper.drain(generation, owner, base))
 

@@ -119,13 +119,13 @@ def test_tagged_generations_stay(world: World) -> None:
 def test_what_is_tagged_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tag that is set while others are being deleted is in time for those that still stand."""
     names = save(world, 1, 2, 3, 4)
-    real = retention._delete
+    real = retention.delete
 
     def delete(paths: StorePaths, name: str) -> None:
         real(paths, name)
         versions.tag(world.store, "late", "2", AT)
 
-    monkeypatch.setattr(retention, "_delete", delete)
+    monkeypatch.setattr(retention, "delete", delete)
     assert keep_last(world.store, 1) == (names[0], names[2])
     assert durable(world) == [names[1], names[3]]
 

@@ -231,7 +231,8 @@ class Laws:
         assert len(action.nodes) + len(action.stand_ins) <= self.policy.drain_width, "not too many copy at a time"
         assert set(action.nodes) <= self.run.agents, "only nodes that answer are asked to copy"
         for owner, holder in action.stand_ins:
-            assert holder in self._keepers(action.generation, owner) - {owner}, "a stand-in holds a copy"
+            copied = self.policy.in_place or holder in self._keepers(action.generation, owner) - {owner}
+            assert copied, "a stand-in holds a copy, or what everybody can read"
             lost = (action.generation, owner) in self.denied
             assert lost or owner not in self.run.agents, "nobody stands in for an owner that answers and has its part"
         base = self.run.find_saved(saved.base) if saved.base else None

@@ -102,7 +102,8 @@ class SavingWords:
             self.happen(PartDrained(generation=generation_of(text), node=node, part=part, damaged=damaged, **told))
 
     def do_durable(self, words: Words) -> None:
+        gone = words.flag("gone")
         dropped = tuple(generation_of(text) for text in words.named.get("dropped", "").split(",") if text)
         name = generation_of(words.plain[0])
         error = words.named.get("error", "")
-        self.happen(GenerationDurable(generation=name, digest="d" * 32, dropped=dropped, error=error))
+        self.happen(GenerationDurable(generation=name, digest="d" * 32, dropped=dropped, error=error, gone=gone))

@@ -327,14 +327,20 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
             self.happen(PartPending(attempt=number, step=int(step), node=node, gone=gone))
 
     def do_part(self, words: Words) -> None:
-        """`part 20 [n1 ...] [ranks=0,1] [attempt=0] [base=10@0]`: nodes hold complete files."""
+        """`part 20 [n1 ...] [ranks=0,1] [attempt=0] [base=10@0] [seen=7]`: nodes hold complete files."""
         base = generation_of(words.named["base"]) if "base" in words.named else ""
         about = About(kind=SaveKind.DIFF, base=base) if base else None
         attempt = self.run.attempt
         step, *nodes = words.plain
         ranks = tuple(_numbers(words.named["ranks"])) if "ranks" in words.named else ()
         for node in nodes or (attempt.nodes if attempt else ()):
-            part = Part(node=node, manifest_digest=f"{int(step):032x}", files=1, size_bytes=1 << 20, ranks=ranks)
+            part = Part(
+                node=node,
+                manifest_digest=f"{words.whole('seen', int(step)):032x}",
+                files=1,
+                size_bytes=1 << 20,
+                ranks=ranks,
+            )
             number = words.whole("attempt", attempt.number if attempt else 0)
             world = attempt.world_size if attempt else 0
             self.happen(PartSaved(attempt=number, step=int(step), part=part, world_size=world, about=about))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftslurm.runtime.attempt_env import World, command, of_all, of_rank, placed, stale
+from ftslurm.runtime.attempt_env import CHECKPOINT, CHECKPOINT_TAG, World, command, of_all, of_rank, placed, stale
 
 STALE = {
     "SLURM_NODELIST": "n[1-4]", "SLURM_JOB_NODELIST": "n[1-4]", "SLURM_JOB_NUM_NODES": "4", "MASTER_ADDR": "n2",
@@ -46,10 +46,12 @@ def test_a_checkpoint_is_handed_over_only_where_there_is_one():
     """Without one the names of an outer run are taken away, and the arguments for resuming are left out."""
     assert of_all(world(), {})["FTSLURM_RESTORE_STEP"] == "40"
     assert "FTSLURM_RESTORE_STEP" not in of_all(world(restored=False), {})
-    assert set(stale(world(restored=False))) == {"FTSLURM_CHECKPOINT", "FTSLURM_RESTORE_STEP"}
+    assert set(stale(world(restored=False))) == {CHECKPOINT, CHECKPOINT_TAG, "FTSLURM_RESTORE_STEP"}
     assert stale(world()) == ()
-    assert command(["t", "{checkpoint}"], ["--resume", "{checkpoint}"], "/c 1") == ["t", "/c 1", "--resume", "/c 1"]
-    assert command(["t"], ["--resume", "{checkpoint}"], "") == ["t"]
+    handed = {CHECKPOINT: "/c 1", CHECKPOINT_TAG: "t7"}
+    asked = ["--resume", "{checkpoint}", "{tag}"]
+    assert command(["t", "{checkpoint}"], asked, handed) == ["t", "/c 1", "--resume", "/c 1", "t7"]
+    assert command(["t"], asked, {}) == ["t"]
 
 
 def test_torchrun_is_told_its_place():

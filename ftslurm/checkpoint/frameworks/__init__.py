@@ -1,0 +1,1 @@
+"""The checkpoints that frameworks write by themselves: one module for each layout, `table` names them all."""
