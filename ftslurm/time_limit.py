@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftslurm.quantities import format_duration, format_slurm_time
-from ftslurm.runtime.settings import policy_of
+from ftslurm.runtime.settings import asked_by, policy_of
 from ftslurm.submission import SAVE_LEAD_S
 
 if TYPE_CHECKING:
@@ -38,6 +38,6 @@ def _save(config: Config) -> str:
         return "the program is stopped (no checkpoints are watched)"
     if not policy_of(config).can_ask_to_save:
         return "the program is stopped, without a save (checkpoint.save_on is none); what is saved is drained"
-    how = "ftslurm.training" if saved.in_library else saved.save_on
+    how = "ftslurm.training" if saved.in_library else asked_by(config)
     given = format_duration(saved.grace)
     return f"the program is asked to save ({how}) and has {given}, and the save is drained to shared storage"

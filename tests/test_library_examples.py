@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ftslurm import config
+from tests.lab.longer import long_test
 from tests.local_ranks import ROOT, Ended, Ranks, clean_environment, run_ranks, wait_for
 
 TRAIN = ROOT / "docs" / "examples" / "charlm-library" / "train.py"
@@ -34,7 +35,10 @@ def losses(ended: Ended) -> dict[int, float]:
     }
 
 
-@pytest.mark.parametrize("more", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param([], id="ddp", marks=long_test("FSDP2 is the harder one")), pytest.param(["--fsdp"], id="fsdp")],
+)
 def test_resumed(more: list[str], tmp_path: Path) -> None:
     """Resumed on as many ranks, it ends with the same weights, bit for bit; on fewer, with the same loss within 1e-5."""
     whole = train(2, tmp_path / "whole", tmp_path / "logs", 14, *more)

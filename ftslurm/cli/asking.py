@@ -13,11 +13,11 @@ def refuse_without_way(paths: RunPaths, *, hint: str) -> None:
     from ftslurm import siteprofile
     from ftslurm.config import load
     from ftslurm.errors import UsageError
-    from ftslurm.runtime.settings import policy_of
+    from ftslurm.runtime.settings import asked_by, policy_of
 
     config = siteprofile.of_run(load(paths.config), paths)
     if policy_of(config).can_ask_to_save:
         return
     saved = config.checkpoint
-    why = f"checkpoint.save_on is {saved.save_on}" if saved.is_watched else "no checkpoints are watched"
+    why = f"checkpoint.save_on is {asked_by(config)}" if saved.is_watched else "no checkpoints are watched"
     raise UsageError(f"the program of run {paths.run_id} cannot be asked for a save: {why}", hint=hint)

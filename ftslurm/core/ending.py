@@ -187,7 +187,7 @@ def on_requeue_answered(run: Run, event: RequeueAnswered, policy: Policy) -> tup
     """Slurm has taken the job back, or refused; or there is another job for the run, or none."""
     if run.stop is None or run.stop.why == CANCEL:
         return run, ()
-    well, ill = _ONWARD[policy.continue_by]
+    well, ill = _ONWARD.get(policy.continue_by, _ONWARD["requeue"])
     if not event.ok:
         return _end(replace(run, reason=f"{ill}: {event.detail}"), Phase.FAILED, TEMPORARY)
     said = Say(text=f"{well}: {event.detail}", slug="requeued")

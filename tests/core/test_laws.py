@@ -368,4 +368,4 @@ def reachable(start, end):
 
 
 TestAnythingMayHappen = AnythingMayHappen.TestCase
-TestAnythingMayHappen.settings = settings(max_examples=80, stateful_step_count=50)
+TestAnythingMayHappen.settings = settings(max_examples=50, stateful_step_count=50)

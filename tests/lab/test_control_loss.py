@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ftslurm.lab.cluster import Cluster
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, Proc, await_that, let_pass, patient
 
 pytestmark = pytest.mark.lab
@@ -72,6 +73,7 @@ def anew(lab: Cluster) -> Iterator[None]:
     lab.up(4)
 
 
+@long_test("the controller is away from a healthy run above")
 @pytest.mark.usefixtures("anew")
 def test_controller_away_in_a_recovery(lab: Cluster) -> None:
     """Slurm's controller stands still when a node loses its power: the recovery takes longer, and is the same."""

@@ -13,6 +13,7 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab.library import at_hand, history, library, partnered, right_digest, scratch_of
+from tests.lab.longer import long_test
 
 pytestmark = pytest.mark.lab
 
@@ -50,6 +51,7 @@ def test_killed_agent_goes_on_with_copy_and_drain(lab: Cluster) -> None:
     assert len(run.launches()) == 1
 
 
+@long_test("the agent is killed in the test beside it")
 def test_killed_supervisor_still_commits(lab: Cluster) -> None:
     """The supervisor dies between LOCAL and DURABLE: the next one commits what is on the nodes."""
     run = library(lab, name="supervisor", checkpoint={"rate_limit": "1M/s"})
@@ -98,6 +100,7 @@ def test_wrong_bytes_on_scratch_are_repaired_from_the_partner(lab: Cluster) -> N
     assert set(run.done()) == {right_digest()}
 
 
+@long_test("packing is tested without Slurm in tests/checkpoint/test_deltadrain.py")
 def test_packed_differences_are_restored_from_shared_storage(lab: Cluster) -> None:
     """Both holders of a part are lost: a difference that went packed is taken as committed, with its base, and is right."""
     saved = {"rate_limit": "1M/s", "full_every": 6, "delta": "auto"}

@@ -9,6 +9,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.storage import Fault
 from tests.lab.library import right_digest
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, let_pass, program, settings, workplace
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(420)]
@@ -49,6 +50,7 @@ def suffer(run: LabRun, fault: Fault | None) -> None:
     run.wait("a new durable checkpoint", lambda: int(run.durable()[-1].split("-")[0]) > before)
 
 
+@long_test("shared storage hangs and is full in test_endings.py")
 def test_sick_storage_is_ridden_out(lab: Cluster) -> None:
     """No rank stops, what was committed stays, the story tells each illness, and checkpoints become durable again."""
     run = on_ill_storage(lab, "ill")

@@ -15,6 +15,7 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab.library import at_hand, history, partnered
+from tests.lab.longer import long_test
 from tests.lab.test_endings import hurry
 from tests.lab.training import LabRun, submit, workplace
 from tests.local_ranks import ROOT, run_ranks
@@ -96,6 +97,7 @@ def test_cut_node_leaves_the_global_batch_as_it_was(lab: Cluster, undisturbed: s
     assert losses(text) == pytest.approx({step: wanted[step] for step in range(begun + 1, STEPS + 1)}, rel=1e-5)
 
 
+@long_test("the time limit of a program that saves by itself is in test_endings.py")
 def test_time_limit_is_a_last_save_that_is_durable(lab: Cluster) -> None:
     """Before the time limit all ranks save at one step and stop; it is drained, and the requeued job goes on from it."""
     limit = {"every": {"steps": 1_000_000}, "grace": "20s"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ftslurm.lab.cluster import Cluster
+from tests.lab.longer import long_test
 from tests.lab.training import LabRun, await_that, let_pass, patient, workplace
 
 pytestmark = [pytest.mark.lab, pytest.mark.mpi]
@@ -79,6 +80,7 @@ def test_ring_testifies_and_is_started_again(lab: Cluster) -> None:
     await_that("nothing is left", lambda: not run.processes(), 30)
 
 
+@long_test("the ring over Open MPI is tested above")
 @pytest.mark.skipif(not MPICH.exists(), reason="no MPICH: scripts/setup installs its wheel into .venv/mpich")
 def test_ring_over_mpich(lab: Cluster) -> None:
     """With MPICH in the place of Open MPI the ring comes up under another kind of srun's, and testifies against a cut node."""

@@ -139,6 +139,7 @@ def test_killed_batch_host(lab: Cluster, undisturbed: float) -> None:
     completes(run)
 
 
+@long_test("a batch host is cut above, a supervisor stopped")
 def test_frozen_batch_host_wakes_up(lab: Cluster) -> None:
     """A host that stood still wakes up to a run that others supervise: its supervisor parks, its ranks end."""
     run = patient(lab, name="frozen-host", nodes=4)
