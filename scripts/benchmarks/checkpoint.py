@@ -9,6 +9,7 @@ is measured right before and right after, and counts with the mean of both, beca
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import shutil
@@ -238,6 +239,7 @@ def measure(base: Path, mib: int, rounds: int) -> tuple[int, Took]:
     floor = Floor(state)
     took: Took = defaultdict(list)
     for number in range(rounds):
+        gc.collect()  # the state of the round before, and its kept memory
         ours(took, state, floor, base)
         others(took, state, base)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
