@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from ftslurm.cli.interruption import ended_as_interrupted
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -70,7 +71,7 @@ def demo(
         plan.show()
         return 0
     before = Before.of(plan.root)
-    with _interruptible():
+    with ended_as_interrupted():
         course = plan.submit(before)
         _say(f"job {course.job_id} is submitted to partition {plan.partition}; Ctrl-C ends and removes all of it")
         story, found = _survive(course, before, plan)
@@ -281,19 +282,6 @@ def _print_json(course: Course, story: Story, found: Outcome, kept: str | None) 
     run = {"run_id": course.paths.run_id, "job_id": course.job_id, "kept": kept}
     document = {"meta": {"schema": SCHEMA}, "run": run, "demo": found.plain(), "story": of_story(story)}
     click.echo(json.dumps(document, indent=2))
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demonstration as Ctrl-C does: it removes what it has made."""
-    import signal
-
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

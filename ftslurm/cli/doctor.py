@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from ftslurm.cli.interruption import ended_as_interrupted
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -98,19 +97,8 @@ def _visit(config: Config | None, root: Path, request: Request | None, named: Pa
     if request is None:
         return visit.without_probe(site, with_config=config is not None)
     probing = visit.Probing(root=root, named=named, request=request, config=config, tell=_tell)
-    with _ended_as_interrupted():
+    with ended_as_interrupted():
         return visit.with_probe(client, site, probing)
-
-
-@contextlib.contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM and a closed terminal as Ctrl-C: the probe job is cancelled, and its folder removed."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell(words: str) -> None:
