@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.longer import long_test
 from tests.local_ranks import PROGRAMS, Ended, Ranks, run_ranks, wait_for
 
 PROGRAM = PROGRAMS / "enduring.py"
@@ -79,6 +80,7 @@ def test_damage(undisturbed, size: int, name: str, how: str, tmp_path: Path) -> 
     assert (tmp_path / "c" / "quarantine" / newest.name).is_dir()
 
 
+@long_test("one rank does it in test_training_api.py")
 def test_nothing_left(undisturbed, tmp_path: Path) -> None:
     """Where no checkpoint can be loaded, the program ends with code 65, now and the next time: never from the start."""
     shutil.copytree(undisturbed(2)[0], tmp_path / "c")

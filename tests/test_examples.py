@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ftslurm import config
+from tests.lab.longer import long_test
 from tests.local_ranks import TRAIN, Ended, Ranks, clean_environment, free_port, run_ranks, wait_for
 
 STEPS, EVERY = 70, 20
@@ -48,6 +49,7 @@ def test_it_learns(whole: tuple[Ended, Path]) -> None:
     assert found[STEPS] < found[10] - 0.3
 
 
+@long_test("the neutral loop resumes bit for bit in test_programs.py")
 def test_resume_is_bit_identical(whole: tuple[Ended, Path], tmp_path: Path) -> None:
     """Resumed on as many ranks, a run ends with the same loss and the same weights, bit for bit."""
     ended = resumed(2, whole[1] / "step_00000020.pt", tmp_path)
