@@ -93,27 +93,15 @@ class TorchState:
         return list(self._own(tensors, buffers)), record
 
     def _own(self, tensors: Mapping[str, torch.Tensor], buffers: Collection[str]) -> Iterator[TensorSource]:
-        """The boxes that are this rank's to write, after DCP's plan."""
-        planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        planner.set_up_planner({key: _strided(key, value) for key, value in tensors.items()}, is_coordinator=True)
-        for item in planner.create_local_plan().items:
-            key, data = item.index.fqn, item.tensor_data
-            value = tensors[key]
-            if data is None or 0 in data.size or 0 in data.chunk.sizes:
-                continue
-            if isinstance(value, DTensor):
-                mine = _is_writer(key, value)
-            else:
-                mine = self._rank == (0 if key in buffers else writer_of(key, self._size))
-            if mine:
-                whole = tuple(data.chunk.sizes) == tuple(data.size)
-                yield TensorSource(
-                    key=key,
-                    kind=Kind.REPLICATED if whole else Kind.SHARDED,
-                    shape=tuple(data.size),
-                    offsets=tuple(data.chunk.offsets),
-                    tensor=planner.resolve_data(item).detach(),
-                )
+        """The boxes that are this rank's to write. A plain tensor is one box; DCP plans those of DTensors."""
+        spread = {key: value for key, value in tensors.items() if isinstance(value, DTensor)}
+        for key, value in tensors.items():
+            _check_strided(key, value)
+            writer = 0 if key in buffers else writer_of(key, self._size)
+            if key not in spread and self._rank == writer and 0 not in value.shape:
+                zeros = (0,) * value.dim()
+                yield TensorSource(key, Kind.REPLICATED, tuple(value.shape), zeros, value.detach())
+        yield from _planned(spread)
 
     # ---------------------------------------------------------------------------------------------------- loading
 
@@ -186,6 +174,26 @@ class TorchState:
             raise UsageError(f"the state of {names} cannot be saved: {error!r}") from error
 
 
+def _planned(tensors: Mapping[str, DTensor]) -> Iterator[TensorSource]:
+    """This rank's boxes of DTensors."""
+    if not tensors:
+        return
+    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner.set_up_planner(dict(tensors), is_coordinator=True)
+    for item in planner.create_local_plan().items:
+        key, data = item.index.fqn, item.tensor_data
+        if data is None or 0 in data.size or 0 in data.chunk.sizes or not _is_writer(key, tensors[key]):
+            continue
+        whole = tuple(data.chunk.sizes) == tuple(data.size)
+        yield TensorSource(
+            key=key,
+            kind=Kind.REPLICATED if whole else Kind.SHARDED,
+            shape=tuple(data.size),
+            offsets=tuple(data.chunk.offsets),
+            tensor=planner.resolve_data(item).detach(),
+        )
+
+
 def _is_writer(key: str, value: DTensor) -> bool:
     """Of the ranks that hold the same box of a DTensor, one writes it: the one that a hash of the name chooses."""
     coordinate = value.device_mesh.get_coordinate()
@@ -201,10 +209,9 @@ def _is_writer(key: str, value: DTensor) -> bool:
     return True
 
 
-def _strided(key: str, value: torch.Tensor) -> torch.Tensor:
+def _check_strided(key: str, value: torch.Tensor) -> None:
     if value.is_sparse or value.is_quantized or value.is_meta:
         raise UsageError(f"{key} cannot be saved: it is a sparse, quantised or meta tensor")
-    return value
 
 
 def _place(tensor: torch.Tensor) -> tuple[int, int]:
