@@ -25,6 +25,8 @@ from ftslurm.core.tiling import Box
 from ftslurm.errors import UsageError
 
 _COPY_BYTES = 4 << 20
+_COPY_S = 600.0
+"""Longer than any copy in memory takes."""
 _MOST_THREADS = 4
 """More do not copy faster: memory is what limits them."""
 
@@ -104,7 +106,7 @@ class Arrival:
     def wait(self, end: int) -> None:
         """Wait for the bytes before `end`. Raises UsageError: they will never come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._reached >= end or self._given_up)
+            self._changed.wait_for(lambda: self._reached >= end or self._given_up, _COPY_S)
             if self._reached < end:
                 raise UsageError("the state could not be copied")
 

@@ -147,6 +147,18 @@ def test_a_crowd_that_forks_while_it_is_killed_dies(spawn: Spawner) -> None:
     assert fence.find(RUN_ID, 1) == ()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fencing_that_fails_has_not_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread dies on the way: nobody may go on as if the ranks were gone."""
+
+    def broken(*_: object, **__: object) -> dict[int, fence.Proc]:
+        raise FileNotFoundError("a cgroup went away")
+
+    monkeypatch.setattr(fence, "_table", broken)
+    monkeypatch.setattr(fence, "CLIENTS_S", 3600.0)
+    assert fence.fence(RUN_ID, 1, 1.0).left == ("the fencing itself has failed",)
+
+
 def test_stopped_processes_die_too(spawn: Spawner) -> None:
     """SIGKILL needs no SIGCONT."""
     process = spawn(*SLEEP)
