@@ -49,8 +49,7 @@ def resolve(spec: LabSpec, layout: Layout) -> LabSpec:
 def assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], None]) -> None:
     """Start every machine of a lab with all its daemons; Slurm may still need a moment after that.
 
-    A machine that does not boot gets a second try: MariaDB 10.11 was seen to crash (signal 11) in slurmdbd's first
-    questions, on a busy machine, about once in ten labs.
+    A machine that does not boot gets a second try: a busy machine may leave a daemon less time than it asks for.
 
     Raises:
         UsageError: the lab's ordinary user cannot be given access to what it must run.

@@ -25,6 +25,9 @@ Command = Sequence[str | Path]
 _STAGE = Path("/run/stage")
 _OUTER_PROC = Path("/run/outer-proc")
 _FREEZER = Path("/sys/fs/cgroup/freezer")
+# On the machine's own /run: MariaDB names its temporary tables after its process id, which is the same in every lab,
+# and two servers that share /tmp delete each other's tables and crash (signal 11 in ha_maria::drop_table).
+_DATABASE_SCRATCH = "/run/mariadb"
 
 _HEADER = """\
 #!/bin/bash
@@ -51,11 +54,21 @@ _WAIT_FOR_LINK = """\
 until [ -e /sys/class/net/eth0 ]; do sleep 0.01; done
 """
 _DATABASE = """\
+mkdir -p {scratch}
 mariadbd {options} >>{log}/mariadbd.log 2>&1 &
 until [ -S {socket} ]; do sleep 0.02; kill -0 $!; done
 MYSQL_UNIX_PORT={socket} slurmdbd
 SECONDS=0
 until (exec 3<>/dev/tcp/{address}/6819) 2>/dev/null; do sleep 0.02; [ $SECONDS -lt 15 ]; done
+"""
+# slurmctld goes to the background before it has read the accounts, and ends without them.
+_CONTROLLER = """\
+slurmctld
+SECONDS=0
+until sinfo --noheader >/dev/null 2>&1; do
+  sleep 0.05
+  [ $SECONDS -lt 15 ] || { echo "slurmctld does not answer"; exit 1; }
+done
 """
 
 
@@ -133,7 +146,7 @@ def login_script(machine: Machine, masks: Sequence[Mask], lock: int) -> str:
             lines([["touch", machine.image]]),
             lines([munged(layout), _sshd(machine)]),
             database_lines(layout, spec.address(LOGIN)),
-            lines([["slurmctld"]]),
+            _CONTROLLER,
             _REAP.format(path=shlex.quote(str(machine.booted))),
         ]
     )
@@ -174,6 +187,7 @@ def database_lines(layout: Layout, address: str) -> str:
         f"--datadir={layout.database}",
         f"--socket={socket}",
         f"--pid-file={layout.base}/state/mariadb.pid",
+        f"--tmpdir={_DATABASE_SCRATCH}",
         "--skip-networking",
         "--skip-grant-tables",  # the socket lies in a folder that only root may enter
         "--user=root",
@@ -184,7 +198,13 @@ def database_lines(layout: Layout, address: str) -> str:
         "--innodb-lock-wait-timeout=900",
     ]
     log = shlex.quote(str(layout.log))
-    return _DATABASE.format(options=shlex.join(options), log=log, socket=shlex.quote(str(socket)), address=address)
+    return _DATABASE.format(
+        options=shlex.join(options),
+        log=log,
+        socket=shlex.quote(str(socket)),
+        address=address,
+        scratch=_DATABASE_SCRATCH,
+    )
 
 
 def _register(machine: Machine, proc: Path, lock: int) -> str:

@@ -19,7 +19,7 @@ from ftslurm.lab.layout import LOGIN
 from ftslurm.lab.prerequisites import SBIN
 from ftslurm.lab.process import POLL_S, ProcessRef, end, members, read_stat
 
-_BOOT_S = 20.0
+_BOOT_S = 45.0
 
 
 class CommandTimedOut(ServiceUnavailable):
