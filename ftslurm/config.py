@@ -9,7 +9,7 @@ was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -240,9 +240,11 @@ def load(path: Path) -> Config:
     return parse(text_of(path), str(path))
 
 
-def parse(text: str, file: str) -> Config:
-    """Check the text of a configuration; `file` is how messages call it."""
+def parse(text: str, file: str, told: Mapping[str, Any] | None = None) -> Config:
+    """Check the text of a configuration; `file` is how messages call it, `told` is laid over what it says."""
     document = read(text)
+    if told is not None and isinstance(document.value, dict | None):
+        document.value = laid_over(document.value or {}, told)
     if document.value is None and not document.problems:
         raise ConfigError(f"{file} is empty", hint="a configuration needs at least name, command and resources.nodes")
     problems = list(document.problems)
@@ -252,6 +254,17 @@ def parse(text: str, file: str) -> Config:
         if config is not None and not problems:
             return config
     raise ConfigError(report(problems, file), hint="`ftslurm config schema` describes every key")
+
+
+def laid_over(base: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `told` in its sections; what is no section there stays, and is a mistake later."""
+    found = dict(base)
+    for name, value in told.items():
+        if name not in found or not isinstance(value, Mapping):
+            found[name] = value
+        elif isinstance(found[name], dict):
+            found[name] = laid_over(found[name], value)
+    return found
 
 
 def from_resolved(data: dict[str, Any]) -> Config:

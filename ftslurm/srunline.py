@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from ftslurm.errors import UsageError
 
-OWN_WITH_VALUE = frozenset({"--config", "--run-name", "--run-root", "--run-dir", "--resumed"})
+OWN_WITH_VALUE = frozenset(
+    {
+        "--checkpoint-files",
+        "--checkpoint-layout",
+        "--checkpoints",
+        "--config",
+        "--resume-args",
+        "--resumed",
+        "--run-dir",
+        "--run-name",
+        "--run-root",
+    }
+)
 OWN_FLAGS = frozenset({"--chain", "--help", "--dry-run"})
 
 _SHORT_FLAGS = frozenset("EHhklOQsuvVXZ")

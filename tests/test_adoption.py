@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from ftslurm.adoption import adopt
+from ftslurm.adoption import Told, adopt, checkpoint_keys
 from ftslurm.config import load
-from ftslurm.errors import UsageError
+from ftslurm.errors import ConfigError, UsageError
 from ftslurm.paths import RunPaths
 from ftslurm.slurm.env import job_from_env
 
@@ -25,10 +26,15 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Make one `ftslurm run` call; `job` changes what Slurm says of the allocation."""
     monkeypatch.setenv("FTSLURM_HOME", str(tmp_path / "home"))
 
-    def adopted(*words: str, run_name: str | None = None, **job: str) -> RunPaths:
-        return adopt(
-            words, job_from_env({**ALLOCATION, **job}), file=None, run_name=run_name, run_root=tmp_path / "runs"
-        )
+    def adopted(
+        *words: str,
+        run_name: str | None = None,
+        file: Path | None = None,
+        checkpoint: Mapping[str, object] | None = None,
+        **job: str,
+    ) -> RunPaths:
+        told = Told(file=file, run_name=run_name, checkpoint=checkpoint or {})
+        return adopt(words, job_from_env({**ALLOCATION, **job}), told, run_root=tmp_path / "runs")
 
     return adopted
 
@@ -181,3 +187,78 @@ def test_what_torchrun_is_told_anew_does_not_make_another_call(call):
     first = call(*words)
     assert call(*again, SLURM_RESTART_COUNT="1").root == first.root
     assert call(*other, SLURM_RESTART_COUNT="1").root != first.root
+
+# ---------------------------------------------------------------------------------------- what is said beside the line
+
+BESIDE = """\
+recovery: {continue: none}
+heartbeat: {profile: fast}
+launch: {mpi: pmix, setup: [ulimit -c 0]}
+checkpoint: {layout: hf, mode: in-place, folder: out}
+"""
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a file with settings alone, in the folder where the script is."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "ft.yaml"
+    path.write_text(BESIDE)
+    return path
+
+
+def test_a_file_without_a_command_gives_the_settings_of_a_line(call, beside, tmp_path):
+    """The line and the allocation say what runs and where; all else is the file's, its folder as seen from the script."""
+    config = load(call("-N2", "--ntasks-per-node=1", "--", "train", "x", file=beside).config)
+    assert (config.command, config.resources.nodes, config.world_size) == (("train", "x"), (2, 2), 2)
+    assert (config.launch.mpi, config.launch.setup) == ("pmix", ("ulimit -c 0",))
+    assert (config.recovery.continue_, config.heartbeat.profile) == ("none", "fast")
+    assert config.checkpoint.is_watched
+    assert config.checkpoint.folder == str(tmp_path / "out")
+    assert config.recovery.no_progress_limit == 3
+
+
+def test_the_line_beats_the_file(call, beside):
+    """What stands in the call is nearer than what stands in a file."""
+    saved = checkpoint_keys("/lustre/b", "dcp", (), "--from '{checkpoint}'")
+    config = load(call("--mpi=pmi2", "train", file=beside, checkpoint=saved).config)
+    assert (config.launch.mpi, config.launch.setup) == ("pmi2", ("ulimit -c 0",))
+    assert (config.checkpoint.layout, config.checkpoint.folder) == ("dcp", "/lustre/b")
+    assert config.checkpoint.resume_args == ("--from", "{checkpoint}")
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "files", "save_on"), [("out", "hf", (), None), ("out", None, ("step_*.pt",), "none")]
+)
+def test_checkpoints_are_named_by_options(call, beside, folder, layout, files, save_on):
+    """They stay in place; a program of which only the names are known is sent no signal that it may not expect."""
+    saved = load(call("train", checkpoint=checkpoint_keys(folder, layout, files, None)).config).checkpoint
+    assert (saved.mode, saved.layout, saved.files) == ("in-place", layout or "files", files)
+    assert saved.save_on == save_on
+    assert saved.is_watched
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("name: x\n", UsageError, "name: the command line and this job say that here"),
+        ("name: x\ncommand: [train]\nresources: {nodes: 1}\n", UsageError, "come from the file"),
+        ("\ncheckpoint: {layout: hff}\n", ConfigError, ":2:"),
+        ("launch: [1]\n", ConfigError, ":1:"),
+        ("- 1\n", ConfigError, ":1:"),
+        ("recovery: {min_nodes: 9}\n", ConfigError, "is more than resources.nodes"),
+    ],
+)
+def test_mistakes_in_the_file_are_told_with_their_place(call, beside, text, error, words):
+    """As in a whole configuration; and what the line says already is refused."""
+    beside.write_text(text)
+    with pytest.raises(error, match=re.escape(words)):
+        call("train", file=beside)
+
+
+def test_checkpoints_that_nobody_could_recognise_are_refused(call):
+    """A folder alone does not tell which files in it are checkpoints."""
+    with pytest.raises(UsageError, match="nobody knows which files"):
+        call("train", checkpoint=checkpoint_keys("out", None, (), None))
+    with pytest.raises(UsageError, match="--resume-args"):
+        checkpoint_keys("out", "hf", (), "'")

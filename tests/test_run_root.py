@@ -81,7 +81,7 @@ def adopted_root(submit_dir: Path, **more: str) -> Path:
         "SLURM_NTASKS": "1",
         "SLURM_SUBMIT_DIR": str(submit_dir),
     }
-    return adopt(["x"], job_from_env({**allocation, **more}), file=None, run_name=None, run_root=None).root.parent
+    return adopt(["x"], job_from_env({**allocation, **more})).root.parent
 
 
 def test_a_script_with_ftslurm_run(home, shared, tmp_path):

@@ -55,6 +55,7 @@ def explain(run: str, *, as_json: bool, verbose: bool) -> None:
         document = {
             "meta": {"schema": SCHEMA},
             "run": {"run_id": paths.run_id, "run_dir": str(paths.root)},
+            "notes": list(_notes(paths, told)),
             "story": of_story(told),
             **({"entries": [json.loads(entry.line()) for entry in entries]} if verbose else {}),
         }
@@ -65,23 +66,24 @@ def explain(run: str, *, as_json: bool, verbose: bool) -> None:
             click.echo(line)
         click.echo()
     click.echo(render(told, title=f"run {paths.run_id}", width=terminal_width()), nl=False)
-    for note in _notes(paths):
+    for note in _notes(paths, told):
         click.echo(f"note: {note}", err=True)
     advice = _advice(told, paths)
     if advice:
         click.echo(f"hint: {advice}", err=True)
 
 
-def _notes(paths: RunPaths) -> tuple[str, ...]:
-    """What holds for the whole run: whether checkpoints that were refused can be loaded nevertheless."""
+def _notes(paths: RunPaths, told: Story) -> tuple[str, ...]:
+    """What holds for the whole run: whether refused checkpoints can be loaded nevertheless; what a lost node means."""
     from ftslurm.config import from_resolved
     from ftslurm.errors import ConfigError
-    from ftslurm.runtime.settings import handover_notes
+    from ftslurm.runtime.settings import handover_notes, smaller_worlds
 
     try:
-        return handover_notes(from_resolved(json.loads(paths.resolved.read_bytes())))
+        config = from_resolved(json.loads(paths.resolved.read_bytes()))
     except (OSError, ValueError, ConfigError):
         return ()
+    return (*handover_notes(config), *(() if told.over else smaller_worlds(config)))
 
 
 def _now(paths: RunPaths) -> float | None:

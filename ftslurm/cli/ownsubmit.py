@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,19 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ftslurm.ownjob import OwnJob
     from ftslurm.ownscript import Addition, Examined
+    from ftslurm.ownsubmission import Request
     from ftslurm.slurm.client import SlurmClient
-
-NOT_FOUND = "BASH_FUNC_command_not_found_handle%%"
-"""By this name bash takes a function from the environment: the one that it calls for a command that is not on PATH."""
-
-_FIND_US = """() {{
-  [ "$1" = ftslurm ] && shift && exec {python} -I -m ftslurm "$@"
-  printf '%s: command not found\\n' "$1" >&2
-  return 127
-}}"""
-"""A login shell, or `conda activate`, gives a script another PATH. Bash has forked before: $! stays the run's."""
+    from ftslurm.slurm.records import JobInfo
 
 MAX_SCRIPT_BYTES = 4 * 2**20
 """slurmctld takes no longer ones (max_script_size, by default)."""
@@ -54,28 +43,6 @@ class Wish:
         return self.parsable or self.as_json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A job made of a script: what is added, the whole command line, and the environment that sbatch gets."""
-
-    own: OwnJob
-    text: bytes
-    additions: tuple[Addition, ...]
-    notes: tuple[str, ...]
-    environ: Mapping[str, str]
-    root: Path
-
-    @property
-    def options(self) -> list[str]:
-        """Everything before the script's name; sbatch takes the last of two that contradict."""
-        return [*self.own.options, *(each.option for each in self.additions)]
-
-    def shown(self, script: str) -> str:
-        """The command line, as one could type it."""
-        marks = [f"{name}={shlex.quote(self.environ[name])}" for name in marks_of(self.environ)]
-        return f"{' '.join(marks)} {shlex.join(['sbatch', *self.options, script, *self.own.arguments])}"
-
-
 class OwnScript(click.Command):
     """`ftslurm submit`: with --from it is about a script, without it about a FILE."""
 
@@ -96,6 +63,7 @@ class OwnScript(click.Command):
 
 def submit_own(script: Path, words: Sequence[str], wish: Wish) -> int:
     """Submit `script`; `words` are the user's own for sbatch, and behind a `--` the script's arguments."""
+    from ftslurm.ownsubmission import send
     from ftslurm.slurm.client import SlurmClient
 
     client = SlurmClient(own_options=True)
@@ -116,57 +84,11 @@ def submit_own(script: Path, words: Sequence[str], wish: Wish) -> int:
     return wait_for_job(client, job_id) if wish.wait else 0
 
 
-def send(client: SlurmClient, request: Request, script: Path) -> str:
-    """Leave the submission in the run root and submit; returns the job id."""
-    from ftslurm import ownjob, runs
-    from ftslurm.errors import FtslurmError, ServiceUnavailable
-    from ftslurm.slurm import env
-    from ftslurm.slurm.client import NotStarted
-
-    folder = ownjob.leave(request.root, request.own, request.text)
-    client = replace(client, environ={**request.environ, env.SUBMISSION: str(folder)})
-    try:
-        job_id = client.submit(script, request.options, arguments=request.own.arguments).partition(";")[0]
-    except NotStarted:
-        ownjob.take_back(folder)
-        raise
-    except ServiceUnavailable as error:
-        raise ServiceUnavailable(str(error), hint="the job may exist nevertheless: see `squeue --me`") from error
-    except FtslurmError:
-        ownjob.take_back(folder)
-        raise
-    runs.link_submission(request.root, job_id, folder)
-    return job_id
-
-
-def marks_of(environ: Mapping[str, str]) -> list[str]:
-    """The variables of ours that a job has to have, as far as they are there."""
-    from ftslurm import paths
-    from ftslurm.slurm import env
-
-    names = (env.NO_KILL_MARKER, "FTSLURM_HOME", "FTSLURM_RUN_ROOT", paths.LEDGER, env.CONTINUES)
-    return [name for name in names if name in environ]
-
-
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for sbatch: the user's, and what tells `ftslurm run` where it is."""
-    from ftslurm import paths
-    from ftslurm.slurm import env
-
-    ours = {env.NO_KILL_MARKER: "1", "FTSLURM_HOME": str(paths.home(environ).absolute())}
-    if NOT_FOUND not in environ:
-        ours[NOT_FOUND] = _FIND_US.format(python=shlex.quote(sys.executable))
-    kept = {name: value for name, value in environ.items() if name not in (env.SUBMISSION, env.CONTINUES)}
-    for name in ("FTSLURM_RUN_ROOT", paths.LEDGER):
-        if kept.get(name):
-            ours[name] = str(Path(kept[name]).absolute())
-    return {**kept, **ours}
-
-
 def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient) -> Request:
     from ftslurm import ownscript, submission
     from ftslurm.errors import UsageError
     from ftslurm.ownjob import OwnJob
+    from ftslurm.ownsubmission import Request, environment, marks_of
     from ftslurm.slurm import env
 
     if wish.init_from is not None:
@@ -256,6 +178,8 @@ def _left_out(
 
 def _say(request: Request, wish: Wish) -> None:
     """On stderr: what was added and why, and what is strange. Programs hear the latter only."""
+    from ftslurm.ownsubmission import marks_of
+
     if not wish.quiet:
         for each in request.additions:
             click.echo(f"ftslurm: added {each.option}: {each.why}", err=True)
@@ -270,6 +194,8 @@ def _say(request: Request, wish: Wish) -> None:
 
 
 def _plain(request: Request, job_id: str | None) -> dict[str, object]:
+    from ftslurm.ownsubmission import marks_of
+
     return {
         "meta": {"schema": 1},
         "job_id": job_id,
@@ -283,7 +209,7 @@ def _plain(request: Request, job_id: str | None) -> dict[str, object]:
 
 
 def wait_for_job(client: SlurmClient, job_id: str) -> int:
-    """Wait until the job has left Slurm for good; returns the exit code of its script."""
+    """Wait until the job has left Slurm for good, or the one that it has handed its runs to; returns its exit code."""
     from ftslurm.cli.submit import SLOW_POLL_S, WAIT_POLL_S, hurry
     from ftslurm.errors import RunFailed, ServiceUnavailable, TryAgain
     from ftslurm.slurm.records import JobState
@@ -291,7 +217,7 @@ def wait_for_job(client: SlurmClient, job_id: str) -> int:
     pause, gone = WAIT_POLL_S, 0
     while True:
         try:
-            info = client.job(job_id)
+            info = _last_of(client, job_id)
             hurry(client, info)
         except (ServiceUnavailable, TryAgain) as error:
             click.echo(f"ftslurm: {error}; still waiting", err=True)
@@ -302,6 +228,19 @@ def wait_for_job(client: SlurmClient, job_id: str) -> int:
             if gone > 1 and info.state in (JobState.COMPLETED, JobState.FAILED) and code:
                 return int(code[1]) or (128 + int(code[2]) if int(code[2]) else 0)
             if gone > 2:
-                raise RunFailed(f"job {job_id} is {info.state}", hint=f"`ftslurm explain {job_id}` tells what happened")
+                raise RunFailed(f"job {info.job_id} is {info.state}", hint=f"`ftslurm explain {job_id}` tells what happened")
         time.sleep(pause)
         pause = min(pause * 1.2, SLOW_POLL_S)
+
+
+def _last_of(client: SlurmClient, job_id: str) -> JobInfo:
+    """What Slurm says of the job, or of the newest one of the same run."""
+    from ftslurm import runs
+    from ftslurm.cli.submit import newest
+    from ftslurm.errors import UsageError
+
+    try:
+        paths = runs.find_run(job_id)
+    except UsageError:  # its script has not called `ftslurm run`, and may never do
+        return client.job(job_id)
+    return newest(client, paths, job_id)

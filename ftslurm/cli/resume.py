@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,9 @@ from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.store import Scan
-    from ftslurm.cli.ownresume import Changes
-    from ftslurm.cli.ownsubmit import Request
     from ftslurm.config import Config
     from ftslurm.insight.summary import Summary
+    from ftslurm.ownsubmission import Changes, Request
     from ftslurm.paths import RunPaths
     from ftslurm.slurm.client import SlurmClient
     from ftslurm.slurm.script import JobRequest
@@ -156,8 +156,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
         UsageError: it has finished, or the wishes do not fit it.
         DataDamaged: no checkpoint of it is intact.
     """
-    from ftslurm import journal, siteprofile, submission, time_limit
-    from ftslurm.cli import ownresume
+    from ftslurm import journal, ownsubmission, siteprofile, submission, time_limit
     from ftslurm.config import load
     from ftslurm.insight.summary import summarise
     from ftslurm.runtime.settings import checkpoint_of
@@ -176,7 +175,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
     exclude, more = _left_out(client, paths, changed, exclude, wishes)
     notes += more
     changes = replace(_for_own(wishes, changed, summary), exclude=exclude, options=options)
-    own = ownresume.request_of(paths, changes)
+    own = ownsubmission.request_of(paths, changes, os.environ)
     if own is not None:
         notes += own.notes
     elif not paths.script.exists():
@@ -190,7 +189,7 @@ def prepare(paths: RunPaths, client: SlurmClient, wishes: Wishes, options: tuple
 
 def _for_own(wishes: Wishes, config: Config, summary: Summary) -> Changes:
     """What is different in a script of the user's own."""
-    from ftslurm.cli.ownresume import Changes
+    from ftslurm.ownsubmission import Changes
 
     ranks = config.resources.ranks_per_node
     return Changes(entries=summary.entries, nodes=wishes.nodes, ranks_per_node=ranks, time=wishes.time)
@@ -240,7 +239,8 @@ def _start(paths: RunPaths, config: Config, wishes: Wishes) -> tuple[tuple[str, 
         if not wishes.from_start:
             raise UsageError(
                 "no checkpoints are watched in this run (checkpoint.files is not set), so it would begin anew",
-                hint="--from-start starts the program nevertheless; it may know a checkpoint of its own",
+                hint="--from-start starts the program nevertheless; it may know a checkpoint of its own. With"
+                " `ftslurm run --checkpoints FOLDER` in a script of your own they are watched from the start",
             )
         return None, ["no checkpoints are watched: the program starts from what it finds itself"]
     if wishes.start:
@@ -329,15 +329,14 @@ def _submit(client: SlurmClient, paths: RunPaths, plan: Plan) -> str:
     Raises:
         TryAgain: somebody else has resumed the run in the same moment.
     """
-    from ftslurm import runs
-    from ftslurm.cli import ownresume
+    from ftslurm import ownsubmission, runs
     from ftslurm.errors import TryAgain
     from ftslurm.runtime.stopfile import withdraw
 
     for who in withdraw(paths.stops):
         click.echo(f"ftslurm: {who} had asked the run to stop when it had ended: not obeyed any more", err=True)
     own = plan.own
-    job_id = ownresume.submit(client, paths, own) if own is not None else _send(client, paths, plan.request)
+    job_id = ownsubmission.submit(client, paths, own) if own is not None else _send(client, paths, plan.request)
     others = [other for other in client.find_submitted(paths.run_id) if other != job_id]
     if any(int(other) < int(job_id) for other in others):
         client.cancel(job_id)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from ftslurm.adoption import Told
     from ftslurm.slurm.env import JobEnv
+
+LAYOUTS = ("files", "hf", "lightning", "dcp", "megatron", "deepspeed")
+"""Of whatever a program writes itself (`checkpoint.layout`)."""
 
 EXAMPLES = """\b
 Examples:
   ftslurm run -N4 --ntasks-per-node=8 -- python train.py       # in an sbatch script or a salloc shell, instead of srun
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
+  ftslurm run --config ft.yaml -- python train.py              # a file without a command: only its settings
+  ftslurm run --checkpoints out --checkpoint-layout hf --resume-args '--resume_from_checkpoint {checkpoint}' python train.py
   ftslurm run --chain -- python train.py                       # with #SBATCH --array=1-7%1: seven jobs, one run
   ftslurm run torchrun --nproc-per-node=8 train.py             # its world is ftslurm's, for every attempt anew
   ftslurm run --dry-run torchrun --nproc-per-node=8 train.py   # the command lines of the first attempt, and no more
@@ -37,19 +43,26 @@ class SrunLike(click.Command):
         return left
 
 
-def _preview(srun_line: tuple[str, ...], job: JobEnv, file: Path | None, run_name: str | None) -> None:
-    """Print how the first attempt would start."""
+def _preview(srun_line: tuple[str, ...], job: JobEnv, told: Told) -> None:
+    """Print how the first attempt would start, and on stderr what a smaller world would mean."""
     from ftslurm.adoption import settings
+    from ftslurm.runtime.settings import smaller_worlds
     from ftslurm.runtime.steps import preview
     from ftslurm.submission import DRY_RUN_ID
 
-    config = settings(srun_line, job, file=file, run_name=run_name)
+    config = settings(srun_line, job, told)
+    for sentence in smaller_worlds(config):
+        click.echo(f"ftslurm: {sentence}", err=True)
     for line in preview(config, f"{config.name}-{DRY_RUN_ID}", job.nodelist[: config.resources.nodes[1]]):
         click.echo(line)
 
 
 @click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file, with or without a command.")
+@click.option("--checkpoints", metavar="FOLDER", help="Where the program writes its checkpoints: they are watched there.")
+@click.option("--checkpoint-layout", type=click.Choice(LAYOUTS), help="What writes them; left out: see --checkpoint-files.")
+@click.option("--checkpoint-files", metavar="PATTERN", multiple=True, help="Their names, as in 'step_*.pt'.")
+@click.option("--resume-args", metavar="TEXT", help="Added to COMMAND when there is one, as in '--resume {checkpoint}'.")
 @click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of the first attempt and start nothing.")
@@ -59,13 +72,12 @@ def _preview(srun_line: tuple[str, ...], job: JobEnv, file: Path | None, run_nam
 def run(
     srun_line: tuple[str, ...],
     *,
-    file: Path | None,
-    run_name: str | None,
     run_root: Path | None,
     dry_run: bool,
     run_dir: Path | None,
     chain: bool,
     resumed: int | None,
+    **told: Any,  # noqa: ANN401 - click's values, which have their types
 ) -> int:
     """Run COMMAND under supervision in this allocation, with srun's own options, and keep it alive.
 
@@ -81,12 +93,12 @@ def run(
         _join()
     job = job_from_env(os.environ)
     if dry_run:
-        _preview(srun_line, job, file, run_name)
+        _preview(srun_line, job, _told(**told))
         return 0
     if run_dir is None:
         from ftslurm.adoption import adopt
 
-        run_dir = adopt(srun_line, job, file=file, run_name=run_name, run_root=run_root).root
+        run_dir = adopt(srun_line, job, _told(**told), run_root=run_root).root
     from ftslurm import runs
     from ftslurm.paths import RunPaths
 
@@ -95,6 +107,29 @@ def run(
         runs.link_job(paths, name)
     resumed = job.resumes(paths.run_id) if resumed is None else resumed
     return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
+
+
+def _told(
+    *,
+    file: Path | None,
+    run_name: str | None,
+    checkpoints: str | None,
+    checkpoint_layout: str | None,
+    checkpoint_files: tuple[str, ...],
+    resume_args: str | None,
+) -> Told:
+    """What the call says besides srun's line.
+
+    Raises:
+        UsageError: the options about checkpoints do not say enough.
+    """
+    from ftslurm.adoption import Told, checkpoint_keys
+    from ftslurm.errors import UsageError
+
+    saved = checkpoint_keys(checkpoints, checkpoint_layout, checkpoint_files, resume_args)
+    if saved and file is None and checkpoints is None:
+        raise UsageError("--checkpoints is missing: the folder where the program writes its checkpoints")
+    return Told(file=file, run_name=run_name, checkpoint=saved)
 
 
 def _join() -> None:

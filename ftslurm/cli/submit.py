@@ -91,7 +91,7 @@ def submit(
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
     jobs = (job_id := send(client, paths, request), *follow(client, paths, config, job_id))
-    _report(jobs, paths, time_limit.outlook(config), parsable=parsable, as_json=as_json)
+    _report(jobs, paths, config, parsable=parsable, as_json=as_json)
     return wait_for(client, paths, job_id) if wait else 0
 
 
@@ -108,12 +108,11 @@ def _settled(client: SlurmClient, file: Path, run_root: Path | None) -> tuple[Co
 
 def _announce(config: Config, remarks: Sequence[str]) -> None:
     """Say what the site has filled in, whether a refused checkpoint can be loaded, and what a smaller world means."""
-    from ftslurm.core.worlds import announced
-    from ftslurm.runtime.settings import handover_notes, policy_of
+    from ftslurm.runtime.settings import handover_notes, smaller_worlds
 
     for remark in (*remarks, *handover_notes(config)):
         click.echo(f"# {remark}", err=True)
-    for sentence in announced(config.resources.nodes[1], policy_of(config)):
+    for sentence in smaller_worlds(config):
         click.echo(f"ftslurm: {sentence}", err=True)
 
 
@@ -203,13 +202,17 @@ def words_of(jobs: tuple[str, ...]) -> str:
     return f"Submitted batch job {jobs[0]}{later}"
 
 
-def _report(jobs: tuple[str, ...], paths: RunPaths, limit: str, *, parsable: bool, as_json: bool) -> None:
+def _report(jobs: tuple[str, ...], paths: RunPaths, config: Config, *, parsable: bool, as_json: bool) -> None:
     import json
 
-    job_id = jobs[0]
+    from ftslurm import time_limit
+    from ftslurm.runtime.settings import handover_notes, smaller_worlds
+
+    job_id, limit = jobs[0], time_limit.outlook(config)
     if as_json:
         told = {"job_id": job_id, "job_ids": list(jobs), "run_id": paths.run_id, "run_dir": str(paths.root)}
-        click.echo(json.dumps({"meta": {"schema": 1}, **told, "time_limit": limit}))
+        said = {"time_limit": limit, "smaller_worlds": smaller_worlds(config), "notes": handover_notes(config)}
+        click.echo(json.dumps({"meta": {"schema": 1}, **told, **said}))
     elif parsable:
         click.echo(job_id)
     else:
@@ -232,7 +235,7 @@ def hurry(client: SlurmClient, info: JobInfo) -> None:
         click.echo(f"ftslurm: the requeued job cannot be started earlier: {error}", err=True)
 
 
-def _newest(client: SlurmClient, paths: RunPaths, job_id: str) -> JobInfo:
+def newest(client: SlurmClient, paths: RunPaths, job_id: str) -> JobInfo:
     """What Slurm says of the job, or of the first one after it that lives: of a chain, or resubmitted."""
     from ftslurm.insight import index
 
@@ -262,7 +265,7 @@ def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 
         if ends and ends[-1].phase in ENDED:
             return ends[-1].code
         try:
-            info = _newest(client, paths, job_id)
+            info = newest(client, paths, job_id)
             state = info.state
             hurry(client, info)
         except (ServiceUnavailable, TryAgain) as error:

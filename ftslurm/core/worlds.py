@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import lcm
 
 from ftslurm.core.placement import usable
-from ftslurm.core.recovery import Policy
+from ftslurm.core.recovery import FIXED_WORLD, Policy
 
 LISTED = 4
 """So many sizes are listed one by one, more as a range."""
@@ -32,6 +32,8 @@ def announced(nodes: int, policy: Policy) -> tuple[str, ...]:
     if nodes < 2:
         return ()
     full = nodes * policy.ranks_per_node
+    if not policy.reshards:
+        return (f"{FIXED_WORLD}; so {_always(full, policy)}",)
     if policy.min_nodes >= nodes:
         return (f"recovery.min_nodes: {policy.min_nodes} forbids a smaller world: {_always(full, policy)}",)
     counts = smaller(nodes, policy)

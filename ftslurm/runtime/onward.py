@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 
-from ftslurm import chains, runs, submission
+from ftslurm import chains, ownsubmission, runs, submission
 from ftslurm.config import Config
 from ftslurm.core.actions import Requeue
 from ftslurm.core.events import RequeueAnswered
 from ftslurm.core.recovery import NONE
-from ftslurm.errors import FtslurmError
+from ftslurm.errors import FtslurmError, UsageError
+from ftslurm.ownsubmission import Changes
 from ftslurm.paths import RunPaths
 from ftslurm.runtime.requeue import change, excludable
 from ftslurm.slurm import nodeset
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 
 REQUEUE, CHAIN, RESUBMIT = "requeue", "chain", "resubmit"
 ASK_S = 3.0
+UNKNOWN = (
+    "this job came from plain sbatch or salloc, so nobody knows what stood on its command line; "
+    "`ftslurm submit --from SCRIPT` keeps that"
+)
 
 Found = tuple[str, str]
 """How the run can go on after this job (empty: nobody knows now), and what there is to say about it."""
@@ -77,11 +82,15 @@ def _end(job: JobEnv) -> str:
 
 def _why_not_resubmit(slurm: SlurmClient, paths: RunPaths) -> str:
     """Why this host cannot submit the run's job once more; empty: it can."""
-    how = submission.again(paths)
-    if how is None:
-        return "the run began in a script of your own, whose options on sbatch's command line nobody knows"
     try:
-        slurm.test_only(*how)
+        own = ownsubmission.request_of(paths, Changes(), ownsubmission.without_marks(os.environ))
+        how = submission.again(paths)
+        if own is not None:
+            ownsubmission.test_only(slurm, paths, own)
+        elif how is not None:
+            slurm.test_only(*how)
+        else:
+            return UNKNOWN
     except FtslurmError as error:
         return str(error)
     return ""
@@ -112,19 +121,12 @@ def _next_of_chain(slurm: SlurmClient, job: JobEnv, asked: Requeue) -> RequeueAn
 
 def _resubmitted(job: JobEnv, paths: RunPaths, asked: Requeue) -> RequeueAnswered:
     """Submit the run's job once more, to begin when this one is over."""
-    # sbatch hands its environment on to the job.
-    slurm = SlurmClient(environ={name: value for name, value in os.environ.items() if not name.startswith("FTSLURM_")})
-    how = submission.again(paths)
-    if how is None:
-        detail = f"the run began in a script of your own; `ftslurm resume {job.requeue_id}` continues it"
-        return RequeueAnswered(ok=False, detail=detail)
+    slurm = SlurmClient()
     exclude, forgiven = excludable(slurm, job.job_id, asked)
-    script, options = how
-    options = [*options, chains.after(job.job_id), *([f"--exclude={nodeset.fold(exclude)}"] if exclude else [])]
     new = _already(slurm, job, paths)
     if not new:
         try:
-            new = slurm.submit(script, options).partition(";")[0]
+            new = _submit_next(job, paths, exclude)
         except FtslurmError:
             # Its answer may have been lost: then the job is there.
             new = _already(slurm, job, paths)
@@ -133,6 +135,24 @@ def _resubmitted(job: JobEnv, paths: RunPaths, asked: Requeue) -> RequeueAnswere
     runs.link_job(paths, new)
     without = f", without {', '.join(exclude)}" if exclude else ""
     return RequeueAnswered(ok=True, detail=f"job {new}, when job {job.job_id} is over{without}", forgiven=forgiven)
+
+
+def _submit_next(job: JobEnv, paths: RunPaths, exclude: tuple[str, ...]) -> str:
+    """The id of the new job: ftslurm's script as it stands in the run's folder, or the user's own.
+
+    sbatch hands its environment on to the job.
+    """
+    changes = Changes(after=job.job_id, exclude=exclude)
+    own = ownsubmission.request_of(paths, changes, ownsubmission.without_marks(os.environ))
+    if own is not None:
+        return ownsubmission.submit(SlurmClient(), paths, own)
+    how = submission.again(paths)
+    if how is None:
+        raise UsageError(UNKNOWN)
+    script, options = how
+    slurm = SlurmClient(environ={name: value for name, value in os.environ.items() if not name.startswith("FTSLURM_")})
+    without = [f"--exclude={nodeset.fold(exclude)}"] if exclude else []
+    return slurm.submit(script, [*options, chains.after(job.job_id), *without]).partition(";")[0]
 
 
 def _already(slurm: SlurmClient, job: JobEnv, paths: RunPaths) -> str:

@@ -144,7 +144,21 @@ def _leave(supervisor: Supervisor, end: EndRun | None, legacy: Legacy | None) ->
         context.paths.settled(supervisor.epoch).touch()
     if end is not None and (end.phase in ENDED or way != onward.REQUEUE):
         _conclude(end, context.config, context.job, legacy)
+        if end.phase not in ENDED and legacy is None and way == onward.RESUBMIT and context.paths.own_job.exists():
+            return _cut_short(end, context.job)
     return _word(end, way)
+
+
+def _cut_short(end: EndRun, job: JobEnv) -> dict[str, Any]:
+    """End a job with the user's own script, as a requeue does: what stands behind the call must not begin now."""
+    text = "this job is cancelled: the script begins anew in the next one"
+    print(f"[ftslurm] {text}", flush=True)
+    try:
+        SlurmClient().cancel(job.requeue_id)
+    except FtslurmError as error:
+        print(f"[ftslurm] it cannot be cancelled: {error}", flush=True)
+        return {"phase": end.phase, "code": end.code}
+    return {"park": f"handed on: {end.reason}"}
 
 
 def _with_way(granted: AllocationGranted, supervisor: Supervisor) -> AllocationGranted:

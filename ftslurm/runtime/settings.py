@@ -14,6 +14,7 @@ from ftslurm.core.progress import Patience
 from ftslurm.core.recovery import Policy
 from ftslurm.core.retention import Rules
 from ftslurm.core.savepolicy import SavePolicy
+from ftslurm.core.worlds import announced
 from ftslurm.paths import RunPaths
 from ftslurm.runtime.spec import CheckpointSpec, ProbeSpec, ProgressSpec, SyncSpec
 
@@ -80,6 +81,11 @@ def handover_notes(config: Config) -> tuple[str, ...]:
     saved = config.checkpoint
     words = (*config.command, *saved.resume_args)
     return notes(saved.layout, words, in_place=saved.in_place, manage=saved.manage)
+
+
+def smaller_worlds(config: Config) -> tuple[str, ...]:
+    """Return what a lost node means for the training, before it happens."""
+    return announced(config.resources.nodes[1], policy_of(config))
 
 
 def _wants_partners(config: Config) -> bool:

@@ -143,7 +143,7 @@ def adopted(slurm: FakeSlurm, job_id: str, *command: str, **more: str) -> RunPat
     """Make a `ftslurm run` call in a job, with the environment that the job was submitted with."""
     environ = {**slurm.state["jobs"][job_id]["environ"], "SLURM_JOB_ID": job_id, "SLURM_JOB_NODELIST": "n[1-2]", **more}
     ownjob.forget_if_inherited(environ)
-    paths = adopt(command, job_from_env(environ), file=None, run_name=None, run_root=None)
+    paths = adopt(command, job_from_env(environ))
     runs.link_job(paths, job_id)
     return paths
 

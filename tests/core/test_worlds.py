@@ -84,6 +84,10 @@ def test_which_smaller_worlds_there_can_be(nodes, policy, counts):
             ("recovery.world_multiple_of: 4 allows no smaller world: always 4 ranks and the same global batch; the job is requeued",),
         ),
         (
+            4, Policy(reshards=False),
+            ("checkpoint.reshards is no: only as many ranks as wrote a checkpoint can load it; so always 4 ranks and the same global batch; the job is requeued",),
+        ),
+        (
             4, Policy(world_sizes=(4,)),
             ("recovery.world_sizes: [4] allows no smaller world: always 4 ranks and the same global batch; the job is requeued",),
         ),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm import chains, runs, submission
+from ftslurm import chains, ownjob, runs, submission
 from ftslurm.config import parse
 from ftslurm.core.actions import Requeue
+from ftslurm.core.events import RequeueAnswered
+from ftslurm.ownjob import OwnJob
 from ftslurm.paths import RunPaths
 from ftslurm.runtime import onward
 from ftslurm.slurm.client import SlurmClient
@@ -139,7 +141,7 @@ def test_a_node_that_may_not_submit_says_so(fake, tmp_path):
     assert "`ftslurm resume 101` continues the run" in answer.detail
     run.paths.submitted.unlink()
     answer = onward.go_on(run.job(), run.paths, Requeue(**{**vars_of(ASKED), "by": "resubmit"}))
-    assert "a script of your own" in answer.detail
+    assert "plain sbatch" in answer.detail
 
 
 def test_what_is_left_of_a_chain_is_cancelled_when_the_run_has_ended(fake, tmp_path):
@@ -173,3 +175,73 @@ def test_a_job_that_has_only_inherited_the_name_of_a_chain_is_in_none(fake, tmp_
 def test_a_run_that_was_never_submitted_has_no_note(tmp_path):
     """None: nobody knows."""
     assert submission.again(RunPaths(tmp_path)) is None
+
+
+# ------------------------------------------------------------------------------------------------- a user's own script
+
+SCRIPT = """#!/bin/bash
+#SBATCH --nodes=2 --comment=theirs
+ftslurm run python train.py
+"""
+
+
+class Own(Submitted):
+    """A run in a script of the user's own, which was submitted from its folder."""
+
+    def __init__(self, root: Path, way: str, *options: str) -> None:
+        home = root / "work"
+        home.mkdir()
+        (home / "train.sbatch").write_text(SCRIPT)
+        text = f"name: demo\ncommand: [train]\nresources: {{nodes: 2}}\nrecovery: {{continue: {way}}}\n"
+        self.config, self.paths, self.home = parse(text, "x"), runs.create(root / "runs", "demo"), home
+        own = OwnJob(script=str(home / "train.sbatch"), options=options, arguments=("a b",), cwd=str(home))
+        folder = ownjob.leave(root / "runs", own, SCRIPT.encode())
+        self.jobs = [SlurmClient().submit(SCRIPT, options)]
+        ownjob.keep(str(folder), self.paths, self.jobs[0])
+
+    def go_on(self) -> RequeueAnswered:
+        """What its job does when it has to end."""
+        return onward.go_on(self.job(), self.paths, Requeue(**{**vars_of(ASKED), "by": "resubmit"}))
+
+
+def test_a_users_own_script_is_submitted_again_by_its_job(fake, tmp_path, monkeypatch):
+    """As it was, with its options, arguments and folder; it waits for this job; its calls are those of this job."""
+    monkeypatch.setenv("FTSLURM_ROLE", "supervisor")
+    monkeypatch.setenv("FTSLURM_CHAIN", "other")
+    run = Own(tmp_path, "resubmit", "--qos=high")
+    assert run.find_out() == ("resubmit", "")
+    assert len(fake.state["jobs"]) == 1
+    (run.home / "train.sbatch").write_text("#!/bin/sh\nfalse\n")
+    answer = run.go_on()
+    assert answer.ok
+    call = [each for each in fake.calls if each[0] == "sbatch"][-1]
+    assert call[-2:] == [str(run.paths.own_script), "a b"]
+    assert {"--qos=high", "--dependency=afterany:101", "--exclude=n2", "--job-name=train.sbatch"} <= set(call)
+    assert f"--comment=theirs ftslurm={run.paths.run_id}" in call
+    job = fake.state["jobs"]["102"]
+    assert (job["script"], job["work_dir"]) == (SCRIPT, str(run.home))
+    assert {"FTSLURM_ROLE", "FTSLURM_CHAIN"} & set(job["environ"]) == set()
+    environ = {**job["environ"], "SLURM_JOB_ID": "102", "SLURM_JOB_NODELIST": "n1"}
+    assert job_from_env(environ).calls_of == "101"
+    assert run.go_on().detail == answer.detail
+    assert len(fake.state["jobs"]) == 2
+
+
+def test_what_keeps_a_script_from_being_submitted_again_is_said(fake, tmp_path):
+    """When the job begins: the node may not submit, or the script's folder is gone."""
+    run = Own(tmp_path, "resubmit")
+    fake.fail("sbatch", "refuse")
+    assert "this job cannot submit the next one" in run.find_out()[1]
+    run.home.rename(tmp_path / "gone")
+    way, said = run.find_out()
+    assert way == "none"
+    assert "is not there any more" in said
+    assert "`ftslurm resume 101` continues it" in said
+    assert "is not there any more" in run.go_on().detail
+
+
+def test_plain_sbatch_is_told_what_to_do(fake, tmp_path):
+    """What stood on its command line is known to nobody; `submit --from` keeps it."""
+    run = Submitted(tmp_path, "resubmit")
+    run.paths.submitted.unlink()
+    assert "`ftslurm submit --from SCRIPT` keeps that" in run.find_out()[1]
