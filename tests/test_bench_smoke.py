@@ -34,7 +34,7 @@ def bench(name: str, *options: object) -> tuple[dict[str, Any], str]:
     argv = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *map(str, options)]
     environ = clean_environment()
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((out / f"{name}.json").read_text()), (out / f"{name}.md").read_text()
 
@@ -147,6 +147,18 @@ def test_soak(lab_name: str, tmp_path: Path) -> None:
     assert len(value["spells"]) == 5
     assert not any(each[key] for each in value["spells"] for key in ("excluded", "killed", "takeovers"))
     assert "| supervisor stopped for 20 s | 1 |" in page
+
+
+@long_test("three jobs of three minutes, one after the other")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_chains(lab_name: str, tmp_path: Path) -> None:
+    """Three jobs are one run; the fourth, which is not needed, holds nothing."""
+    value, page = bench("chains", "--lab", lab_name, "--out", tmp_path)
+    (chain,) = value["samples"]
+    assert len(chain["jobs"]) == 3
+    assert not chain["spare_ran"]
+    assert "| 1.3 |" in page
 
 
 def test_scale(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.lab
 
 SHAPES = Path(__file__).parent.parent / "data" / "adoption"
 PAGE = "how-to/sbatch.md"
+WATCHED = 4
+"""So many of the page's commands, its last ones, are about a script that says where its checkpoints are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,28 @@ def rank_of(run: LabRun, node: str) -> int:
     return found[0]
 
 
+def file_of_the_page(name: str, page: str = PAGE) -> str:
+    """A file of a page; the first line of its block is its name."""
+    (text,) = [text for text in (*pages.blocks(page, "bash"), *pages.blocks(page, "yaml")) if _is_named(text, name)]
+    return _fitted(text.partition("\n")[2])
+
+
+def _is_named(text: str, name: str) -> bool:
+    return text.startswith(f"# {name}\n")
+
+
+def _fitted(text: str) -> str:
+    """The test's program saves elsewhere."""
+    return text.replace("--checkpoints out ", "--checkpoints fold-0/saved ").replace("folder: out", "folder: fold-0/saved")
+
+
+def watched(lab: Cluster) -> Shell:
+    """The page's script that says where its checkpoints are."""
+    shell = Shell.at(lab, "plain")
+    (shell.work / "train.sbatch").write_text(file_of_the_page("watched.sbatch"))
+    return shell
+
+
 @pytest.mark.timeout(240)
 def test_scripts_survive_and_are_known_by_their_jobs(lab: Cluster) -> None:
     """A rank of one script is killed, a node of another is cut; both go on, and the job id is enough to see and end them."""
@@ -104,13 +128,27 @@ def test_scripts_survive_and_are_known_by_their_jobs(lab: Cluster) -> None:
     await_that("the ranks are gone", lambda: not run.processes("rank"), 60, run.story)
 
 
+@pytest.mark.timeout(240)
+def test_a_script_goes_on_from_its_own_checkpoints_in_the_next_job(lab: Cluster) -> None:
+    """The page's commands: what the program saves is watched in its folder; cancelled, and resumed from the newest one."""
+    shell = watched(lab)
+    submit, listed, cancel, resume = pages.commands(PAGE)[-WATCHED:]
+    shell.types(submit.replace("watched.sbatch", "train.sbatch"))
+    run = shell.run(shell.types("echo $job").strip())
+    run.wait("a committed checkpoint", run.durable)
+    assert str(run.newest()) in shell.types(listed)
+    shell.types(cancel)
+    await_that("the job is over", lambda: run.job_says()[0] == "CANCELLED", 60, run.story)
+    newest = run.newest()
+    shell.types(resume)
+    run.wait("the next job", lambda: len(run.restored_steps()) == 2)
+    assert run.restored_steps()[1] == newest > 0
+    shell.types("ftslurm cancel $job")
+    await_that("the ranks are gone", lambda: not run.processes("rank"), 60, run.story)
+    assert not list((shell.work / "fold-0/saved").glob(".ftslurm*"))
+
+
 # ------------------------------------------------------------------------------------------------------------- longer
-
-
-def script_of_the_page() -> str:
-    """The page's script; the first line of its block is its name."""
-    text = (pages.DOCS / PAGE).read_text(encoding="utf-8")
-    return text.partition("```bash\n# train.sbatch\n")[2].partition("```\n")[0]
 
 
 @long_test("all commands of docs/how-to/sbatch.md, a failure between them")
@@ -118,9 +156,9 @@ def script_of_the_page() -> str:
 def test_every_command_of_the_page(lab: Cluster) -> None:
     """As they stand there: looked at, submitted, survived, cancelled, and resumed by the script as it was."""
     shell = Shell.at(lab, "plain")
-    (shell.work / "train.sbatch").write_text(script_of_the_page())
+    (shell.work / "train.sbatch").write_text(file_of_the_page("train.sbatch"))
     told: dict[str, str] = {}
-    for command in pages.commands(PAGE):
+    for command in pages.commands(PAGE)[:-WATCHED]:
         if command.startswith("ftslurm status"):
             run = shell.run(shell.types("echo $job").strip())
             run.wait_step(0, 30)
@@ -205,3 +243,52 @@ def test_the_clock_is_watched_where_nobody_warns(lab: Cluster) -> None:
     let_pass(1)
     lab.login(["scontrol", "update", f"JobId={run.job}", "StartTime=now"], user=lab.user, timeout=30)
     await_that("the end", lambda: run.end() == ("finished", 0), 120, run.story)
+
+
+@long_test("a script's own checkpoints are gone on from above, in another job")
+@pytest.mark.timeout(300)
+def test_a_script_whose_node_is_cut_goes_on_from_its_own_newest_checkpoint(lab: Cluster) -> None:
+    """Its path is handed to the ranks of the smaller world; a checkpoint that is damaged is passed over."""
+    shell = watched(lab)
+    run = shell.run(shell.submit("--nodes=3"))
+    run.wait("two committed checkpoints", lambda: len(run.durable()) >= 2)
+    lab.cut(run.launches()[0][-1])
+    run.wait("the next attempt", lambda: len(run.restored_steps()) == 2)
+    newest = run.restored_steps()[1]
+    (asked,) = [action for action in run.actions("ReleaseRanks") if action["attempt"] == 1][:1]
+    assert Path(asked["checkpoint"]) == shell.work / f"fold-0/saved/step_{newest:08d}.pt"
+    run.wait("checkpoints of the next attempt", lambda: run.durable()[-1].endswith("-0001"))
+    for proc in run.processes("rank"):
+        os.kill(proc.pid, signal.SIGSTOP)
+    damaged = run.newest()
+    victim = shell.work / f"fold-0/saved/step_{damaged:08d}.pt"
+    victim.write_bytes(victim.read_bytes()[:-100] + bytes(100))
+    for proc in run.processes("rank"):
+        os.kill(proc.pid, signal.SIGKILL)
+    run.wait("the third attempt", lambda: len(run.restored_steps()) == 3)
+    assert run.restored_steps()[2] not in (0, damaged)
+    shell.types(f"ftslurm cancel {run.job}")
+    await_that("the ranks are gone", lambda: not run.processes("rank"), 60, run.story)
+
+
+@long_test("a job that is short of time, and one that it submits")
+@pytest.mark.timeout(400)
+def test_a_script_is_submitted_again_by_its_own_job(lab: Cluster) -> None:
+    """`continue: resubmit`: near its limit the job submits the script as it was, and is cancelled; the next one goes on."""
+    page = "how-to/without-requeue.md"
+    shell = Shell.at(lab, "plain")
+    for name in ("again.yaml", "again.sbatch"):
+        (shell.work / name).write_text(file_of_the_page(name, page))
+    text = (shell.work / "again.sbatch").read_text()
+    (shell.work / "train.sbatch").write_text(f"{text}\necho behind it: $?\n")
+    job = shell.submit("--nodes=1", "--time=3", "--output=again.out", "--open-mode=append")
+    run = shell.run(job)
+    (shell.work / "train.sbatch").write_text("#!/bin/sh\nfalse\n")
+    run.wait("the run leaves", lambda: run.actions("Requeue"), 180)
+    run.wait("the next job", lambda: len(run.restored_steps()) == 2, 120)
+    assert run.restored_steps()[1] == run.newest() > 0
+    assert run.job_says()[0] == "CANCELLED"
+    assert "behind it" not in shell.output()
+    shell.types("ftslurm stop $(squeue --me --noheader -o %A | tail -n 1)")
+    await_that("the end", lambda: run.end() == ("stopped", 79), 60, run.story)
+    await_that("the script goes on", lambda: "behind it: 79" in shell.output(), 30, run.story)

@@ -1,4 +1,4 @@
-"""A program that needs no library and starts at once; for one rank.
+"""A program that needs no library and starts at once; of several ranks the first one saves.
 
 Each step hashes what there is, so that a step that is left out, or done twice, changes all that follow. Every --every steps it leaves a checkpoint of plain text; at SIGTERM it saves and ends, at SIGUSR1 and when the file
 --ask appears it saves and goes on. What it writes to --progress has the form of `ddp_counter.py`.
@@ -45,13 +45,14 @@ def main() -> None:
     words = Path(resume).read_text().split() if resume else ["0", ""]
     step, state = int(words[0]), "".join(words[1:])
     args.progress.mkdir(parents=True, exist_ok=True)
-    with (args.progress / f"rank-00000-{time.time_ns()}.log").open("w", buffering=1) as progress:
+    rank = int(os.environ.get("RANK", "0"))
+    with (args.progress / f"rank-{rank:05d}-{time.time_ns()}.log").open("w", buffering=1) as progress:
         progress.write(f"START 0 1 {os.environ['FTSLURM_ATTEMPT']}\nRESUME {step}\n")
         while step < args.steps and not args.until.exists():
             step, state = step + 1, after(state, step + 1)
             progress.write(f"STEP {step}\n")
             now = args.ask is not None and args.ask.exists()
-            if now or asked or step % args.every == 0 or step == args.steps:
+            if rank == 0 and (now or asked or step % args.every == 0 or step == args.steps):
                 save(step, state)
             if now:
                 args.ask.unlink()
