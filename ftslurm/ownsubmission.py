@@ -1,14 +1,13 @@
 """A user's own script as a job: what sbatch is given, the first time and when a run in it goes on in another job.
 
-The script is submitted again as it was: by `ftslurm resume`, or by a job that hands its run on (`continue: resubmit`). The
-calls of `ftslurm run` in it are then those of the earlier job (`FTSLURM_CONTINUES`): the run that was named goes on, the
-script's other runs return at once what they have returned, or go on where they never ended.
+The script is submitted again as it was: by `ftslurm resume`, or by a job that hands its run on (`continue: resubmit`).
+The calls of `ftslurm run` in it are then those of the earlier job (`FTSLURM_CONTINUES`): the run that was named goes
+on, the script's other runs return at once what they have returned, or go on where they never ended.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -150,7 +149,6 @@ def _from_its_folder(client: SlurmClient, request: Request) -> SlurmClient:
 
 def send(client: SlurmClient, request: Request, script: Path) -> str:
     """Leave the submission in the run root and submit; returns the job id."""
-
     folder = ownjob.leave(request.root, request.own, request.text)
     client = replace(client, environ={**request.environ, env.SUBMISSION: str(folder)})
     try:
@@ -174,7 +172,8 @@ def marks_of(environ: Mapping[str, str]) -> list[str]:
 
 def without_marks(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a job as its script knows it, without what this job, and its processes of ours, were told."""
-    return {name: value for name, value in environ.items() if not name.startswith("FTSLURM_") or name in (HOME, *_FOLDERS)}
+    ours = (HOME, *_FOLDERS)
+    return {name: value for name, value in environ.items() if not name.startswith("FTSLURM_") or name in ours}
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

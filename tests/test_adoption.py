@@ -188,6 +188,7 @@ def test_what_torchrun_is_told_anew_does_not_make_another_call(call):
     assert call(*again, SLURM_RESTART_COUNT="1").root == first.root
     assert call(*other, SLURM_RESTART_COUNT="1").root != first.root
 
+
 # ---------------------------------------------------------------------------------------- what is said beside the line
 
 BESIDE = """\

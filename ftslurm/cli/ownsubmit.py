@@ -228,7 +228,9 @@ def wait_for_job(client: SlurmClient, job_id: str) -> int:
             if gone > 1 and info.state in (JobState.COMPLETED, JobState.FAILED) and code:
                 return int(code[1]) or (128 + int(code[2]) if int(code[2]) else 0)
             if gone > 2:
-                raise RunFailed(f"job {info.job_id} is {info.state}", hint=f"`ftslurm explain {job_id}` tells what happened")
+                raise RunFailed(
+                    f"job {info.job_id} is {info.state}", hint=f"`ftslurm explain {job_id}` tells what happened"
+                )
         time.sleep(pause)
         pause = min(pause * 1.2, SLOW_POLL_S)
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ftslurm.adoption import Told
     from ftslurm.slurm.env import JobEnv
 
-LAYOUTS = ("files", "hf", "lightning", "dcp", "megatron", "deepspeed")
-"""Of whatever a program writes itself (`checkpoint.layout`)."""
+LAYOUTS = ("hf", "lightning", "dcp", "megatron", "deepspeed")
+"""Of what frameworks write (`checkpoint.layout`)."""
 
 EXAMPLES = """\b
 Examples:
@@ -21,7 +21,7 @@ Examples:
   ftslurm run --mpi=pmix ./solver input.dat
   ftslurm run --config train.yaml                              # settings and command from a file, this allocation
   ftslurm run --config ft.yaml -- python train.py              # a file without a command: only its settings
-  ftslurm run --checkpoints out --checkpoint-layout hf --resume-args '--resume_from_checkpoint {checkpoint}' python train.py
+  ftslurm run --checkpoints out --checkpoint-layout hf --resume-args '--resume {checkpoint}' python train.py
   ftslurm run --chain -- python train.py                       # with #SBATCH --array=1-7%1: seven jobs, one run
   ftslurm run torchrun --nproc-per-node=8 train.py             # its world is ftslurm's, for every attempt anew
   ftslurm run --dry-run torchrun --nproc-per-node=8 train.py   # the command lines of the first attempt, and no more
@@ -58,11 +58,11 @@ def _preview(srun_line: tuple[str, ...], job: JobEnv, told: Told) -> None:
 
 
 @click.command(cls=SrunLike, epilog=EXAMPLES, options_metavar="[OPTIONS] [SRUN-OPTIONS] [--] COMMAND...")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings from a YAML file, with or without a command.")
-@click.option("--checkpoints", metavar="FOLDER", help="Where the program writes its checkpoints: they are watched there.")
-@click.option("--checkpoint-layout", type=click.Choice(LAYOUTS), help="What writes them; left out: see --checkpoint-files.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file, with or without a command.")
+@click.option("--checkpoints", metavar="FOLDER", help="Where the program writes its own; they are watched there.")
+@click.option("--checkpoint-layout", type=click.Choice(LAYOUTS), help="What writes them: a framework.")
 @click.option("--checkpoint-files", metavar="PATTERN", multiple=True, help="Their names, as in 'step_*.pt'.")
-@click.option("--resume-args", metavar="TEXT", help="Added to COMMAND when there is one, as in '--resume {checkpoint}'.")
+@click.option("--resume-args", metavar="TEXT", help="Added to COMMAND once there is one, as in '--from {checkpoint}'.")
 @click.option("--run-name", help="Name of the run, by which a requeued job finds it again; left out: by its command.")
 @click.option("--run-root", type=click.Path(path_type=Path), help="Folder for the run's folder.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of the first attempt and start nothing.")

@@ -1,7 +1,7 @@
 """Whose answers make a majority, and what a supervisor does that has neither a majority nor the lease for long.
 
-It ends the job, so that the run goes on as configured: it never sits. Slurm is asked first whether another supervisor has
-taken the run over meanwhile, which this one could not see: a takeover leaves its epoch in the job's comment.
+It ends the job, so that the run goes on as configured: it never sits. Slurm is asked first whether another supervisor
+has taken the run over meanwhile, which this one could not see: a takeover leaves its epoch in the job's comment.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _leave(supervisor: Supervisor, slurm: SlurmClient, *, may_requeue: bool) -> 
 
 
 def _gone_on(supervisor: Supervisor, slurm: SlurmClient, asked: Requeue) -> RequeueAnswered:
-    """See to what comes after this job. The run's folder is on the storage that may not answer: nobody waits for long."""
+    """See to what comes after this job. The run's folder may be on the storage that hangs: nobody waits for long."""
     job, paths = supervisor.context.job, supervisor.context.paths
     if asked.by == NONE:
         return RequeueAnswered(ok=False, detail=f"`ftslurm resume {job.requeue_id}` continues the run")

@@ -1,7 +1,7 @@
 """What a chain of jobs holds its nodes for: Slurm's accounting of every job beside the run's journal.
 
-A run of two nodes is submitted as a chain of three jobs with a short time limit; two of them meet it, and the work is done
-in the third. How long each job has held its nodes is sacct's word; when the program ran, and when its last checkpoint was
+A run of two nodes is submitted as a chain of jobs with a short time limit; two of them meet it, and the work is done in
+the third. How long each job has held its nodes is sacct's word; when the program ran, and when its last checkpoint was
 on its way, is the journal's. What is left over is idle: before the program runs, and after all is safe. A job that is
 left of the chain when the work is done may not have run at all.
 """
@@ -47,12 +47,13 @@ launch: {{mpi: none}}
 checkpoint: {{files: "step_*.pt", save_on: "signal:TERM", grace: {grace}s}}
 recovery: {{continue: "chain:{jobs}"}}
 """
-HEADER = ["job", "held", "until the program ran", "training, and saving at the limit", "until all was safe", "after", "idle"]
-METHOD = f"""`scripts/bench chains` submits a run of two nodes as a chain of {JOBS + SPARE} jobs of {MINUTES} minutes. Two jobs
-meet their limit; in the third the work is done, and the fourth must never run. *held* is sacct's Start to End (whole
-seconds); the others are the journal's. *idle* is what was held beside training, saving and bringing the last checkpoint
-to shared storage: at most {BOUND_S:.0f} s a job are promised. The program is a loop in plain Python, which starts at once:
-what torch takes to start comes on top of *until the program ran*, under any launcher. The samples are in `chains.json`.
+HEADER = ["job", "held", "until the program ran", "training, and saving", "until all was safe", "after that", "idle"]
+METHOD = f"""`scripts/bench chains` submits a run of two nodes as a chain of {JOBS + SPARE} jobs of {MINUTES} minutes.
+Two jobs meet their limit; in the third the work is done, and the fourth must never run. *held* is sacct's Start to End
+(whole seconds); the others are the journal's. *idle* is what was held beside training, saving and bringing the last
+checkpoint to shared storage: at most {BOUND_S:.0f} s a job. The program is a loop in plain Python, which starts at
+once: what torch takes to start comes on top of *until the program ran*, under any launcher. The samples are in
+`chains.json`.
 """
 
 Sample = dict[str, Any]
@@ -193,6 +194,7 @@ def render(value: dict[str, Any]) -> str:
     worst = max(part["idle_s"] for sample in samples for part in sample["jobs"])
     ran = sum(sample["spare_ran"] for sample in samples)
     last = max(sample["after_work_s"] for sample in samples)
+    words = f"Most idle in one job: {worst:.1f} s. The last job was over {last:.1f} s after the work was done at most."
     return "\n".join(
         [
             "# Chains: what the jobs of one run hold their nodes for\n",
@@ -200,8 +202,7 @@ def render(value: dict[str, Any]) -> str:
             value["limits"] + "\n",
             METHOD,
             machine.table(HEADER, rows),
-            f"Most idle in one job: {worst:.1f} s. The last job was over {last:.1f} s after the work was done at most. "
-            f"Jobs that ran although the work was done: {ran} of {len(samples)}.\n",
+            f"{words} Jobs that ran although the work was done: {ran} of {len(samples)}.\n",
         ]
     )
 

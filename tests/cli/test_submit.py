@@ -79,6 +79,10 @@ def test_what_a_lost_node_means_is_said(fake, tmp_path, capfd):
     assert "the global batch is then 3/4 (0.75)" in said
     assert cli.exit_code(["submit", str(written(tmp_path, recovery={"min_nodes": 4}))]) == 0
     assert "recovery.min_nodes: 4 forbids a smaller world" in capfd.readouterr().err
+    assert cli.exit_code(["submit", str(written(tmp_path, recovery={"min_nodes": 3})), "--json"]) == 0
+    captured = capfd.readouterr()
+    assert (captured.err, json.loads(captured.out)["notes"]) == ("", [])
+    assert all(sentence in said for sentence in json.loads(captured.out)["smaller_worlds"])
 
 
 def test_a_chain_is_submitted_at_once(fake, tmp_path, capfd):

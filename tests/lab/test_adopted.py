@@ -94,7 +94,9 @@ def _is_named(text: str, name: str) -> bool:
 
 def _fitted(text: str) -> str:
     """The test's program saves elsewhere."""
-    return text.replace("--checkpoints out ", "--checkpoints fold-0/saved ").replace("folder: out", "folder: fold-0/saved")
+    return text.replace("--checkpoints out ", "--checkpoints fold-0/saved ").replace(
+        "folder: out", "folder: fold-0/saved"
+    )
 
 
 def watched(lab: Cluster) -> Shell:

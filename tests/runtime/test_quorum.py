@@ -28,9 +28,7 @@ class Lonely:
         self.authority = SimpleNamespace(fence=self.fenced.append, fresh=lambda: False)
         self.voice = SimpleNamespace(say=self.said.append)
         heartbeat = run.config.heartbeat
-        self.context: Any = SimpleNamespace(
-            job=run.job(), paths=run.paths, config=SimpleNamespace(heartbeat=heartbeat)
-        )
+        self.context: Any = SimpleNamespace(job=run.job(), paths=run.paths, config=SimpleNamespace(heartbeat=heartbeat))
 
 
 def given_up(run: Submitted, way: str) -> Lonely:
