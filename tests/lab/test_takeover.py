@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -246,15 +248,17 @@ def test_requeue_while_a_node_is_cut(lab: Cluster) -> None:
 
 
 @long_way
-def test_without_quorum_the_job_is_requeued(lab: Cluster) -> None:
-    """Neither the other node answers nor shared storage takes a write: the job is requeued, and the run goes on."""
+@pytest.mark.parametrize("way", ["auto", "chain:2"])
+def test_without_quorum_the_run_goes_on_as_configured(lab: Cluster, way: str) -> None:
+    """Neither the other node answers nor storage takes a write: the job is requeued, or the next of its chain begins."""
     storage = lab.storage
     storage.attach()
     outside = workplace(lab, "quorum", None)
     inside = storage.path / outside.name
     lab.login(["mkdir", "-m", "700", str(inside)], timeout=30)
     command = program("until_told", "--until", outside / "enough")
-    config = settings("quorum", command, 2, {"heartbeat": {"no_quorum_after": "20s"}})
+    more = {"heartbeat": {"no_quorum_after": "20s"}, "recovery": {"continue": way}}
+    config = settings("quorum", command, 2, more)
     (outside / "config.yaml").write_text(json.dumps(config))
     argv = ["ftslurm", "submit", str(outside / "config.yaml"), "--json", "--run-root", str(inside / "runs")]
     answer = json.loads(lab.login(argv, timeout=60).stdout)
@@ -266,7 +270,11 @@ def test_without_quorum_the_job_is_requeued(lab: Cluster) -> None:
 
     storage.fail(Fault.OVER_QUOTA)
     lab.cut("n2")
-    await_that("the requeue", lambda: "Restarts=1" in about(run), 90, run.story)
+    left = "Restarts=1" if way == "auto" else "JobState=CANCELLED|JobState=COMPLETING"
+    await_that("the job has left", lambda: re.search(left, about(run)), 90, run.story)
+    if way != "auto":
+        assert "Restarts=0" in about(run)
+        run = replace(run, job=answer["job_ids"][1])
     storage.restore()
     lab.heal("n2")
 
