@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ftslurm import cli
 from ftslurm.adoption import Told, adopt, checkpoint_keys
+from ftslurm.checkpoint_section import Layout
+from ftslurm.cli.run import LAYOUTS
 from ftslurm.config import load
 from ftslurm.errors import ConfigError, UsageError
 from ftslurm.paths import RunPaths
@@ -263,3 +267,23 @@ def test_checkpoints_that_nobody_could_recognise_are_refused(call):
         call("train", checkpoint=checkpoint_keys("out", None, (), None))
     with pytest.raises(UsageError, match="--resume-args"):
         checkpoint_keys("out", "hf", (), "'")
+
+
+def test_options_of_the_call(call, tmp_path, monkeypatch, capfd):
+    """They are ftslurm's wherever they stand before the command; half of what is needed is refused; a dry run tells."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ALLOCATION.items():
+        monkeypatch.setenv(name, value)
+    assert cli.exit_code(["run", "--checkpoint-layout", "hf", "train"]) == 2
+    assert "--checkpoints is missing" in capfd.readouterr().err
+    line = ["-N2", "--checkpoints=out", "--ntasks-per-node=1", "--checkpoint-layout", "hf", "--resume-args"]
+    assert cli.exit_code(["run", "--dry-run", *line, "--resume {checkpoint}", "train"]) == 0
+    captured = capfd.readouterr()
+    assert "the run goes on with 1 of 2 nodes" in captured.err
+    assert "--checkpoint" not in captured.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_layouts_of_frameworks_are_known_to_the_call():
+    """All that a configuration knows, but those that no framework writes."""
+    assert {*LAYOUTS, "files", "library"} == set(get_args(Layout))
