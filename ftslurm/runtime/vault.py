@@ -47,6 +47,7 @@ class Vault:
         self._errands = Errands(self._copy)
         self._turns: queue.SimpleQueue[tuple[Callable[[Message], None], Message]] = queue.SimpleQueue()
         self._turn = threading.Lock()
+        self._cleaning = threading.Lock()
         self._server = StoreServer(post.who, epoch, self.keeper.tree)
         self._socket: StoreSocket | None = None
         if library is not None:
@@ -149,4 +150,6 @@ class Vault:
         self._post.report(self.keeper.replicate(generation, pair))
 
     def _clean(self, message: Message) -> None:
-        self.keeper.clean(str(message["watermark"]), tuple(str(name) for name in message["keep"]))
+        # The next order may come before this one is done: two would delete the same files.
+        with self._cleaning:
+            self.keeper.clean(str(message["watermark"]), tuple(str(name) for name in message["keep"]))

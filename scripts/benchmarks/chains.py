@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -110,6 +111,7 @@ def _moment(text: str) -> float | None:
 
 def one_chain(lab: Cluster) -> Sample:
     """From the submission to the end of the last job."""
+    load = round(os.getloadavg()[0], 1)
     place = make_place(lab, f"{time.time_ns()}-chain", 1, 0.05)
     run, jobs = submit(lab, place, place.folder / "runs")
     wait_until("the third job trains", LIMIT_S, lambda: len(releases(run)) >= JOBS)
@@ -129,7 +131,12 @@ def one_chain(lab: Cluster) -> Sample:
     done = next(one["t"] for one in journal if one["phase"] == "finished")
     spare = spans[jobs[-1]]
     ran = spare.state != "CANCELLED" or (spare.start is not None and spare.end != spare.start)
-    return {"jobs": parts, "after_work_s": round((spans[begun[-1]].end or done) - done, 1), "spare_ran": ran}
+    return {
+        "load": load,
+        "jobs": parts,
+        "after_work_s": round((spans[begun[-1]].end or done) - done, 1),
+        "spare_ran": ran,
+    }
 
 
 def releases(run: Path) -> list[float]:
@@ -191,6 +198,7 @@ def render(value: dict[str, Any]) -> str:
         for number, sample in enumerate(samples, start=1)
         for place, part in enumerate(sample["jobs"], start=1)
     ]
+    loads = ", ".join(f"{sample['load']:.0f}" for sample in samples)
     worst = max(part["idle_s"] for sample in samples for part in sample["jobs"])
     ran = sum(sample["spare_ran"] for sample in samples)
     last = max(sample["after_work_s"] for sample in samples)
@@ -202,6 +210,7 @@ def render(value: dict[str, Any]) -> str:
             value["limits"] + "\n",
             METHOD,
             machine.table(HEADER, rows),
+            f"Load average of the machine when a chain was submitted: {loads}.\n",
             f"{words} Jobs that ran although the work was done: {ran} of {len(samples)}.\n",
         ]
     )
