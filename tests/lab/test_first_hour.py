@@ -148,6 +148,7 @@ def tree(lab: Cluster) -> Iterator[Path]:
 
 
 @long_test("from a source tree to a failure that was survived, and one that is kept")
+@pytest.mark.timeout(900)
 def test_first_hour(lab: Cluster, tree: Path) -> None:
     """Three commands of an ordinary user, within five minutes: environment, installation, demonstration."""
     until = time.monotonic() + FIRST_HOUR_S
