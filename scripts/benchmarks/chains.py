@@ -132,12 +132,9 @@ def one_chain(lab: Cluster) -> Sample:
     done = next(one["t"] for one in journal if one["phase"] == "finished")
     spare = spans[jobs[-1]]
     ran = spare.state != "CANCELLED" or (spare.start is not None and spare.end != spare.start)
-    return {
-        "load": load,
-        "jobs": parts,
-        "after_work_s": round((spans[begun[-1]].end or done) - done, 1),
-        "spare_ran": ran,
-    }
+    after_s = round((spans[begun[-1]].end or done) - done, 1)
+    first = os.sched_getscheduler(0) != os.SCHED_OTHER
+    return {"load": load, "realtime": first, "jobs": parts, "after_work_s": after_s, "spare_ran": ran}
 
 
 def releases(run: Path) -> list[float]:
@@ -236,7 +233,7 @@ def run(rounds: int, lab: Cluster, keep: Callable[[Sample], None]) -> None:
 
 
 def main() -> int:
-    """Measure and write; 1 when a chain was idle for longer than is promised, or a job ran for nothing (not --quick)."""
+    """Measure and write; 1 when a chain was idle for longer than is promised, or a job ran for nothing; --quick: 0."""
     args, name = parse()
     with laboratory(name) as lab:
         results = Results(args.out, machine.describe(machine.slurm_version(lab)))
