@@ -12,7 +12,9 @@ from ftslurm.fields import AbsolutePath, Line, Texts, duration, list_to_tuple
 from ftslurm.passthrough import HIDDEN, hide_assignments
 from ftslurm.sections import Section
 
-Occasion = Literal["started", "failure", "recovered", "node_excluded", "node_health", "requeued", "finished", "failed"]
+Occasion = Literal[
+    "started", "failure", "recovered", "node_excluded", "node_health", "requeued", "finished", "failed", "stopped"
+]
 """What somebody may want to be told of."""
 _MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}(@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)?")
 """An address, or the name of a user of this site. It cannot begin with a dash in effect: it follows `--`."""
