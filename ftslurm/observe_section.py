@@ -54,6 +54,11 @@ class Notify(Section):
             raise ValueError("expected one mail address, or the name of a user")
         return value
 
+    def plain(self) -> dict[str, Any]:
+        """For the observer's process, secrets and all."""
+        ways = {"exec": list(self.exec), "webhook": self.webhook, "email": self.email}
+        return {"on": list(self.on), "every_s": self.every, **ways}
+
     @model_validator(mode="after")
     def _one_way(self) -> Notify:
         if sum((bool(self.exec), self.webhook is not None, self.email is not None)) != 1:
@@ -77,6 +82,11 @@ class Observe(Section):
     notify: Annotated[tuple[Notify, ...], BeforeValidator(list_to_tuple)] = Field(
         (), description="Who is told of what, by a program, a webhook or a mail"
     )
+
+    def plain(self) -> dict[str, Any]:
+        """For the observer's process, secrets and all."""
+        told = [each.plain() for each in self.notify]
+        return {"metrics": self.metrics, "metrics_dir": self.metrics_dir, "notify": told}
 
 
 def hide_secrets(plain: dict[str, Any]) -> None:

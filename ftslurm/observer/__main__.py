@@ -8,19 +8,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from ftslurm import journal
-from ftslurm.config import Config, load
 from ftslurm.errors import FtslurmError
 from ftslurm.insight.text import visible
 from ftslurm.observer.exposure import Exposure, exposure_of
 from ftslurm.observer.families import Live, families
 from ftslurm.observer.notices import Noticing
 from ftslurm.observer.tally import Tally
-from ftslurm.observer.telling import Told
+from ftslurm.observer.telling import Told, Way
 from ftslurm.paths import RunPaths
 
 log = logging.getLogger(__name__)
@@ -33,16 +32,18 @@ _ENTRY = '{"entry":'
 class Observer:
     """Follows one run under one supervisor."""
 
-    def __init__(self, paths: RunPaths, config: Config, job: dict[str, str]) -> None:
+    def __init__(self, paths: RunPaths, job: Mapping[str, str], wanted: Mapping[str, Any]) -> None:
+        """`job` are the facts on the run's job, `wanted` the section `observe` of its configuration."""
         self._paths = paths
         self._lock = threading.Lock()
         self._tally = Tally(paths.key.stat().st_mtime)
-        self._live = Live(run=paths.run_id, name=config.name, **job)
+        self._live = Live(
+            run=paths.run_id, name=job["name"], job_id=job["job_id"], user=job["user"], partition=job["partition"]
+        )
         self._noticing = Noticing()
-        about = {"run_id": paths.run_id, "name": visible(config.name), "job_id": visible(job["job_id"])}
-        self._told = [Told(each, about) for each in config.observe.notify]
-        folder = config.observe.metrics_dir
-        self._exposure: Exposure | None = exposure_of(config.observe.metrics, paths, folder, self._families)
+        about = {"run_id": paths.run_id, "name": visible(job["name"]), "job_id": visible(job["job_id"])}
+        self._told = [Told(Way.of(each), about) for each in wanted["notify"]]
+        self._exposure: Exposure | None = exposure_of(wanted["metrics"], paths, wanted["metrics_dir"], self._families)
         self._due = 0.0
         self._ill = False
 
@@ -106,10 +107,10 @@ class Observer:
             return list(families(self._tally, self._live, max(time.time(), self._live.t)))
 
 
-def observe(paths: RunPaths, config: Config, lines: IO[str]) -> None:
+def observe(paths: RunPaths, lines: IO[str]) -> None:
     """Follow a run until the lines end. Where they end without the word, the supervisor was killed: metrics stay."""
-    job = json.loads(lines.readline())["job"]
-    observer = Observer(paths, config, job)
+    told = json.loads(lines.readline())
+    observer = Observer(paths, told["job"], told["observe"])
     observer.catch_up()
     for line in lines:
         if not observer.take(line.rstrip("\n")):
@@ -126,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     paths = RunPaths(Path(argv[0]))
     try:
-        observe(paths, load(paths.config), sys.stdin)
+        observe(paths, sys.stdin)
     except FtslurmError as error:
         log.error("the observer ends: %s", error)  # noqa: TRY400 - one sentence for the user
         return error.exit_code

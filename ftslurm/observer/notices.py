@@ -12,10 +12,10 @@ from ftslurm.core.events import AllocationGranted, Phase
 from ftslurm.core.health import Level
 from ftslurm.insight.facts import actions, given_up, says, verdict_of
 from ftslurm.insight.text import count, visible
-from ftslurm.observe_section import Occasion
 
 if TYPE_CHECKING:
     from ftslurm.journal import Entry
+    from ftslurm.observe_section import Occasion
 
 LONGEST = 2000
 _ENDS: dict[Phase, Occasion] = {Phase.FINISHED: "finished", Phase.FAILED: "failed"}
@@ -49,8 +49,8 @@ class Noticing:
             self._nodes = event.nodes
         lost = given_up(entry, self._nodes, self._excluded)
         self._excluded |= {verdict.where for verdict in lost}
-        for verdict in lost:
-            yield "node_excluded", f"{verdict.where} is given up: {verdict.reason}"
+        for found in lost:
+            yield "node_excluded", f"{found.where} is given up: {found.reason}"
         for said in says(entry):
             verdict = verdict_of(said)
             if verdict is not None and verdict.where not in self._excluded and said.text not in self._said:

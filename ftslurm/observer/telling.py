@@ -16,17 +16,17 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ftslurm.insight.text import iso
-from ftslurm.observe_section import hidden_address
 from ftslurm.runtime.hooks import Hooks
 
 if TYPE_CHECKING:
-    from ftslurm.observe_section import Notify
     from ftslurm.observer.notices import Notice
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,28 @@ MAILER = "localhost"
 Send = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Who wants to know what, and by which of three ways: `observe.notify` of the configuration."""
+
+    on: tuple[str, ...]
+    every_s: float = 60.0
+    exec: tuple[str, ...] = ()
+    webhook: str | None = None
+    email: str | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Way:
+        """Return what the configuration says."""
+        return cls(**{**record, "on": tuple(record["on"]), "exec": tuple(record["exec"])})
+
+
 class Told:
     """One who is told."""
 
-    def __init__(self, wanted: Notify, about: dict[str, str], send: Send | None = None) -> None:
+    def __init__(self, wanted: Way, about: dict[str, str], send: Send | None = None) -> None:
         """`about` are facts on the run that every message has."""
-        self._on, self._every_s, self._about = frozenset(wanted.on), wanted.every, about
+        self._on, self._every_s, self._about = frozenset(wanted.on), wanted.every_s, about
         self._send = send or sender_of(wanted)
         self._waiting: deque[Notice] = deque(maxlen=MOST)
         self._wake = threading.Condition()
@@ -95,7 +111,7 @@ class Told:
         return {**self._about, **told[-1], "events": told}
 
 
-def sender_of(wanted: Notify) -> Send:
+def sender_of(wanted: Way) -> Send:
     """Return the way in which somebody is told."""
     if wanted.exec:
         hooks = Hooks({}, "")
@@ -127,10 +143,10 @@ def _post(address: str, message: dict[str, Any]) -> None:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=DEADLINE_S) as answer:
             answer.read(1)
     except urllib.error.HTTPError as error:
-        log.warning("notify: %s answers %d", hidden_address(address), error.code)
+        log.warning("notify: the webhook at %s answers %d", urlsplit(address).hostname, error.code)
     except OSError as error:
         reason = getattr(error, "reason", error)
-        log.warning("notify: %s does not answer: %s", hidden_address(address), reason)
+        log.warning("notify: the webhook at %s does not answer: %s", urlsplit(address).hostname, reason)
 
 
 def _mail(address: str, message: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ class Observing:
                 continue
             if line is None:
                 self._tell(child, {"now": self._now(), "end": True})
-                self._close_input(child)
                 return True
             self._write(child, f'{{"entry":{line}}}\n')
         while not self._lines.empty():
@@ -108,23 +108,27 @@ class Observing:
 
     def _start(self) -> subprocess.Popen[bytes]:
         context = self._context
-        job = {"job_id": context.job.requeue_id, "user": context.job.user, "partition": context.job.partition}
+        job = {
+            "name": context.config.name,
+            "job_id": context.job.requeue_id,
+            "user": context.job.user,
+            "partition": context.job.partition,
+        }
         argv = [sys.executable, "-I", "-m", MODULE, str(context.paths.root)]
-        self._child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-        self._tell(self._child, {"job": job})
+        self._child = subprocess.Popen(
+            argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        # By the pipe, which nobody else can read: addresses of webhooks are secrets.
+        self._tell(self._child, {"job": job, "observe": context.config.observe.plain()})
         return self._child
 
     def _tell(self, child: subprocess.Popen[bytes], what: dict[str, Any]) -> None:
         self._write(child, json.dumps(what) + "\n")
 
     def _write(self, child: subprocess.Popen[bytes], line: str) -> None:
-        if child.stdin is not None:
-            child.stdin.write(line.encode())
-            child.stdin.flush()
-
-    def _close_input(self, child: subprocess.Popen[bytes]) -> None:
-        if child.stdin is not None:
-            child.stdin.close()
+        rest = memoryview(line.encode())
+        while rest and child.stdin is not None:
+            rest = rest[child.stdin.write(rest) :]
 
     def _end(self, timeout_s: float) -> None:
         """Wait for the child, then kill it: what it has not told by then is not told."""
@@ -137,6 +141,9 @@ class Observing:
             log.warning("the observer has not ended in time and is killed")
             child.kill()
             child.wait()
+        if child.stdin is not None:
+            with suppress(OSError):  # whoever could have read it is gone
+                child.stdin.close()
 
 
 def now_of(supervisor: Supervisor) -> dict[str, Any]:
