@@ -37,6 +37,7 @@ from ftslurm.fields import (
     duration,
     list_to_tuple,
 )
+from ftslurm.observe_section import Observe, hide_secrets
 from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignments, is_secret
 from ftslurm.quantities import format_duration, format_slurm_time
 from ftslurm.sections import HealthRule, Hooks, Probes, Progress, Recovery, Section
@@ -152,6 +153,7 @@ class Config(Section):
         (), description="From which value of a metric on a node is how well, and what follows"
     )
     hooks: Hooks = Hooks()
+    observe: Observe = Observe()
 
     @property
     def world_size(self) -> int:
@@ -186,6 +188,7 @@ class Config(Section):
         launch["srun"] = [hide_assignments(option) for option in launch["srun"]]
         if launch["container"]:
             launch["container"]["command"] = [hide_assignments(word) for word in launch["container"]["command"]]
+        hide_secrets(plain["observe"])
         for name, value in sbatch.items():
             if isinstance(value, str):
                 sbatch[name] = hide_assignments(value)

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from ftslurm.core import actions, conditions, events, fabric, survey, symptoms
+from ftslurm.core import actions, conditions, events, fabric, survey, symptoms, working
 from ftslurm.errors import DataDamaged
 
 _KINDS: dict[str, type[Any]] = {
     name: kind
-    for module in (events, conditions, survey, fabric, symptoms, actions)
+    for module in (events, conditions, survey, fabric, symptoms, working, actions)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, (events.Event, actions.Action))
 }

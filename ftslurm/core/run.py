@@ -27,6 +27,7 @@ from ftslurm.core import (
     stopping,
     survey,
     takeover,
+    working,
 )
 from ftslurm.core.actions import Action, LaunchAgents, ProbeNode, Say
 from ftslurm.core.conditions import MemoryKilled, NodeChecked, NodeHealth, XidSeen
@@ -388,6 +389,7 @@ TABLE: dict[type[Event], dict[Phase, Rule]] = {
     XidSeen: _only(fitness.on_xid, ACTIVE),
     MemoryKilled: _only(fitness.on_memory_killed, ACTIVE),
     **{kind: _only(rule, phases) for kind, rule, phases in hanging.RULES},
+    **{kind: _only(rule, phases) for kind, rule, phases in working.RULES},
     **{kind: _only(rule, ACTIVE) for kind, rule in fabric.RULES},
     survey.QueueEstimated: _only(situation.on_queue, ACTIVE),
     survey.NodesSurveyed: _only(situation.on_nodes, ACTIVE),

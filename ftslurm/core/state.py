@@ -103,7 +103,8 @@ class Attempt:
     `restored` maps a node to the path of the verified checkpoint there; `fenced` are the nodes where nothing of this
     attempt is left; `finished` are the ranks that reported exit code 0; `blind` are the nodes whose agent was lost, and
     with it perhaps the knowledge of files that were just being written; `stall` is the one that is being looked into;
-    what the attempt saves from step `spoilt_from` on is not to be used.
+    what the attempt saves from step `spoilt_from` on is not to be used. `begun`, `behind` and `paused_s` are what its
+    ranks have told of their work (`core.working`).
     """
 
     number: int
@@ -126,6 +127,9 @@ class Attempt:
     blind: frozenset[str] = frozenset()
     stall: RanksStalled | None = None
     spoilt_from: int | None = None
+    begun: bool = False
+    behind: bool = False
+    paused_s: float = 0.0
 
     @property
     def mustered(self) -> bool:

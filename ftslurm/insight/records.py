@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from ftslurm.core.events import ENDED, Phase
 from ftslurm.insight.incident import Incident
-from ftslurm.insight.ledger import Spent
 from ftslurm.insight.saves import Save
+from ftslurm.insight.walltime import Category
 
 
 class Kind(StrEnum):
@@ -39,10 +39,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What it comes to. Seconds by category sum to `total_s`; `lost_s` is the part of training that was done again."""
+    """What it comes to. Seconds by category sum to `total_s`; `lost_s` is work that was lost, as its time."""
 
     total_s: float = 0.0
-    spent: dict[Spent, float] = field(default_factory=dict)
+    spent: dict[Category, float] = field(default_factory=dict)
     lost_s: float = 0.0
     attempts: int = 0
     checkpoints: int = 0

@@ -11,10 +11,10 @@ from ftslurm.core.events import Finding, Phase
 from ftslurm.core.fusion import Standing
 from ftslurm.core.worlds import changed
 from ftslurm.insight.incident import Incident, Judgement
-from ftslurm.insight.ledger import Spent
 from ftslurm.insight.reasoning import Link
 from ftslurm.insight.records import Kind, Moment, Story
 from ftslurm.insight.text import clock, count, day, folded, time_of_day, took, visible, visible_lines
+from ftslurm.insight.walltime import Category
 
 WIDTH = 100
 _LABEL = 12
@@ -62,9 +62,8 @@ def summary_lines(story: Story) -> list[str]:
     totals = story.totals
     parts = []
     for category, seconds in totals.spent.items():
-        if seconds > 0.0 or category is Spent.TRAINING:
-            again = f" ({took(totals.lost_s)} of it done again)" if category is Spent.TRAINING and totals.lost_s else ""
-            parts.append(f"{category} {took(seconds)}{again}")
+        if seconds > 0.0 or category is Category.PRODUCTIVE:
+            parts.append(f"{category} {took(seconds)}")
     counts = [count(totals.attempts, "attempt"), count(len(story.incidents), "incident")]
     counts += [count(totals.requeues, "requeue")] if totals.requeues else []
     counts.append(f"{count(totals.checkpoints, 'checkpoint')} saved")

@@ -42,12 +42,12 @@ from ftslurm.insight.facts import (
     verdict_of,
 )
 from ftslurm.insight.incident import Choice, Incident
-from ftslurm.insight.ledger import Ledger, Spent
 from ftslurm.insight.noticing import who_noticed
 from ftslurm.insight.records import Kind, Story, Totals
 from ftslurm.insight.saves import Saves
 from ftslurm.insight.summary import phase_of
 from ftslurm.insight.text import count, folded, took
+from ftslurm.insight.walltime import Walltime
 
 if TYPE_CHECKING:
     from ftslurm.core.diagnosis import Diagnosis
@@ -91,7 +91,7 @@ class Teller:
 
     def __init__(self) -> None:
         self._saves = Saves()
-        self._ledger = Ledger()
+        self._time = Walltime(self._saves)
         self._chronicle = Chronicle()
         self._incidents: list[Incident] = []
         self._open: Incident | None = None
@@ -121,6 +121,7 @@ class Teller:
             self._granted(entry, entry.event)
         lost = given_up(entry, self._granted_last.nodes if self._granted_last else (), self._excluded)
         gone = self._saves.see(entry, [verdict.where for verdict in lost])
+        self._time.see(entry)
         for commit in actions(entry, CommitLocal):
             self._chronicle.saved(entry.t, commit.step)
         self._suspect(entry)
@@ -160,7 +161,6 @@ class Teller:
         text += "" if event.no_kill or len(event.nodes) == 1 else "; without --no-kill a lost node will end the job"
         self._jobs[event.job_id] = None
         self._chronicle.add(entry.t, Kind.JOB, text)
-        self._ledger.switch(entry.t, Spent.STARTING)
 
     def _suspect(self, entry: Entry) -> None:
         """Remember who is asked about, and tell of those that turned out to be well."""
@@ -192,8 +192,6 @@ class Teller:
         self._flush()
         self._open = Incident(number=number, attempt=self._attempt, sign=sign, noticed=noticed, by=by, decided=entry.t)
         self._chronicle.add(noticed, Kind.INCIDENT, by, number)
-        if self._ledger.now is Spent.TRAINING:
-            self._ledger.switch(sign, Spent.RECOVERY)
 
     def _give_up(self, entry: Entry, said: Diagnosis) -> None:
         node = said.where
@@ -306,9 +304,7 @@ class Teller:
 
     def _released(self, entry: Entry, release: ReleaseRanks) -> None:
         restored = self._saves.wanted if release.checkpoint else None
-        known = restored is None or restored.seen is not None
-        self._ledger.switch(entry.t, Spent.TRAINING)
-        lost_s = self._ledger.lose_after(restored.seen if restored else None) if known else None
+        lost_s = self._time.lost_s
         self._lost_s += lost_s or 0.0
         nodes = tuple(dict.fromkeys(release.placement))
         source = f"from the checkpoint of step {release.step}" if release.checkpoint else "from the beginning"
@@ -334,18 +330,13 @@ class Teller:
             self._leave(self._open)
         if phase is before:
             return
-        if phase is Phase.DRAINING:
-            self._ledger.switch(entry.t, Spent.LEAVING)
-        elif phase is Phase.REQUEUED:
-            self._ledger.switch(entry.t, Spent.QUEUED)
+        if phase is Phase.REQUEUED:
             self._flush()
             detail = [said.text for said in says(entry) if said.slug == "requeued"]
             self._chronicle.add(entry.t, Kind.LEAVING, (detail or ["the job goes back to the queue"])[0])
             if self._requeued():
                 self._awaits_job = len(self._incidents) - 1
                 self._incidents[-1] = replace(self._incidents[-1], left=entry.t)
-        elif phase in ENDED:
-            self._ledger.switch(entry.t, Spent.AWAY)
 
     def _note(self, t: float, kind: Kind, slug: str, text: str) -> None:
         """Add a note to the open incident, or to the story."""
@@ -367,8 +358,7 @@ class Teller:
         self._close("")
         over = self._phase in ENDED
         until = self._last.t if over or now is None else max(now, self._last.t)
-        spent = self._ledger.spent(until)
-        spent.pop(Spent.AWAY)
+        spent = self._time.spent(until)
         return Story(
             phase=self._phase,
             code=self._end.code if self._end else None,

@@ -21,10 +21,10 @@ from ftslurm.core.events import (
     WorldMustered,
 )
 from ftslurm.core.events import Part as CorePart
-from ftslurm.insight.ledger import Spent
 from ftslurm.insight.render import render
 from ftslurm.insight.story import story
 from ftslurm.insight.summary import summarise
+from ftslurm.insight.walltime import Category
 from tests.insight.journals import DEAD, FROZEN, NODES, START, UNDECIDED, WELL, Tale, policy_for
 
 WORDS = (DEAD, FROZEN, WELL, UNDECIDED)
@@ -197,7 +197,7 @@ def test_any_story_can_be_told_and_its_times_add_up(script):
     assert all(len(line) <= 80 for line in text.splitlines())
     totals = told.totals
     assert abs(sum(totals.spent.values()) - totals.total_s) < 1e-6
-    assert 0.0 <= totals.lost_s <= totals.spent[Spent.TRAINING] + 1e-6
+    assert 0.0 <= totals.lost_s <= totals.spent[Category.PRODUCTIVE] + totals.spent[Category.RECOMPUTING] + 1e-6
     assert totals.total_s <= tale.now - START + 1e-6
     assert set(told.excluded) == set(tale.run.condemned)
     assert [each.number for each in told.incidents] == list(range(1, len(told.incidents) + 1))

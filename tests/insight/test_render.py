@@ -48,7 +48,7 @@ def test_a_story_as_a_person_sees_it():
     )
     assert "    restored    step 100 (000000100-0000), written in attempt 0\n" in text
     assert text.endswith(
-        "in all 25.1 s: starting 2.5 s, training 15.5 s (5.5 s of it done again), recovery 7.1 s\n"
+        "in all 25.1 s: starting 2.5 s, productive 15.5 s, detecting 4.1 s, recovering 3.0 s\n"
         "2 attempts, 1 incident, 1 checkpoint saved, excluded: n3\n"
     )
 

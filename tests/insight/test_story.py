@@ -5,9 +5,9 @@ import pytest
 from ftslurm.core.diagnosis import Cause
 from ftslurm.core.events import AgentLost, LaunchEnded, NodeFenced, NodeHeard, PartDrained, Phase, SlurmReported
 from ftslurm.errors import DataDamaged
-from ftslurm.insight.ledger import Spent
 from ftslurm.insight.records import Kind, Story
 from ftslurm.insight.story import story
+from ftslurm.insight.walltime import Category
 from tests.insight.journals import DEAD, NODES, START, UNDECIDED, WELL, Tale, policy_for
 
 
@@ -207,7 +207,7 @@ def test_a_launch_that_fails_is_tried_again():
     assert [each.cause for each in incident.judgements] == [Cause.LAUNCH_FAILED]
     assert incident.launches == 2
     assert [(note.text, note.count) for note in incident.notes] == [("trying again in 1 s", 2)]
-    assert found.totals.spent[Spent.RECOVERY] == 0.0
+    assert found.totals.spent[Category.RECOVERING] == 0.0
     assert found.totals.attempts == 3
 
 
@@ -249,7 +249,7 @@ def test_a_requeue_is_followed_into_the_next_job():
     assert stages["launch"] is not None
     assert incident.released is not None
     assert (found.totals.requeues, found.excluded, found.jobs) == (1, ("n3",), ("101",))
-    assert found.totals.spent[Spent.QUEUED] == pytest.approx(12.0)
+    assert found.totals.spent[Category.QUEUED] == pytest.approx(12.0)
     assert "job 101 starts again 12.0 s later on n[1-2,4-5]" in texts(found, Kind.JOB)
 
 
@@ -290,14 +290,15 @@ def test_checkpoints_are_named_by_their_own_steps():
 
 
 def test_a_resumed_run_is_one_story():
-    """The time between the end and the resumption is nobody's, and both jobs are named."""
+    """The time between the end and the resumption is idle, and both jobs are named."""
     tale = Tale().start().crash(0).launched().crash(0)
     before = told(tale).totals.total_s
     tale.start(resumed=True, job_id="202", after=5000)
     tale.finish()
     found = told(tale)
     assert found.jobs == ("101", "202")
-    assert found.totals.total_s < before + 100
+    assert found.totals.spent[Category.IDLE] == pytest.approx(5000.0)
+    assert found.totals.total_s < before + 5100
     assert sum(found.totals.spent.values()) == pytest.approx(found.totals.total_s)
     assert any(
         "job 202 starts" in text and "later on n[1-4], and continues the run" in text for text in texts(found, Kind.JOB)
