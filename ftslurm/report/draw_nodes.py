@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ftslurm.insight.palette import BLUE, SERIES, VERMILLION
+from ftslurm.insight.palette import BLUE, GREY, SERIES, VERMILLION
 from ftslurm.report import canvas
 from ftslurm.report.anomaly import OUTLIER
 from ftslurm.report.canvas import FAINT, INK, Clock, Form
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 6
 MOST_ROWS = 12
-CLIP = 6.0
-PANEL_IN, PANEL_GAP_IN = 1.15, 0.52
+CLIP, USUAL = 6.0, 1.5
+PANEL_IN, PANEL_GAP_IN = 1.1, 0.44
 LOOKS = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))
 TITLES = {
     "cpu": "CPU", "load": "load per core", "memory": "memory", "disk_read": "disk read", "disk_write": "disk written",
@@ -78,9 +77,9 @@ def _panel(axes: Axes, clock: Clock, contents: Contents, metric: str) -> None:
     axes.set_title(TITLES[metric])
 
 
-def _spread(axes: Axes, xs: Sequence[float], rows: dict[str, Row] | object, scale: float) -> None:
+def _spread(axes: Axes, xs: Sequence[float], rows: Mapping[str, Row], scale: float) -> None:
     """The median of the nodes, the middle 80 % of them, and the extremes."""
-    columns = list(zip(*rows.values(), strict=True))  # type: ignore[attr-defined]
+    columns = list(zip(*rows.values(), strict=True))
     told = [[value / scale for value in column if value is not None] for column in columns]
     parts = [(x, spread(sorted(values)), min(values), max(values)) for x, values in zip(xs, told, strict=True) if values]
     at = [part[0] for part in parts]
@@ -161,9 +160,13 @@ def unusual(contents: Contents, most: int) -> list[str]:
 
 
 def _colours() -> object:
-    """Blue for less than usual, vermillion for more; what is usual has no colour, on light pages and on dark ones."""
+    """Blue for less than usual, vermillion for more; what is usual is a faint grey, on light pages and on dark ones."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    low, high = to_rgb(BLUE), to_rgb(VERMILLION)
-    stops = [(0.0, (*low, 1.0)), (0.5, (*low, 0.04)), (0.5, (*high, 0.04)), (1.0, (*high, 1.0))]
+    low, high, usual = to_rgb(BLUE), to_rgb(VERMILLION), (*to_rgb(GREY), 0.2)
+    near, half = 0.5 * USUAL / CLIP, 0.5 * OUTLIER / CLIP
+    stops = [
+        (0.0, (*low, 1.0)), (0.5 - half, (*low, 0.5)), (0.5 - near, usual),
+        (0.5 + near, usual), (0.5 + half, (*high, 0.5)), (1.0, (*high, 1.0)),
+    ]  # fmt: skip
     return LinearSegmentedColormap.from_list("unusual", stops).with_extremes(bad=(0, 0, 0, 0))
