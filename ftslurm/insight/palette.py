@@ -15,7 +15,7 @@ SKY = "#56B4E9"
 GREEN = "#009E73"
 YELLOW = "#F0E442"
 BLUE = "#0072B2"
-VERMILLION = "#D55E00"
+VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#B4B4B4"
 DARK_GREY = "#6E6E6E"
@@ -27,11 +27,11 @@ CATEGORIES: Mapping[str, str] = {
     "productive": BLUE,
     "saving": SKY,
     "detecting": PURPLE,
-    "recovering": VERMILLION,
+    "recovering": VERMILION,
     "recomputing": ORANGE,
     "idle": DARK_GREY,
 }
 """What wall time is spent on, in the order in which it is always listed."""
 
-SERIES = (BLUE, ORANGE, SKY, PURPLE, GREEN, VERMILLION, DARK_GREY, YELLOW)
+SERIES = (BLUE, ORANGE, SKY, PURPLE, GREEN, VERMILION, DARK_GREY, YELLOW)
 """Lines side by side, such as those of nodes."""

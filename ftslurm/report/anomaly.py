@@ -1,13 +1,16 @@
 """Which node behaved unlike the others, and unlike itself before: a robust z-score of every metric.
 
-    z = 0.6745 (x - median) / max(MAD, 0.6745 grain)
+    z = 0.6745 (x - median) / max(b MAD, 0.6745 grain)
 
-This is the modified z-score of Iglewicz and Hoaglin ("How to Detect and Handle Outliers", ASQC 1993, section 3.3), who
-call 3.5 and more an outlier: median and median absolute deviation do not move with the outliers that they are to show.
-`grain` is the least difference of the metric that means anything, so that a metric that hardly moves makes no noise.
+This is the modified z-score of Iglewicz and Hoaglin ("How to Detect and Handle Outliers", ASQC 1993, section 3.3),
+who call 3.5 and more an outlier: median and median absolute deviation do not move with the outliers that they are to
+show. `grain` is the least difference of the metric that means anything, so that a metric that hardly moves makes no
+noise; b makes up for the MAD being too small on average in small samples (Croux and Rousseeuw, "Time-Efficient
+Algorithms for Two Highly Robust Estimators of Scale", COMPSTAT 1992).
 
-It is taken twice: against all nodes at the same time (three at least), and against all that the node itself showed
-before (eight values at least). Where both can be told, the one of smaller size counts, and 0 where they point to
+It is taken twice: against all nodes at the same time (three at least; their MAD counts as no smaller than it usually
+is in this run, because among few nodes some are alike by chance), and against all that the node itself showed before
+(eight values at least). Where both can be told, the one of smaller size counts, and 0 where they point to
 different sides: a node that always differs, such as the batch host, is no anomaly, and neither is what all nodes do at
 the same time, such as a save. Where there are too few nodes, only the node's own past counts; at the beginning of a run
 only the other nodes do.
@@ -16,7 +19,7 @@ only the other nodes do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,6 +28,7 @@ from ftslurm.report.samples import METRICS, Grid
 TO_SIGMA = 0.6745
 OUTLIER = 3.5
 PEERS, PAST = 3, 8
+_SMALL = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
 
 Row = Sequence[float | None]
 
@@ -40,11 +44,16 @@ class Anomaly:
     value: float
 
 
-def score(value: float, reference: Sequence[float], grain: float) -> float:
-    """Return how far a value is from a reference, in robust standard deviations."""
-    middle = median(reference)
-    spread = median(abs(each - middle) for each in reference)
-    return TO_SIGMA * (value - middle) / max(spread, TO_SIGMA * grain)
+def spread(reference: Sequence[float]) -> float:
+    """Return the MAD, corrected for the size of the sample."""
+    number, middle = len(reference), median(reference)
+    correction = _SMALL.get(number, number / (number - 0.8))
+    return correction * median(abs(each - middle) for each in reference)
+
+
+def score(value: float, reference: Sequence[float], least: float) -> float:
+    """Return how far a value is from a reference, in robust standard deviations; the MAD counts as `least` at least."""
+    return TO_SIGMA * (value - median(reference)) / max(spread(reference), least)
 
 
 def joined(peers: float | None, past: float | None) -> float | None:
@@ -58,23 +67,31 @@ def joined(peers: float | None, past: float | None) -> float | None:
 
 def scores(grid: Grid) -> dict[str, dict[str, list[float | None]]]:
     """Return the score of every metric, node and column; None where there is no value, or nothing to compare with."""
-    return {
-        metric: {node: _row(node, rows, METRICS[metric].grain) for node in rows} for metric, rows in grid.values.items()
-    }
+    found = {}
+    for metric, rows in grid.values.items():
+        least = TO_SIGMA * METRICS[metric].grain
+        peers = [_known(row[column] for row in rows.values()) for column in range(grid.bins)]
+        told = [spread(values) for values in peers if len(values) >= PEERS]
+        usual = max(median(told), least) if told else least
+        found[metric] = {node: _row(row, peers, usual, least) for node, row in rows.items()}
+    return found
 
 
-def _row(node: str, rows: Mapping[str, Row], grain: float) -> list[float | None]:
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _row(row: Row, peers: Sequence[Sequence[float]], usual: float, least: float) -> list[float | None]:
     past: list[float] = []
     found: list[float | None] = []
-    for column, value in enumerate(rows[node]):
+    for value, others in zip(row, peers, strict=True):
         if value is None:
             found.append(None)
             continue
-        others = [other for row in rows.values() if (other := row[column]) is not None]
-        against_peers = score(value, others, grain) if len(others) >= PEERS else None
+        against_peers = score(value, others, usual) if len(others) >= PEERS else None
         # Most values are nothing unusual among the others: then the past is not asked, which costs most.
         asked = len(past) >= PAST and (against_peers is None or abs(against_peers) > 1)
-        found.append(joined(against_peers, score(value, past, grain) if asked else None))
+        found.append(joined(against_peers, score(value, past, least) if asked else None))
         past.append(value)
     return found
 

@@ -1,9 +1,9 @@
 """How every picture looks, and how it becomes a file. All of matplotlib that is not drawing is here.
 
-Pictures are drawn twice: wide, and narrow for a telephone, with letters of the same size. The SVG has its text as text and
-follows the reader's dark mode: what is ink, faint or paper in it is changed by a style sheet of its own, and a viewer that
-knows no style sheets shows it in light. The same contents give the same bytes: no date, no random ids, and no settings of
-the user's.
+Pictures are drawn twice: wide, and narrow for a telephone, with letters of the same size. The SVG has its text as text
+and follows the reader's dark mode: what is ink, faint or paper in it is changed by a style sheet of its own; a viewer
+that knows no style sheets shows it in light. The same contents give the same bytes: no date, no random ids, and no
+settings of the user's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DARK = {INK: "#e7e8ea", FAINT: "#44474b", PAPER: "#16181b"}
 WIDE_IN, NARROW_IN = 9.4, 3.9
 RIGHT_IN = 0.18
 DPI = 130
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -112,6 +112,12 @@ def place(figure: Figure, box: tuple[float, float, float, float], **more: Any) -
     return figure.add_axes(area, **more)
 
 
+def title(figure: Figure, text: str) -> None:
+    """A title over the whole picture, at its left edge."""
+    width, height = figure.get_size_inches()
+    figure.text(0.08 / width, 1 - 0.06 / height, text, fontsize=9.5, fontweight="bold", va="top")
+
+
 def label_in(labels: Sequence[str]) -> float:
     """How many inches the longest of these labels takes at an axis."""
     return 0.2 + 0.083 * max(map(len, labels), default=0)
@@ -176,7 +182,9 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure, title: str) -> bytes:
     """The picture with its text as text, for light and dark pages."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": visible(title)})
+    figure.savefig(
+        out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": visible(title)}
+    )
     text = out.getvalue()
     sheet_end = text.index("</style>")
     text = text[:sheet_end] + _dark() + text[sheet_end:]
@@ -185,7 +193,10 @@ def svg(figure: Figure, title: str) -> bytes:
 
 def _dark() -> str:
     rules = "".join(
-        f'[style*="{name}: {light}"]{{{name}:{dark}!important}}' for light, dark in DARK.items() for name in ("fill", "stroke")
+        f'[style*="{name}: {light}"]{{{name}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for name in ("fill", "stroke")
     )
     # Text has no colour of its own in the file where it is black, the one that INK stands for.
+    rules += f'[fill="{FAINT}"]{{fill:{DARK[FAINT]}}}'  # what lies under a hatch
     return f"text{{fill:{INK}}}@media (prefers-color-scheme:dark){{text{{fill:{DARK[INK]}}}{rules}}}"

@@ -131,7 +131,9 @@ def _remarks(contents: Contents) -> list[str]:
             " made with observe.sample_every: none, by an older ftslurm, or is younger than one sample."
         )
     if sampled.missed:
-        said.append(f"{count(sampled.missed, 'sample')} could not be written: shared storage did not take them in time.")
+        said.append(
+            f"{count(sampled.missed, 'sample')} could not be written: shared storage did not take them in time."
+        )
     if sampled.unreadable:
         said.append(f"{count(sampled.unreadable, 'line')} of the samples could not be read.")
     return said

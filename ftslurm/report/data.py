@@ -39,7 +39,13 @@ def document(contents: Contents) -> dict[str, Any]:
         "checkpoints": _checkpoints(contents),
         "resources": _resources(contents),
         "anomalies": [
-            {"node": each.node, "metric": each.metric, **times("t", each.t), "score": round(each.score, 2), "value": each.value}
+            {
+                "node": each.node,
+                "metric": each.metric,
+                **times("t", each.t),
+                "score": round(each.score, 2),
+                "value": each.value,
+            }
             for each in contents.anomalies
         ],
     }
@@ -151,7 +157,8 @@ def tables(contents: Contents) -> Mapping[str, Rows]:
             (_incident(each) for each in document_incidents(contents)),
         ),
         "checkpoints": (
-            ("generation", "step", "attempt", "whole_epoch", "save_s", "durable_s", "size_bytes", "restored", "damaged"),
+            ("generation", "step", "attempt", "whole_epoch", "save_s", "durable_s", "size_bytes", "restored",
+             "damaged"),
             (
                 (each.generation, each.step, each.attempt, each.whole, _rounded(each.save_s), _rounded(each.durable_s),
                  each.size_bytes, each.restored, each.damaged)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ftslurm.insight.palette import BLUE, GREY, SERIES, VERMILLION
+from ftslurm.insight.palette import BLUE, GREY, SERIES, VERMILION
 from ftslurm.report import canvas
 from ftslurm.report.anomaly import OUTLIER
-from ftslurm.report.canvas import FAINT, INK, Clock, Form
+from ftslurm.report.canvas import FAINT, Clock, Form
 from ftslurm.report.recovery import spread
 from ftslurm.report.samples import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
     from ftslurm.report.anomaly import Row
@@ -24,7 +25,7 @@ MOST_LINES = 6
 MOST_ROWS = 12
 CLIP, USUAL = 6.0, 1.5
 PANEL_IN, PANEL_GAP_IN = 1.1, 0.44
-LOOKS = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))
+LOOKS: Sequence[Any] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))
 TITLES = {
     "cpu": "CPU", "load": "load per core", "memory": "memory", "disk_read": "disk read", "disk_write": "disk written",
     "scratch_used": "scratch used", "net_in": "network in", "net_out": "network out", "fabric_in": "fabric in",
@@ -47,7 +48,12 @@ def system_resources(contents: Contents, form: Form) -> Figure:
     for number, metric in enumerate(metrics):
         row, column = divmod(number, columns)
         top = 0.32 + row * (PANEL_IN + PANEL_GAP_IN)
-        box = (column * half + 0.72, height - top - PANEL_IN, form.width_in - (column + 1) * half + canvas.RIGHT_IN, top)
+        box = (
+            column * half + 0.72,
+            height - top - PANEL_IN,
+            form.width_in - (column + 1) * half + canvas.RIGHT_IN,
+            top,
+        )
         axes = canvas.place(figure, box)
         _panel(axes, clock, contents, metric)
         clock.dress(axes, label=number >= len(metrics) - columns)
@@ -81,7 +87,9 @@ def _spread(axes: Axes, xs: Sequence[float], rows: Mapping[str, Row], scale: flo
     """The median of the nodes, the middle 80 % of them, and the extremes."""
     columns = list(zip(*rows.values(), strict=True))
     told = [[value / scale for value in column if value is not None] for column in columns]
-    parts = [(x, spread(sorted(values)), min(values), max(values)) for x, values in zip(xs, told, strict=True) if values]
+    parts = [
+        (x, spread(sorted(values)), min(values), max(values)) for x, values in zip(xs, told, strict=True) if values
+    ]
     at = [part[0] for part in parts]
     axes.fill_between(at, [part[2] for part in parts], [part[3] for part in parts], color=FAINT, linewidth=0)
     low, middle, high = zip(*(part[1] or (0.0, 0.0, 0.0) for part in parts), strict=True)
@@ -101,9 +109,21 @@ def _handles(contents: Contents) -> list[object]:
             Patch(facecolor=FAINT, label="all"),
         ]
     return [
-        Line2D([], [], color=SERIES[number % len(SERIES)], linestyle=LOOKS[number % len(LOOKS)], label=canvas.short(node, 14))
+        Line2D(
+            [],
+            [],
+            color=SERIES[number % len(SERIES)],
+            linestyle=LOOKS[number % len(LOOKS)],
+            label=canvas.short(node, 14),
+        )
         for number, node in enumerate(nodes)
     ]
+
+
+def quantity(metric: str, value: float) -> str:
+    """A value in words, as in `1.2 GB/s`."""
+    unit, scale = scaled(METRICS[metric].unit, abs(value))
+    return f"{value / scale:,.3g} {unit}".strip()
 
 
 def scaled(unit: str, most: float) -> tuple[str, float]:
@@ -117,27 +137,26 @@ def anomaly_heatmap(contents: Contents, form: Form) -> Figure:
     """The score of every metric, node and moment; only the most unusual nodes where there are many."""
     grid, clock = contents.grid, Clock(contents.begun, contents.until)
     nodes = unusual(contents, MOST_ROWS)
-    metrics = list(contents.scores) or ["cpu"]
-    lines: list[list[float]] = []
+    empty = [math.nan] * grid.bins
+    lines: list[Sequence[float]] = []
     ticks: list[tuple[int, str]] = []
     titles: list[tuple[int, str]] = []
-    empty = [math.nan] * grid.bins
-    for metric in metrics:
+    for metric, scored in contents.scores.items():
         titles.append((len(lines), TITLES[metric]))
         lines.append(empty)
         for node in nodes:
-            row = contents.scores.get(metric, {}).get(node)
             ticks.append((len(lines), canvas.short(node, 12)))
-            lines.append(empty if row is None else [math.nan if value is None else value for value in row])
+            lines.append([math.nan if value is None else value for value in scored.get(node, empty)])
     height = 0.165 * len(lines) + 1.25
     figure = canvas.sheet(form, height)
     margin = canvas.label_in([label for _, label in ticks])
     axes = canvas.place(figure, (margin, 1.0, canvas.RIGHT_IN, 0.2))
+    end = clock.at(grid.start + grid.bins * grid.width_s)
     image = axes.imshow(lines, cmap=_colours(), vmin=-CLIP, vmax=CLIP, aspect="auto", interpolation="nearest",
-                        extent=(0, clock.at(grid.start + grid.bins * grid.width_s), len(lines) - 0.5, -0.5))  # fmt: skip
-    for row, title in titles:
-        axes.text(0, row + 0.08, f" {title}", fontsize=8.5, fontweight="bold", va="center")
-    axes.set_yticks([row for row, _ in ticks], [label for _, label in ticks])
+                        extent=(0, end, len(lines) - 0.5, -0.5))  # fmt: skip
+    for line, title in titles:
+        axes.text(0, line + 0.08, f" {title}", fontsize=8.5, fontweight="bold", va="center")
+    axes.set_yticks([line for line, _ in ticks], [label for _, label in ticks])
     axes.tick_params(axis="y", length=0, labelsize=7.5)
     axes.grid(visible=False)
     clock.lines(axes, [mark.t for mark in contents.marks])
@@ -152,18 +171,20 @@ def anomaly_heatmap(contents: Contents, form: Form) -> Figure:
 def unusual(contents: Contents, most: int) -> list[str]:
     """The nodes with the highest scores, in the order of all nodes."""
     highs = {
-        node: max((abs(value) for rows in contents.scores.values() for value in rows.get(node, ()) if value), default=0.0)
+        node: max(
+            (abs(value) for rows in contents.scores.values() for value in rows.get(node, ()) if value), default=0.0
+        )
         for node in contents.grid.nodes
     }
     chosen = set(sorted(highs, key=lambda node: (-highs[node], node))[:most])
     return [node for node in sorted(contents.grid.nodes) if node in chosen]
 
 
-def _colours() -> object:
-    """Blue for less than usual, vermillion for more; what is usual is a faint grey, on light pages and on dark ones."""
+def _colours() -> Colormap:
+    """Blue for less than usual, vermilion for more; what is usual is a faint grey, on light pages and on dark ones."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    low, high, usual = to_rgb(BLUE), to_rgb(VERMILLION), (*to_rgb(GREY), 0.2)
+    low, high, usual = to_rgb(BLUE), to_rgb(VERMILION), (*to_rgb(GREY), 0.2)
     near, half = 0.5 * USUAL / CLIP, 0.5 * OUTLIER / CLIP
     stops = [
         (0.0, (*low, 1.0)), (0.5 - half, (*low, 0.5)), (0.5 - near, usual),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ftslurm.insight.palette import CATEGORIES, VERMILLION
+from ftslurm.insight.palette import CATEGORIES, VERMILION
 from ftslurm.insight.text import took
 from ftslurm.insight.walltime import Category, Interval
 from ftslurm.report import canvas
@@ -15,6 +15,7 @@ from ftslurm.report.timeline import Role, order
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from ftslurm.report.contents import Contents
 
@@ -66,7 +67,7 @@ def timeline(contents: Contents, form: Form) -> Figure:
     shown = coarse(contents.intervals)
     used = [category for category in Category if any(each.category is category for each in shown)]
     roles = {each.role for each in contents.stretches}
-    handles = [Patch(facecolor=CATEGORIES[category], label=category) for category in used]
+    handles: list[Patch | Line2D] = [Patch(facecolor=CATEGORIES[category], label=category) for category in used]
     handles += [Patch(facecolor="none", edgecolor=INK, linewidth=0.8, label="held idle")] if Role.HELD in roles else []
     handles += [Patch(facecolor=FAINT, hatch="////", edgecolor=INK, label="given up")] if Role.LOST in roles else []
     handles += [_mark_handle()] if contents.marks else []
@@ -85,15 +86,17 @@ def timeline(contents: Contents, form: Form) -> Figure:
     axes.spines["left"].set_visible(False)
     clock.dress(axes)
     more = f", and {others} others alike" if others else ""
-    axes.set_title("What every node did" + more)
+    canvas.title(figure, "What every node did" + more)
     figure.legend(handles=handles, loc="lower left", ncols=columns, bbox_to_anchor=(0.005, 0.0), borderaxespad=0.2)
     return figure
 
 
-def _mark_handle() -> object:
+def _mark_handle() -> Line2D:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], marker="X", linestyle="", color=VERMILLION, markeredgecolor=PAPER, markersize=9, label="failure")
+    return Line2D(
+        [], [], marker="X", linestyle="", color=VERMILION, markeredgecolor=PAPER, markersize=9, label="failure"
+    )
 
 
 def _works(contents: Contents, node: str) -> list[Span]:
@@ -127,7 +130,7 @@ def _roles(axes: Axes, clock: Clock, contents: Contents, nodes: Sequence[str]) -
     from matplotlib.collections import PolyCollection
 
     rows = {node: row for row, node in enumerate(nodes, 1)}
-    looks = {
+    looks: dict[Role, dict[str, Any]] = {
         Role.HELD: {"facecolors": "none", "edgecolors": INK, "linewidths": 0.7},
         Role.LOST: {"facecolors": FAINT, "edgecolors": INK, "linewidths": 0.0, "hatch": "////"},
     }
@@ -146,7 +149,7 @@ def _marks(axes: Axes, clock: Clock, contents: Contents, nodes: Sequence[str]) -
     at = [(clock.at(mark.t), rows.get(mark.node, 0)) for mark in contents.marks]
     if at:
         axes.scatter(
-            [x for x, _ in at], [y for _, y in at], marker="X", s=70, color=VERMILLION, edgecolors=PAPER, linewidths=0.9,
+            [x for x, _ in at], [y for _, y in at], marker="X", s=70, color=VERMILION, edgecolors=PAPER, linewidths=0.9,
             zorder=4, clip_on=False,
         )  # fmt: skip
 
@@ -169,5 +172,5 @@ def time_spent(contents: Contents, form: Form) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("share of the wall time (%)")
-    axes.set_title(f"Where {took(whole if contents.spent else 0.0)} went")
+    canvas.title(figure, f"Where {took(whole if contents.spent else 0.0)} went")
     return figure

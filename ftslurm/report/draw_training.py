@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from ftslurm.insight.palette import BLUE, CATEGORIES, DARK_GREY, ORANGE, SKY, VERMILLION
+from ftslurm.insight.palette import BLUE, CATEGORIES, DARK_GREY, ORANGE, SKY, VERMILION
 from ftslurm.insight.text import took
 from ftslurm.report import canvas
 from ftslurm.report.canvas import INK, PAPER, Clock, Form
@@ -14,6 +15,7 @@ from ftslurm.report.recovery import parts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from ftslurm.insight.incident import Incident
     from ftslurm.report.contents import Contents
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 MOST_INCIDENTS = 20
 PART_COLOURS = {
     "detect": CATEGORIES["detecting"],
-    "decide": VERMILLION,
+    "decide": VERMILION,
     "stop": "#E58B4A",
     "leave": "#8F3F00",
     "queue": CATEGORIES["queued"],
@@ -37,26 +39,17 @@ PART_COLOURS = {
 def training_progress(contents: Contents, form: Form) -> Figure:
     """The step that was reached when, and where it would have been."""
     told, clock = contents.progress, Clock(contents.begun, contents.until)
-    figure = canvas.sheet(form, 3.1 if form.narrow else 3.7)
+    figure = canvas.sheet(form, 3.3 if form.narrow else 3.7)
     most = max((point.step for point in told.points), default=0)
-    axes = canvas.place(figure, (canvas.label_in([f"{most:,}"]) + 0.22, 0.75, canvas.RIGHT_IN, 0.3))
-    attempts: dict[int, list[Point]] = {}
-    for point in told.points:
-        attempts.setdefault(point.attempt, []).append(point)
+    axes = canvas.place(
+        figure, (canvas.label_in([f"{most:,}"]) + 0.22, 1.0 if form.narrow else 0.75, canvas.RIGHT_IN, 0.3)
+    )
     clock.lines(axes, [mark.t for mark in contents.marks])
-    before: tuple[float, int] | None = None
-    for points in attempts.values():
-        # A checkpoint is told when it is whole, when the training is further already.
-        steps = list(accumulate((point.step for point in points), max))
-        xs = [clock.at(point.t) for point in points]
-        if before is not None:
-            axes.plot([before[0], xs[0], xs[0]], [before[1], before[1], steps[0]], color=ORANGE, linestyle=(0, (2, 1.4)), lw=1.3)
-        axes.plot(xs, steps, color=BLUE, zorder=3)
-        before = xs[-1], steps[-1]
+    _attempts(axes, clock, told.points)
     saved = [point for point in told.points if point.saved]
     size = 16 if len(saved) < 60 else 4
-    axes.scatter([clock.at(each.t) for each in saved], [each.step for each in saved], s=size, color=SKY, edgecolors=PAPER,
-                 linewidths=0.4, zorder=4)  # fmt: skip
+    xs, ys = [clock.at(each.t) for each in saved], [each.step for each in saved]
+    axes.scatter(xs, ys, s=size, color=SKY, edgecolors=PAPER, linewidths=0.4, zorder=4)
     ideal = told.ideal(contents.until)
     if ideal is not None and told.since is not None:
         axes.plot([clock.at(told.since), clock.at(contents.until)], [0, ideal], color=DARK_GREY, lw=1.2, linestyle="--")
@@ -64,13 +57,30 @@ def training_progress(contents: Contents, form: Form) -> Figure:
     clock.dress(axes)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylabel("training step")
-    axes.set_title("Progress against the ideal")
+    canvas.title(figure, "Progress against the ideal")
     figure.legend(handles=_progress_handles(contents), loc="lower left", ncols=3 if form.narrow else 5,
                   bbox_to_anchor=(0.005, 0.0), borderaxespad=0.2, columnspacing=0.9)  # fmt: skip
     return figure
 
 
-def _progress_handles(contents: Contents) -> list[object]:
+def _attempts(axes: Axes, clock: Clock, points: Sequence[Point]) -> None:
+    """A line for each attempt, and one from its end to where the next one began."""
+    by_attempt: dict[int, list[Point]] = {}
+    for point in points:
+        by_attempt.setdefault(point.attempt, []).append(point)
+    before: tuple[float, int] | None = None
+    for mine in by_attempt.values():
+        # A checkpoint is told when it is whole, when the training is further already.
+        steps = list(accumulate((point.step for point in mine), max))
+        xs = [clock.at(point.t) for point in mine]
+        if before is not None:
+            back = [before[0], xs[0], xs[0]], [before[1], before[1], steps[0]]
+            axes.plot(*back, color=ORANGE, linestyle=(0, (2, 1.4)), lw=1.3)
+        axes.plot(xs, steps, color=BLUE, zorder=3)
+        before = xs[-1], steps[-1]
+
+
+def _progress_handles(contents: Contents) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -100,16 +110,18 @@ def checkpoints(contents: Contents, form: Form) -> Figure:
     size = 22 if len(saved) < 60 else 8
     for colour, marker, label, each in dots:
         known = [(clock.at(t), seconds) for t, seconds in each if t is not None and seconds is not None]
-        took_axes.scatter([x for x, _ in known], [y for _, y in known], s=size, color=colour, marker=marker, label=label,
-                          edgecolors=PAPER, linewidths=0.3, zorder=3)  # fmt: skip
+        xs, ys = [x for x, _ in known], [y for _, y in known]
+        look = {"color": colour, "marker": marker, "edgecolors": PAPER, "linewidths": 0.3}
+        took_axes.scatter(xs, ys, s=size, label=label, zorder=3, **look)
     took_axes.set_ylim(bottom=0)
     took_axes.set_ylabel("seconds")
-    took_axes.set_title("Time from the first file of a save")
+    took_axes.set_title("Time of a save" if form.narrow else "Time from the first file of a save")
     took_axes.legend(loc="upper left", ncols=1 if form.narrow else 2, borderaxespad=0.1)
     top = took_axes.get_ylim()[1]
-    took_axes.set_ylim(0, top * 1.28)
+    took_axes.set_ylim(0, top * (1.6 if form.narrow else 1.28))
     clock.dress(took_axes, label=not form.narrow)
     _risk(risk_axes, clock, contents)
+    risk_axes.set_title("Work at risk" if form.narrow else "Work at risk: time since the newest checkpoint")
     return figure
 
 
@@ -128,7 +140,6 @@ def _risk(axes: Axes, clock: Clock, contents: Contents) -> None:
     clock.lines(axes, [mark.t for mark in contents.marks])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds")
-    axes.set_title("Work at risk: time since the newest checkpoint")
     clock.dress(axes)
 
 
@@ -160,8 +171,8 @@ def recovery(contents: Contents, form: Form) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("seconds from the first sign to the ranks' release")
-    axes.set_title("What each recovery consisted of")
+    axes.set_xlabel("seconds since the first sign")
+    canvas.title(figure, "What each recovery consisted of")
     handles = [Patch(facecolor=PART_COLOURS[name], label=name) for name in used]
     figure.legend(handles=handles, loc="lower left", ncols=columns, bbox_to_anchor=(0.005, 0.0), borderaxespad=0.2)
     return figure

@@ -1,8 +1,8 @@
 """The page: one file of HTML that needs nothing else, from no other place, and runs no script.
 
 Pictures are in it as data, two of each: the browser takes the one that fits the width. Jinja escapes every value, and
-what would turn the direction of writing or act on a terminal is shown as an escape before (`insight.text`). A policy in the
-page forbids it to load anything or to run anything, whatever a name may hold.
+what would turn the direction of writing or act on a terminal is shown as an escape before (`insight.text`). A policy in
+the page forbids it to load anything or to run anything, whatever a name may hold.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from ftslurm import paths
 from ftslurm.insight import walltime
 from ftslurm.insight.palette import CATEGORIES
 from ftslurm.insight.text import count, folded, iso, took, visible, visible_lines
-from ftslurm.report.draw_nodes import TITLES
-from ftslurm.report.samples import METRICS
+from ftslurm.report.draw_nodes import TITLES, quantity
 
 if TYPE_CHECKING:
     from ftslurm.insight.incident import Incident
@@ -54,7 +53,7 @@ def page(contents: Contents, shown: Sequence[Picture], files: Sequence[str], rem
         folded=folded,
         checkpoints=contents.checkpoints[-MOST_ROWS:],
         most=MOST_ROWS,
-        metrics=METRICS,
+        quantity=quantity,
         titles=TITLES,
         files=files,
     )
@@ -71,7 +70,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("wall time", took(contents.until - contents.begun)),
         ("productive", "unknown" if useful is None else f"{100 * useful:.1f} %"),
         ("last step", "unknown" if last is None else f"{last:,}"),
-        ("incidents", f"{len(story.incidents)}, {recovered} recovered"),
+        ("recovered incidents", f"{recovered} of {len(story.incidents)}"),
         ("lost work", took(story.totals.lost_s)),
         ("checkpoints", f"{len(contents.checkpoints):,}"),
         ("given up", folded(story.excluded) if story.excluded else "no node"),
@@ -107,4 +106,3 @@ def _iso(t: float | None) -> str:
 
 def _data(picture: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
-

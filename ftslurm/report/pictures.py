@@ -12,7 +12,6 @@ from ftslurm.report import canvas, draw_nodes, draw_time, draw_training
 from ftslurm.report.anomaly import OUTLIER
 from ftslurm.report.draw_nodes import TITLES
 from ftslurm.report.recovery import spread
-from ftslurm.report.samples import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +106,8 @@ def _recovery(contents: Contents) -> str:
     if len(incidents) > draw_training.MOST_INCIDENTS:
         text += f", of which the last {draw_training.MOST_INCIDENTS} are shown"
     if wholes:
-        text += f". From the first sign to the release: median {took(wholes[1])} (10 % to 90 %: {took(wholes[0])} to {took(wholes[2])})"
+        low, middle, high = map(took, wholes)
+        text += f". From the first sign to the release: median {middle} (10 % to 90 %: {low} to {high})"
     if detects:
         text += f". Silence until it was noticed: median {took(detects[1])}"
     return f"{text}. Restoring counts where it took longer than the launch beside it; + is not over yet."
@@ -134,21 +134,25 @@ def _anomalies(contents: Contents) -> str:
     some = f"The {shown} most unusual of {nodes} nodes. " if shown < nodes else f"n = {count(nodes, 'node')}. "
     text = (
         f"{some}How far a node is from the others and from its own past, in robust standard deviations"
-        f" (modified z-score; {OUTLIER:g} and more is an outlier). Vermillion: more than usual; blue: less."
+        f" (modified z-score; {OUTLIER:g} and more is an outlier). Vermilion: more than usual; blue: less."
     )
     if contents.anomalies:
         worst = contents.anomalies[0]
-        value = f"{worst.value:,.4g} {METRICS[worst.metric].unit}".strip()
+        value = draw_nodes.quantity(worst.metric, worst.value)
         text += f" Highest: {TITLES[worst.metric]} of {canvas.short(worst.node)} at {value} (z = {worst.score:+.1f})."
     return text
 
 
 _KINDS = (
     _Kind("run_timeline", "Timeline", draw_time.timeline, _timeline, lambda told: bool(told.entries)),
-    _Kind("training_progress", "Progress", draw_training.training_progress, _progress, lambda told: bool(told.progress.points)),
+    _Kind("training_progress", "Progress", draw_training.training_progress, _progress,
+          lambda told: bool(told.progress.points)),
     _Kind("time_spent", "Where the time went", draw_time.time_spent, _spent, lambda told: bool(told.spent)),
-    _Kind("recovery", "Detection and recovery", draw_training.recovery, _recovery, lambda told: bool(told.story.incidents)),
+    _Kind("recovery", "Detection and recovery", draw_training.recovery, _recovery,
+          lambda told: bool(told.story.incidents)),
     _Kind("checkpoints", "Checkpoints", draw_training.checkpoints, _checkpoints, lambda told: bool(told.checkpoints)),
-    _Kind("system_resources", "System resources", draw_nodes.system_resources, _resources, lambda told: bool(told.grid.values)),
-    _Kind("anomaly_detection_heatmap", "Anomalies", draw_nodes.anomaly_heatmap, _anomalies, lambda told: bool(told.grid.values)),
+    _Kind("system_resources", "System resources", draw_nodes.system_resources, _resources,
+          lambda told: bool(told.grid.values)),
+    _Kind("anomaly_detection_heatmap", "Anomalies", draw_nodes.anomaly_heatmap, _anomalies,
+          lambda told: bool(told.grid.values)),
 )  # fmt: skip

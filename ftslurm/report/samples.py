@@ -1,16 +1,18 @@
 """The samples of a run's nodes, read from what their agents wrote and laid on one grid of time.
 
-Agents write beside one another, are killed in the middle of a line, and stop for a while when shared storage hangs: what
-cannot be read is counted and left out. A long run of many nodes has more lines than a picture has points, so that of
-large files only every so many lines are read.
+Agents write beside one another, are killed in the middle of a line, and stop for a while when shared storage hangs:
+what cannot be read is counted and left out. A long run of many nodes has more lines than a picture has points, so that
+of large files only every so many lines are read.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -23,19 +25,27 @@ if TYPE_CHECKING:
 
 MOST_LINES = 60_000
 """Lines that are read in all."""
+MOST_STEPS = 1e15
 LINE = 300
 """About how many bytes a line has."""
 
 METRICS: Mapping[str, Resource] = {
     **RESOURCES,
-    "gpu_utilization": Resource(unit="%", meaning="share of the time in which the node's GPUs compute, mean", grain=2.0),
+    "gpu_utilization": Resource(
+        unit="%", meaning="share of the time in which the node's GPUs compute, mean", grain=2.0
+    ),
     "gpu_memory_used": Resource(unit="%", meaning="share of the GPUs' memory that is in use, mean", grain=1.0),
     "gpu_temperature": Resource(unit="C", meaning="temperature of the node's hottest GPU", grain=2.0),
     "gpu_power": Resource(unit="W", meaning="power that the node's GPUs draw, sum", grain=10.0),
     "step_rate": Resource(unit="steps/s", meaning="training steps a second of the node's slowest rank", grain=0.01),
 }
 """Everything that is shown of nodes, by name."""
-_GPUS = {"gpu_utilization": fmean, "gpu_memory_used": fmean, "gpu_temperature": max, "gpu_power": sum}
+_GPUS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "gpu_utilization": fmean,
+    "gpu_memory_used": fmean,
+    "gpu_temperature": max,
+    "gpu_power": sum,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,7 @@ def _sample(record: Mapping[str, Any]) -> Sample | None:
     steps = {
         int(rank): int(number)
         for rank, step in (said.items() if isinstance(said, dict) else ())
-        if rank.isascii() and rank.isdecimal() and (number := _number(step)) is not None
+        if re.fullmatch(r"[0-9]{1,7}", rank) and (number := _number(step)) is not None and 0 <= number < MOST_STEPS
     }
     return Sample(t, values, attempt if isinstance(attempt, int) else None, steps)
 
@@ -137,7 +147,7 @@ def _sample(record: Mapping[str, Any]) -> Sample | None:
 def _with_rates(samples: list[Sample]) -> list[Sample]:
     """The samples with the steps a second of the slowest rank since the one before."""
     told = samples[:1]
-    for before, now in zip(samples, samples[1:], strict=False):
+    for before, now in pairwise(samples):
         common = before.steps.keys() & now.steps.keys() if before.attempt == now.attempt else ()
         gains = [now.steps[rank] - before.steps[rank] for rank in common]
         if gains and now.t > before.t and min(gains) >= 0:
@@ -171,7 +181,7 @@ def grid(samples: Samples, start: float, end: float, most: int = 120) -> Grid:
     pauses = sorted(
         later.t - sooner.t
         for each in samples.by_node.values()
-        for sooner, later in zip(each, each[1:], strict=False)
+        for sooner, later in pairwise(each)
         if later.t > sooner.t
     )
     usual_s = pauses[len(pauses) // 2] if pauses else 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What a node of the job is to the run."""
+    """What a node of the job is to the run; until the first attempt all of them work for its start."""
 
     WORKS = "works"
     HELD = "held"
@@ -59,7 +60,7 @@ class _Roles:
             self._nodes = event.nodes
             self._lost.clear()
             for node in event.nodes:
-                self._set(node, entry.t, Role.HELD)
+                self._set(node, entry.t, Role.WORKS)
         for verdict in given_up(entry, self._nodes, self._lost):
             self._lost[verdict.where] = None
             self._set(verdict.where, entry.t, Role.LOST)
@@ -121,14 +122,19 @@ def marks(entries: Iterable[Entry], incidents: Sequence[Incident]) -> list[Mark]
 
 
 def order(found: Sequence[Stretch], marked: Sequence[Mark], most: int) -> tuple[list[str], int]:
-    """Return the nodes to show, at most so many, in the order of their names' first showing, and how many are left out.
+    """Return the nodes to show, at most so many, in the order of their names, and how many are left out.
 
     Nodes that something happened to come before all others.
     """
-    nodes = list(dict.fromkeys(each.node for each in sorted(found, key=lambda each: each.start)))
+    nodes = sorted({each.node for each in found}, key=_by_number)
     if len(nodes) <= most:
         return nodes, 0
     special = {mark.node for mark in marked} | {each.node for each in found if each.role is not Role.WORKS}
     chosen = set([node for node in nodes if node in special][:most])
     chosen |= set([node for node in nodes if node not in special][: most - len(chosen)])
     return [node for node in nodes if node in chosen], len(nodes) - len(chosen)
+
+
+def _by_number(node: str) -> list[tuple[int, str]]:
+    """Where a node stands in a list: n2 comes before n10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", node)]

@@ -41,7 +41,9 @@ def write(contents: Contents, folder: Path) -> Written:
     try:
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotCreate(f"cannot make {folder}: {error.strerror}", hint="--out DIR chooses another folder") from error
+        raise CannotCreate(
+            f"cannot make {folder}: {error.strerror}", hint="--out DIR chooses another folder"
+        ) from error
     drawn = _drawn(contents)
     beside = dict(_beside(contents, drawn or ()))
     remark = NO_PICTURES if drawn is None else ""

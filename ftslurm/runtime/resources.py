@@ -24,7 +24,7 @@ NO_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One thing that is sampled: its unit, what it is, and the least difference that means anything (`report.anomaly`)."""
+    """One thing that is sampled: its unit, what it is, and the least difference that means anything, the grain."""
 
     unit: str
     meaning: str

@@ -1,8 +1,8 @@
 """An agent's record of what its node uses, for `ftslurm report`: a line of JSON every few seconds.
 
 `<run>/samples/<node>.<epoch>.jsonl` lies on shared storage, which may hang: one thread reads the node, another one
-writes. Between them wait at most `WAITING` lines; what does not fit, or cannot be written, is counted, and the next line
-that can be written says how many are `missed`. Nothing goes over the control channel, and no decision rests on it.
+writes. Between them wait at most `WAITING` lines; what does not fit, or cannot be written, is counted, and the next
+line that can be written says how many are `missed`. Nothing goes over the control channel, and no decision rests on it.
 
 The size is bounded: after every `STRETCH` bytes the time between two lines doubles, and a file that has `MOST` bytes is
 full. With lines of 300 bytes every 5 s that is the first 7 hours at 5 s, two months in all. Nodes read at moments of

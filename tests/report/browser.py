@@ -97,7 +97,14 @@ def browsing(profile: Path) -> Iterator[Browser]:
     its_read, ours_write = os.pipe()
     # The protocol's pipe is on the descriptors 3 and 4.
     script = f'exec 3<&{its_read} 4>&{its_write}; exec "$@"'
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--disable-dev-shm-usage")
+    options = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+    )
     argv = ["bash", "-c", script, "browser", name, *options, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
     with (profile.parent / "browser.log").open("wb") as log:
         child = subprocess.Popen(argv, pass_fds=(its_read, its_write), stdout=log, stderr=log)

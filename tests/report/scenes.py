@@ -29,19 +29,29 @@ def eventful(factor: float = 6.0) -> Tale:
 
 
 def sampled(
-    paths: RunPaths, nodes: Sequence[str], span_s: float, *, odd: str = "", every_s: float = 5.0, start: float = START
+    paths: RunPaths,
+    nodes: Sequence[str],
+    span_s: float,
+    *,
+    odd: str = "",
+    every_s: float = 5.0,
+    only: Sequence[str] = (),
 ) -> None:
-    """Write the samples of these nodes; the one that is `odd` is busy with something else in the middle of the time."""
+    """Write the samples of these nodes; the one that is `odd` is busy with something else in the middle of the time.
+
+    `only` are the metrics, if not all are wanted.
+    """
     paths.samples.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     for number, node in enumerate(nodes):
-        lines = list(_lines(number, span_s, every_s, start, odd=node == odd))
+        lines = _lines(number, span_s, every_s, odd=node == odd)
+        lines = [{key: value for key, value in line.items() if not only or key in ("t", *only)} for line in lines]
         paths.sample_file(node, 1).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _lines(number: int, span_s: float, every_s: float, start: float, *, odd: bool) -> Iterable[dict[str, object]]:
+def _lines(number: int, span_s: float, every_s: float, *, odd: bool) -> Iterable[dict[str, object]]:
     luck = random.Random(number)
     for index in range(int(span_s / every_s)):
-        t = start + 2.5 + index * every_s
+        t = START + 2.5 + index * every_s
         share = index * every_s / span_s
         troubled = odd and 0.45 < share < 0.62
         wave = 3 * math.sin(index / 3)
@@ -75,7 +85,9 @@ def with_steps(paths: RunPaths, tale: Tale, rate: float) -> None:
     for path in paths.samples.iterdir():
         node, kept = path.name.split(".")[0], []
         for sample in map(json.loads, path.read_text().splitlines()):
-            t, newest = max((pair for pair in released if pair[0] <= sample["t"]), key=lambda pair: pair[0], default=(0, None))
+            t, newest = max(
+                (pair for pair in released if pair[0] <= sample["t"]), key=lambda pair: pair[0], default=(0, None)
+            )
             over = any(t < stop <= sample["t"] for stop in stopped)
             if newest is not None and node not in newest.placement:
                 break

@@ -16,13 +16,13 @@ def grid(**rows: list[float | None]) -> Grid:
 
 
 def test_the_score_is_that_of_iglewicz_and_hoaglin():
-    """0.6745 (x - median) / MAD, where the MAD is more than the grain of the metric."""
-    assert score(30.0, [10.0, 12.0, 14.0, 16.0, 18.0], 0.1) == pytest.approx(0.6745 * 16 / 2)
+    """0.6745 (x - median) / MAD, with the correction of Croux and Rousseeuw for five values."""
+    assert score(30.0, [10.0, 12.0, 14.0, 16.0, 18.0], 0.1) == pytest.approx(0.6745 * 16 / (1.206 * 2))
 
 
 def test_noise_below_the_grain_is_no_outlier():
     """A metric that never moved may move by its grain and be one deviation off, no more."""
-    assert score(52.0, [50.0] * 20, 2.0) == pytest.approx(1.0)
+    assert score(52.0, [50.0] * 20, 0.6745 * 2.0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_healthy_node_says_that_it_was_checked(started, place):
     _, reports = started(ProbeSpec(interval_s=600))
     assert until(reports, NodeChecked) == NodeChecked(node="n1")
     assert not list(place.scratch.iterdir())
-    assert not list(place.shared.iterdir())
+    assert not list(place.paths.root.iterdir())
 
 
 def test_a_rule_that_holds_is_reported_at_once(started):

@@ -84,7 +84,7 @@ def test_storage_that_hangs_costs_samples_and_no_time(path, monkeypatch):
     monkeypatch.setattr(sampler.os, "write", hangs)
     file.start()
     file.put({"t": 0})
-    await_that(lambda: file._queue.empty())
+    await_that(file._queue.empty)
     for number in range(WAITING + 7):
         file.put({"t": 1 + number})
     goes_on.set()
