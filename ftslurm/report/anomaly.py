@@ -23,14 +23,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ftslurm.report.samples import METRICS, Grid
+from ftslurm.report.samples import METRICS, Grid, Row
 
 TO_SIGMA = 0.6745
 OUTLIER = 3.5
 PEERS, PAST = 3, 8
 _SMALL = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
-
-Row = Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else every drawing measures all labels of ticks, to find a place above them
     "axes.labelsize": 9.0,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,

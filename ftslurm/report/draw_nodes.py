@@ -11,14 +11,13 @@ from ftslurm.report import canvas
 from ftslurm.report.anomaly import OUTLIER
 from ftslurm.report.canvas import FAINT, Clock, Form
 from ftslurm.report.recovery import spread
-from ftslurm.report.samples import METRICS
+from ftslurm.report.samples import METRICS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-    from ftslurm.report.anomaly import Row
     from ftslurm.report.contents import Contents
 
 MOST_LINES = 6

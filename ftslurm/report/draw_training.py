@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftslurm.insight.palette import BLUE, CATEGORIES, DARK_GREY, ORANGE, SKY, VERMILION
 from ftslurm.insight.text import took
@@ -111,7 +111,7 @@ def checkpoints(contents: Contents, form: Form) -> Figure:
     for colour, marker, label, each in dots:
         known = [(clock.at(t), seconds) for t, seconds in each if t is not None and seconds is not None]
         xs, ys = [x for x, _ in known], [y for _, y in known]
-        look = {"color": colour, "marker": marker, "edgecolors": PAPER, "linewidths": 0.3}
+        look: dict[str, Any] = {"color": colour, "marker": marker, "edgecolors": PAPER, "linewidths": 0.3}
         took_axes.scatter(xs, ys, s=size, label=label, zorder=3, **look)
     took_axes.set_ylim(bottom=0)
     took_axes.set_ylabel("seconds")

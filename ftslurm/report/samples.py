@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -46,6 +47,9 @@ _GPUS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "gpu_temperature": max,
     "gpu_power": sum,
 }
+
+
+Row = Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ class Grid:
     start: float
     width_s: float
     bins: int
-    values: Mapping[str, Mapping[str, Sequence[float | None]]]
+    values: Mapping[str, Mapping[str, Row]]
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -188,18 +192,23 @@ def grid(samples: Samples, start: float, end: float, most: int = 120) -> Grid:
     span_s = max(end - start, usual_s)
     bins = max(min(most, int(span_s / (1.2 * usual_s))), 1)
     width_s = span_s / bins
-    sums: dict[tuple[str, str], list[list[float]]] = {}
-    for node in sorted(samples.by_node):
-        for sample in samples.by_node[node]:
-            column = int((sample.t - start) / width_s)
-            # The last sample stands on the edge of the last column.
-            if -1 < (sample.t - start) / width_s <= bins:
+    cells: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for node, told in samples.by_node.items():
+        for sample in told:
+            place = (sample.t - start) / width_s
+            # The last sample stands on the edge of the last column, and a clock may be a little behind.
+            if -1 < place <= bins:
+                column = min(max(int(place), 0), bins - 1)
                 for name, value in sample.values.items():
-                    cells = sums.setdefault((name, node), [[] for _ in range(bins)])
-                    cells[min(max(column, 0), bins - 1)].append(value)
-    values: dict[str, dict[str, list[float | None]]] = {}
-    for name in METRICS:
-        for (metric, node), cells in sums.items():
-            if metric == name:
-                values.setdefault(name, {})[node] = [fmean(cell) if cell else None for cell in cells]
-    return Grid(start, width_s, bins, values)
+                    cells[name, node, column].append(value)
+    seen = {(name, node) for name, node, _ in cells}
+    values = {
+        name: {node: _means(cells, name, node, bins) for node in sorted(samples.by_node) if (name, node) in seen}
+        for name in METRICS
+    }
+    return Grid(start, width_s, bins, {name: rows for name, rows in values.items() if rows})
+
+
+def _means(cells: Mapping[tuple[str, str, int], Sequence[float]], name: str, node: str, bins: int) -> Row:
+    told = (cells.get((name, node, column)) for column in range(bins))
+    return [sum(values) / len(values) if values else None for values in told]
