@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ftslurm.report.progress import Point
 
 MOST_INCIDENTS = 20
+MANY = 60
 PART_COLOURS = {
     "detect": CATEGORIES["detecting"],
     "decide": VERMILION,
@@ -47,9 +48,11 @@ def training_progress(contents: Contents, form: Form) -> Figure:
     clock.lines(axes, [mark.t for mark in contents.marks])
     _attempts(axes, clock, told.points)
     saved = [point for point in told.points if point.saved]
-    size = 16 if len(saved) < 60 else 4
     xs, ys = [clock.at(each.t) for each in saved], [each.step for each in saved]
-    axes.scatter(xs, ys, s=size, color=SKY, edgecolors=PAPER, linewidths=0.4, zorder=4)
+    if len(saved) < MANY:
+        axes.scatter(xs, ys, s=16, color=SKY, edgecolors=PAPER, linewidths=0.4, zorder=4)
+    else:  # so many would hide the line
+        axes.scatter(xs, ys, s=14, color=SKY, linewidths=0, zorder=2.5)
     ideal = told.ideal(contents.until)
     if ideal is not None and told.since is not None:
         axes.plot([clock.at(told.since), clock.at(contents.until)], [0, ideal], color=DARK_GREY, lw=1.2, linestyle="--")
@@ -107,7 +110,7 @@ def checkpoints(contents: Contents, form: Form) -> Figure:
     saved = contents.checkpoints
     dots = ((SKY, "o", "whole on the nodes", [(each.whole, each.save_s) for each in saved]),
             (BLUE, "D", "on shared storage", [(each.durable, each.durable_s) for each in saved]))  # fmt: skip
-    size = 22 if len(saved) < 60 else 8
+    size = 22 if len(saved) < MANY else 8
     for colour, marker, label, each in dots:
         known = [(clock.at(t), seconds) for t, seconds in each if t is not None and seconds is not None]
         xs, ys = [x for x, _ in known], [y for _, y in known]
