@@ -12,7 +12,9 @@ from ftslurm.fields import AbsolutePath, Line, SampleEvery, Texts, duration, lis
 from ftslurm.passthrough import HIDDEN, hide_assignments
 from ftslurm.sections import Section
 
-Occasion = Literal["started", "failure", "recovered", "node_excluded", "node_health", "requeued", "finished", "failed"]
+Occasion = Literal[
+    "started", "failure", "recovered", "node_excluded", "node_health", "requeued", "finished", "failed", "stopped"
+]
 """What somebody may want to be told of."""
 _MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}(@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)?")
 """An address, or the name of a user of this site. It cannot begin with a dash in effect: it follows `--`."""
@@ -52,6 +54,11 @@ class Notify(Section):
             raise ValueError("expected one mail address, or the name of a user")
         return value
 
+    def plain(self) -> dict[str, Any]:
+        """For the observer's process, secrets and all."""
+        ways = {"exec": list(self.exec), "webhook": self.webhook, "email": self.email}
+        return {"on": list(self.on), "every_s": self.every, **ways}
+
     @model_validator(mode="after")
     def _one_way(self) -> Notify:
         if sum((bool(self.exec), self.webhook is not None, self.email is not None)) != 1:
@@ -80,6 +87,11 @@ class Observe(Section):
     notify: Annotated[tuple[Notify, ...], BeforeValidator(list_to_tuple)] = Field(
         (), description="Who is told of what, by a program, a webhook or a mail"
     )
+
+    def plain(self) -> dict[str, Any]:
+        """For the observer's process, secrets and all."""
+        told = [each.plain() for each in self.notify]
+        return {"metrics": self.metrics, "metrics_dir": self.metrics_dir, "notify": told}
 
 
 def hide_secrets(plain: dict[str, Any]) -> None:

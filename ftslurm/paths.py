@@ -12,6 +12,7 @@ Layout of the run's folder::
       key
       logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
       checkpoints/   samples/<node>.<epoch>.jsonl   report/
+      metrics.prom  metrics.sd.json
     <run_root>/by-job/<job_id> -> ../<run_id>
     <run_root>/submissions/<name>/script.sbatch  submission.json
 """
@@ -156,6 +157,16 @@ class RunPaths:
 
     def agent_log(self, node: str) -> Path:
         return self.logs / f"agent-{node}.ndjson"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics of a run that is alive, for node_exporter's textfile collector (`observer`)."""
+        return self.root / "metrics.prom"
+
+    @property
+    def metrics_address(self) -> Path:
+        """Where else they are to be had, for Prometheus' file_sd."""
+        return self.root / "metrics.sd.json"
 
     @property
     def checkpoints(self) -> Path:

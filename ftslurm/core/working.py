@@ -62,7 +62,8 @@ def _of_attempt(change: Callable[[Attempt, Any], Attempt]) -> Callable[[Run, Any
 
 
 def _begun(attempt: Attempt, event: WorkBegun) -> Attempt:
-    return replace(attempt, begun=True, behind=event.until > event.step)
+    """Once: a supervisor that was started again may see it once more."""
+    return attempt if attempt.begun else replace(attempt, begun=True, behind=event.until > event.step)
 
 
 def _regained(attempt: Attempt, event: WorkRegained) -> Attempt:

@@ -84,6 +84,8 @@ class Walltime:
         self._last = 0.0
         self.lost_s: float | None = 0.0
         """How much work the newest attempt has to do again, as the time that it had taken; None: nobody knows."""
+        self.incident_since: float | None = None
+        """When the newest failure of a training first showed."""
 
     # --------------------------------------------------------------------------------------------------- entries
 
@@ -177,7 +179,8 @@ class Walltime:
             return
         if now in _RECOVERING and self._released and not self._incident:
             self._incident = True
-            self._mark(min([entry.t, *self._signs.values()]), Category.DETECTING)
+            self.incident_since = min([entry.t, *self._signs.values()])
+            self._mark(self.incident_since, Category.DETECTING)
             self._mark(entry.t, Category.RECOVERING)
         elif now is Phase.DRAINING:
             self._mark(entry.t, Category.RECOVERING if self._incident else Category.SAVING)

@@ -47,6 +47,10 @@ class Hooks:
         except queue.Full:
             log.warning("%d calls of hooks are waiting: this one is dropped: %s", MOST_WAITING, action.facts)
 
+    def run(self, argv: tuple[str, ...], facts: bytes) -> None:
+        """Run a program now, and wait until it has ended or its deadline is over."""
+        self._run(argv, facts)
+
     def _work(self) -> None:
         while True:
             action = self._waiting.get()

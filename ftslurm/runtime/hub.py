@@ -127,6 +127,11 @@ class Hub:
         known = dict(self._histories)
         return tuple(sorted(known, key=lambda node: known[node].last, reverse=True))
 
+    def phi_max(self) -> float:
+        """Return the suspicion of the node that is suspected most; 0 where none is watched."""
+        now, known = time.monotonic(), dict(self._histories)
+        return max((suspicion(each, now, self._settings) for each in known.values()), default=0.0)
+
     def ports(self) -> dict[str, int]:
         """Return where every connected agent listens for ranks and peers."""
         return {node: int(peer.hello.get("port", 0)) for node, peer in list(self._peers.items())}

@@ -43,6 +43,7 @@ from ftslurm.core.symptoms import (
     Stack,
     StragglerSeen,
 )
+from ftslurm.runtime.working import Pace, WorkWatch
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class ProgressWatch:
         self._now: _Attempt | None = None
         self._learnt = Learnt()
         self._losses = Losses()
+        self._work = WorkWatch()
         self._teller: int | None = None
         self._spike_at = -math.inf
         self._seen_before = False
@@ -165,10 +167,14 @@ class ProgressWatch:
         if newest > attempt.saved_step:
             attempt.saved_step, attempt.newest_saved = newest, now
         found: list[Event] = [*self._source(attempt, now)]
+        found += self._work.look((rank.sign for rank in attempt.ranks.values()), run.newest_step, now)
+        if "save" in attempt.tick_s:
+            self._work.pause(attempt.tick_s["save"], now)
         for phase, seconds in attempt.tick_s.items():
             attempt.fresh.setdefault(phase, []).append(seconds)
         attempt.tick_s = {}
         if now - attempt.window >= WINDOW_S:
+            found += self._work.pauses(now)
             found += self._close_window(attempt, run, now)
         if attempt.early is not None and _moved_since(attempt, attempt.early):
             attempt.early = None
@@ -184,6 +190,7 @@ class ProgressWatch:
             return None
         if self._now is None or self._now.number != attempt.number:
             self._now = _Attempt(attempt.number, now, window=now)
+            self._work.begin(attempt)
         return self._now
 
     def _source(self, attempt: _Attempt, now: float) -> list[ProgressSignal]:
@@ -249,6 +256,11 @@ class ProgressWatch:
             attempt.early, attempt.looked_at = stall, now
         attempt.stalled_at = now
         return stall
+
+    def pace(self) -> tuple[int, list[Pace]]:
+        """The newest step (-1: none is known), and the pace of those since this was asked the last time."""
+        with self._lock:
+            return self._work.step, self._work.paces()
 
     def moved(self, stall: RanksStalled) -> bool:
         """Whether a rank of a stall has made progress since."""

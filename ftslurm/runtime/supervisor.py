@@ -49,6 +49,7 @@ from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.hub import Hub
 from ftslurm.runtime.memory import memory_of
 from ftslurm.runtime.muster import Muster
+from ftslurm.runtime.observing import Observing, now_of
 from ftslurm.runtime.perform import Performer
 from ftslurm.runtime.requests import RequestWatch
 from ftslurm.runtime.rings import Rings
@@ -111,6 +112,7 @@ class Supervisor:
         self.rings = Rings(self)
         self._performer = Performer(self)
         self._memory = memory_of(context)
+        self._observing = Observing(context, lambda: now_of(self))
         store = Path(checkpoint_of(context.config, context.paths).shared)
         self._sync = StateSync(sync_of(context.config), context.paths, store, self.voice.say)
         self._stalled = False
@@ -184,6 +186,7 @@ class Supervisor:
         watch = RequestWatch(self.context.paths, self.emit)
         threading.Thread(target=watch.run, name="requests", daemon=True).start()
         self._sync.start()
+        self._observing.start()
 
     def scan_store(self) -> None:
         """Have shared storage read for committed checkpoints."""
@@ -244,6 +247,7 @@ class Supervisor:
         done = self._journal.append(entry)
         # Entries without actions travel with the next one that has some: a copy without a gap can be replayed.
         self._unsent.append(entry.line())
+        self._observing.entry(self._unsent[-1])
         if actions:
             lines, self._unsent = "\n".join(self._unsent), []
             self.hub.broadcast({"t": "journal", "n": entry.number, "line": lines})
@@ -277,6 +281,7 @@ class Supervisor:
         tidy = self.run.phase in ENDED and not unsafe(self.run)
         self._performer.leave(self.run.agents, tidy=tidy)
         self._memory.close(3.0)
+        self._observing.close()
         self._sync.stop(SYNC_S)
         self.rings.close()
         self.authority.stop()

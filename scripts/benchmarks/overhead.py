@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROLES = {
     "ftslurm.runtime.agent": "agent",
     "ftslurm.runtime.serve": "supervisor",
+    "ftslurm.observer": "observer",
     "ftslurm.runtime.ring": "ring",
     "run": "parent",
     "rank.py": "wrapper",

@@ -11,6 +11,7 @@ from ftslurm.core.events import Phase
 from ftslurm.core.progress import LOSSES_NEEDED, Patience
 from ftslurm.core.state import Attempt, Failure, Run, Saved, SavedState
 from ftslurm.core.symptoms import AutopsyTaken, LossAlarm, ProgressSignal, RanksResumed, RanksStalled, StragglerSeen
+from ftslurm.core.working import WorkBegun, WorkPaused, WorkRegained
 from ftslurm.runtime.stalls import Autopsies, ProgressWatch
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -119,7 +120,7 @@ def test_without_any_signal_it_is_said_once(monkeypatch):
     assert [event.source for event in watched.found(ProgressSignal)] == ["", "beat"]
     off = Watched(monkeypatch, Patience(auto=False))
     off.be_silent(150)
-    assert off.events == []
+    assert [type(event) for event in off.events] == [WorkBegun]
 
 
 def test_auto_learns_and_grows_patient(monkeypatch):
@@ -234,3 +235,45 @@ def test_an_autopsy_ends_in_time_and_sees_who_goes_on(watched):
     (taken,) = watched.found(AutopsyTaken)
     assert (taken.missing, taken.resumed) == (("n2",), True)
     assert watched.watch.moved(replace(STALL, attempt=7))
+
+
+def test_the_first_step_and_the_one_that_was_made_before_are_told_once(watched):
+    """A second attempt is behind until it is where the first one was; its first step and that one become events."""
+    for rank in range(4):
+        watched.tell(rank, step=50)
+    watched.tick()
+    watched.tick()
+    attempt = replace(watched.run.current, number=1)
+    watched.run = replace(watched.run, attempt=attempt)
+    watched.tick()
+    for step in (41, 45, 51, 52):
+        watched.tell(0, step=step, attempt=1)
+        watched.tick()
+    assert watched.found(WorkBegun) == [WorkBegun(attempt=0, step=50), WorkBegun(attempt=1, step=41, until=50)]
+    assert watched.found(WorkRegained) == [WorkRegained(attempt=1, step=51)]
+    step, paces = watched.watch.pace()
+    assert (step, sum(pace.steps for pace in paces)) == (52, 52 - 41)
+    assert watched.watch.pace() == (52, [])
+
+
+def test_a_supervisor_that_was_started_again_tells_no_second_first_step(watched):
+    """What the journal knows of the attempt is not told anew; that it is where it was, is."""
+    attempt = replace(watched.run.current, number=1, begun=True, behind=True)
+    saved = Saved(generation="000000040-0000", step=40, attempt=0, world_size=4, state=SavedState.DURABLE)
+    watched.run = replace(watched.run, attempt=attempt, saved=(saved,))
+    watched.tick()
+    for step in (39, 41):
+        watched.tell(0, step=step, attempt=1)
+        watched.tick()
+    assert watched.found(WorkBegun) == []
+    assert watched.found(WorkRegained) == [WorkRegained(attempt=1, step=41)]
+
+
+def test_pauses_for_saves_are_told_together(watched):
+    """What the slowest rank stood still is summed, and told once a window."""
+    for _ in range(11):
+        watched.tell(0, taken={"save": 0.05})
+        watched.tell(1, taken={"save": 0.2})
+        watched.tick()
+    (told,) = watched.found(WorkPaused)
+    assert told.took_s == pytest.approx(0.2 * 10, abs=0.21)
