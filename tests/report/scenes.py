@@ -98,11 +98,11 @@ def with_steps(paths: RunPaths, tale: Tale, rate: float) -> None:
         path.write_text("".join(json.dumps(sample) + "\n" for sample in kept))
 
 
-def eventful_run(root: Path) -> RunPaths:
-    """The folder of the eventful run, under a name that is always the same."""
+def eventful_run(root: Path, only: Sequence[str] = ()) -> RunPaths:
+    """The folder of the eventful run, under a name that is always the same, with samples of some metrics, or of all."""
     tale = eventful()
     paths = make_run(root, tale)
     fixed = RunPaths(paths.root.rename(root / "gpt-small-20260225-0a1b2c"))
-    sampled(fixed, ("n1", "n2", "n3", "n4"), tale.now - START, odd="n4", every_s=1.0)
+    sampled(fixed, ("n1", "n2", "n3", "n4"), tale.now - START, odd="n4", every_s=1.0, only=only)
     with_steps(fixed, tale, 12.5)
     return fixed

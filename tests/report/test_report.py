@@ -12,6 +12,7 @@ import pytest
 
 from ftslurm.insight.palette import CATEGORIES
 from ftslurm.insight.walltime import Category
+from ftslurm.paths import templates
 from ftslurm.report import canvas, pictures, writing
 from ftslurm.report.contents import Contents, gather
 from ftslurm.report.data import csv_text, document
@@ -31,7 +32,7 @@ HOSTILE = "<script>alert(1)</script>\x1b]0;x\x07\n\u202e$x^2$ 'a\" &amp; =1+1"
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """What there is to tell of the eventful run."""
-    return gather(eventful_run(tmp_path_factory.mktemp("told")))
+    return gather(eventful_run(tmp_path_factory.mktemp("told"), only=("cpu", "memory", "net_in")))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,14 @@ def test_every_category_has_a_colour_of_its_own():
     assert len(set(CATEGORIES.values())) == len(CATEGORIES)
 
 
+def test_dashboards_have_the_same_colours():
+    """A category looks the same in Grafana as in a report."""
+    whole = json.loads((templates() / "grafana" / "ftslurm.json").read_text())
+    (panel,) = [panel for panel in whole["panels"] if panel.get("title") == "Where the time went"]
+    told = {each["matcher"]["options"]: each["properties"][0]["value"] for each in panel["fieldConfig"]["overrides"]}
+    assert {name: each["fixedColor"] for name, each in told.items()} == CATEGORIES
+
+
 def test_the_parts_of_a_recovery_sum_up_to_it(told):
     """No second is left out or counted twice."""
     assert len(told.story.incidents) == 2
@@ -125,7 +134,7 @@ def test_the_parts_of_a_recovery_sum_up_to_it(told):
 def test_the_odd_node_is_the_anomaly(told):
     """The one that was busy with something else has the highest scores."""
     highest = told.anomalies[:3]
-    assert {(each.node, each.metric) for each in highest} == {("n4", "memory"), ("n4", "cpu"), ("n4", "load")}
+    assert {(each.node, each.metric) for each in highest} == {("n4", "memory"), ("n4", "cpu"), ("n4", "net_in")}
 
 
 def test_the_data_has_the_keys_that_programs_rely_on(told):
