@@ -23,8 +23,8 @@ MOST_NODES = 32
 COLUMNS = 900
 ROW_IN = 0.27
 RARE = frozenset({Category.DETECTING, Category.RECOVERING, Category.LOADING, Category.STARTING})
-RARE_WEIGHT = 6.0
-"""What is short and telling shows in a column of which it is not the larger part."""
+RARE_WEIGHT = 50.0
+"""What is short and telling shows in a column of which it is a fiftieth part."""
 
 Span = tuple[float, float]
 

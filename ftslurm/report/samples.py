@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MOST_LINES = 60_000
 """Lines that are read in all."""
 MOST_STEPS = 1e15
+"""No training has more."""
+SKEW_S = 600.0
+"""How far the clocks of nodes may differ, and how long agents may outlive the run."""
 LINE = 300
 """About how many bytes a line has."""
 
@@ -76,8 +79,8 @@ class Samples:
         return sum(map(len, self.by_node.values()))
 
 
-def read(paths: RunPaths) -> Samples:
-    """Return the samples of a run.
+def read(paths: RunPaths, start: float, end: float) -> Samples:
+    """Return the samples of a run from `start` to `end`; what claims to be of another time counts as unreadable.
 
     Raises:
         StorageError: a file is there and cannot be read.
@@ -91,7 +94,7 @@ def read(paths: RunPaths) -> Samples:
         node = path.name.rsplit(".", 2)[0]
         for record in _records(path, every):
             sample = _sample(record)
-            if sample is None:
+            if sample is None or not start - SKEW_S <= sample.t <= end + SKEW_S:
                 unreadable += 1
                 continue
             found.setdefault(node, []).append(sample)

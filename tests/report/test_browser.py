@@ -14,10 +14,10 @@ from tests.report.browser import Browser, browsing, program
 from tests.report.scenes import eventful_run
 
 REFERENCES = Path(__file__).parent.parent / "data" / "report"
-WIDTHS = (400, 800, 1600)
-THUMB = 100
+THUMBS = {400: 40, 800: 60, 1600: 80}
+"""The widths of windows that are looked at, and of the small pictures that are kept of them."""
 NEAR, FAR, FAR_SHARE = 6.0, 48, 0.02
-"""On thumbnails of this width, in steps of 256: the mean difference allowed, and how many pixels may differ by how much."""
+"""In small pictures, in steps of 256: the mean difference allowed, and how many pixels may differ by how much."""
 
 pytestmark = [
     long_test("the report is looked at in a real browser"),
@@ -35,7 +35,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, P
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", THUMBS)
 def test_the_page_fits_every_width(shown, width, dark):
     """Nothing is wider than the window, every picture is there and as large as its place, and letters can be read."""
     browser, page = shown
@@ -60,7 +60,7 @@ def test_the_page_asks_for_nothing(shown):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", THUMBS)
 def test_the_page_looks_as_it_did(shown, width, dark):
     """Screenshots are those that somebody has looked at, but for what fonts and releases of browsers change."""
     from PIL import Image
@@ -68,7 +68,8 @@ def test_the_page_looks_as_it_did(shown, width, dark):
     browser, page = shown
     browser.show(page, width, dark=dark)
     picture = Image.open(io.BytesIO(browser.picture())).convert("RGB")
-    small = picture.resize((THUMB, round(picture.height * THUMB / picture.width)), Image.Resampling.BOX)
+    thumb = THUMBS[width]
+    small = picture.resize((thumb, round(picture.height * thumb / width)), Image.Resampling.BOX)
     reference = REFERENCES / f"report-{width}-{'dark' if dark else 'light'}.png"
     if os.environ.get("FTSLURM_UPDATE_REFERENCES") == "1":
         reference.parent.mkdir(exist_ok=True)
