@@ -48,7 +48,7 @@ def test_the_three_ways():
         ("{notify: [{on: [failed], email: '-oQ/tmp'}]}", "one mail address"),
         ("{notify: [{on: [failed], email: 'a@b.example, c@d.example'}]}", "one mail address"),
         ("{notify: [{on: [failed], email: ada, every: fast}]}", "every"),
-        ("{notify: [{on: [failed], email: ada, evry: 1m}]}", "every"),
+        ("{notify: [{on: [failed], email: ada, everyy: 1m}]}", "every"),
     ],
 )
 def test_mistakes_are_named(observe, said):
