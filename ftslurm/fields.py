@@ -327,6 +327,7 @@ def _words_or_duration(*words: str) -> Any:  # noqa: ANN401 - as above
 
 HangAfter: TypeAlias = Annotated[float | Literal["auto", "none"], *_words_or_duration("auto", "none")]
 CollectiveTimeout: TypeAlias = Annotated[float | Literal["none"], *_words_or_duration("none")]
+SampleEvery: TypeAlias = Annotated[float | Literal["none"], *_words_or_duration("none")]
 
 
 def _save_every(value: object) -> float | str | None:

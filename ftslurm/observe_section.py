@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ftslurm.fields import AbsolutePath, Line, Texts, duration, list_to_tuple
+from ftslurm.fields import AbsolutePath, Line, SampleEvery, Texts, duration, list_to_tuple
 from ftslurm.passthrough import HIDDEN, hide_assignments
 from ftslurm.sections import Section
 
@@ -78,6 +78,11 @@ class Observe(Section):
         None,
         description="Folder for the metrics of all runs instead of the run's own, as that of node_exporter's textfile"
         " collector on the batch host; with http the one that Prometheus' file_sd reads",
+    )
+    sample_every: SampleEvery = Field(
+        5.0,
+        description="Time between two samples of what each node uses, for `ftslurm report`; none: no samples; too low"
+        " writes much to shared storage",
     )
     notify: Annotated[tuple[Notify, ...], BeforeValidator(list_to_tuple)] = Field(
         (), description="Who is told of what, by a program, a webhook or a mail"

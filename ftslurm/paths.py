@@ -11,7 +11,7 @@ Layout of the run's folder::
       lease/<n>
       key
       logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
-      checkpoints/
+      checkpoints/   samples/<node>.<epoch>.jsonl   report/
       metrics.prom  metrics.sd.json
     <run_root>/by-job/<job_id> -> ../<run_id>
     <run_root>/submissions/<name>/script.sbatch  submission.json
@@ -171,6 +171,19 @@ class RunPaths:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """What the nodes used of themselves (`runtime.sampler`)."""
+        return self.root / "samples"
+
+    def sample_file(self, node: str, epoch: int) -> Path:
+        return self.samples / f"{node}.{epoch}.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """What `ftslurm report` makes of the run."""
+        return self.root / "report"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def modules(folder: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("more", ["cli", "demo", "observer", "runtime"])
+@pytest.mark.parametrize("more", ["cli", "demo", "observer", "report", "runtime"])
 def test_what_runs_without_any_extra(more):
     """`pip install ftslurm` alone is enough for every command, and for agents that copy checkpoints of the files layout."""
     names = [*modules(more), "ftslurm.checkpoint.copying", "ftslurm.checkpoint.drain", "ftslurm.checkpoint.restore"]

@@ -98,7 +98,7 @@ DEFAULTS = {
     "probes": {"interval": "30s", "gpus": "auto", "compute_test": "auto"},
     "rules": [],
     "hooks": {"health": []},
-    "observe": {"metrics": "textfile", "metrics_dir": None, "notify": []},
+    "observe": {"metrics": "textfile", "metrics_dir": None, "sample_every": "5s", "notify": []},
 }
 
 FULL = """\

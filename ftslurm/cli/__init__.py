@@ -43,6 +43,7 @@ COMMANDS: dict[str, Place] = {
     "status": Place("ftslurm.cli.status", "status", "Show runs: phase, attempt, nodes, checkpoints."),
     "logs": Place("ftslurm.cli.logs", "logs", "Print what the ranks wrote."),
     "explain": Place("ftslurm.cli.explain", "explain", "Tell the story of a run: what happened, and why."),
+    "report": Place("ftslurm.cli.report", "report", "Draw what happened to a run: a page, pictures, data."),
     "nodes": Place("ftslurm.cli.nodes", "nodes", "Show and forgive the nodes that runs have given up."),
     "stop": Place("ftslurm.cli.stop", "stop", "End a run, after a save if wanted, so that it can be resumed."),
     "cancel": Place("ftslurm.cli.cancel", "cancel", "End a run and its job."),

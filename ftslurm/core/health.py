@@ -84,6 +84,10 @@ METRICS: Mapping[str, Metric] = {
         unit="C", meaning="degrees below the temperature from which the GPU slows itself down", cause=Cause.GPU
     ),
     "gpu_memory_used": Metric(unit="%", meaning="share of the GPU's memory that is in use", cause=Cause.GPU),
+    "gpu_utilization": Metric(
+        unit="%", meaning="share of the last moments in which the GPU computed something", cause=Cause.GPU
+    ),
+    "gpu_power": Metric(unit="W", meaning="power that the GPU draws", cause=Cause.GPU),
     "compute_wrong": Metric(
         unit="values",
         meaning="wrong, infinite or undefined values in a matrix product of known result",

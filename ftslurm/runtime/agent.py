@@ -127,10 +127,11 @@ class Agent:
         scratch = scratch_of(self._spec.checkpoint.scratch, os.environ)
         place = ProbePlace(
             node=self._node,
-            run_id=self._spec.run_id,
+            epoch=self._spec.epoch,
+            paths=self._paths,
             scratch=scratch,
-            shared=self._paths.root,
             attempt=lambda: self._ranks.live,
+            steps=self._vitals.steps,
         )
         return NodeProbes(self._spec.probes, place, self._uplink.clock, self._uplink.report)
 

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from ftslurm.core import xids
 from ftslurm.core.conditions import MemoryKilled, NodeChecked, NodeHealth, XidSeen
 from ftslurm.core.events import Event
 from ftslurm.core.health import METRICS, Change, Level, Reading, Tallies, digest, rules_with
-from ftslurm.paths import probe_file
+from ftslurm.paths import RunPaths, probe_file
 from ftslurm.runtime import computetest, gauges
 from ftslurm.runtime.clock import ClockWatch
 from ftslurm.runtime.devicetest import DeviceTest, Unanswered, torch_python
 from ftslurm.runtime.gpus import Gpus, bus
 from ftslurm.runtime.kernellog import KernelLog
+from ftslurm.runtime.sampler import Sampler, Sources
 from ftslurm.runtime.spec import ProbeSpec
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ SHARED_EVERY = 10
 """Shared storage is written to in every tenth round: all nodes of a large job would be a load for it."""
 SCRATCH_BYTES = 64 << 10
 SHARED_BYTES = 4 << 10
+SAMPLED = ("gpu_utilization/", "gpu_memory_used/", "gpu_temperature/", "gpu_power/")
 
 Ask = Callable[[], list[Reading]]
 
@@ -60,13 +62,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where the probes work. `attempt` gives the newest attempt on the node."""
+    """Where the probes work. `attempt` gives the newest attempt on the node, `steps` how far which ranks of one are."""
 
     node: str
-    run_id: str
+    epoch: int
+    paths: RunPaths
     scratch: Path | None
-    shared: Path
     attempt: Callable[[], int | None]
+    steps: Callable[[], tuple[int | None, Mapping[int, int]]]
 
 
 class NodeProbes:
@@ -94,6 +97,8 @@ class NodeProbes:
         self._test = DeviceTest(os.environ)
         self._stagger = zlib.crc32(place.node.encode()) % SHARED_EVERY
         self._probes = self._all(clock)
+        sources = Sources(scratch=place.scratch, gpus=self._gpu_values, steps=place.steps)
+        self._sampler = Sampler(place.paths.sample_file(place.node, place.epoch), spec.sample_every_s, sources)
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def _all(self, clock: ClockWatch) -> list[Probe]:
@@ -114,7 +119,8 @@ class NodeProbes:
         return probes
 
     def start(self) -> None:
-        """Begin with the first round, unless the probes are switched off."""
+        """Begin with the first round, unless the probes are switched off, and with the samples."""
+        self._sampler.start()
         if not self._spec.interval_s:
             return
         self._thread.start()
@@ -143,6 +149,7 @@ class NodeProbes:
             self._thread.join(0.5)
         self._test.stop()
         self._gpus.close()
+        self._sampler.stop()
 
     # -------------------------------------------------------------------------------------------------- rounds
 
@@ -240,12 +247,12 @@ class NodeProbes:
         folder = self._place.scratch
         if folder is None:
             return []
-        file = probe_file(folder, self._place.run_id, self._place.node)
+        file = probe_file(folder, self._place.paths.run_id, self._place.node)
         return [*gauges.space("scratch", folder), *gauges.write("scratch", file, SCRATCH_BYTES)]
 
     def _shared(self) -> list[Reading]:
-        folder = self._place.shared
-        file = probe_file(folder, self._place.run_id, self._place.node)
+        folder = self._place.paths.root
+        file = probe_file(folder, self._place.paths.run_id, self._place.node)
         return [*gauges.space("shared", folder), *gauges.write("shared", file, SHARED_BYTES)]
 
     def _memory_kills(self) -> list[Reading]:
@@ -270,6 +277,11 @@ class NodeProbes:
         if answer.unknown:
             log.warning("NVML: %s", answer.unknown)
         return list(answer.readings)
+
+    def _gpu_values(self) -> dict[str, float]:
+        """What the GPUs said in the last round, for the samples: asking a sick driver may take long."""
+        known = dict(self._values)
+        return {name: value for name, value in known.items() if name.startswith(SAMPLED) and value is not None}
 
     def _compute(self) -> list[Reading]:
         """Test the CPU here, and GPUs under the ranks' Python, because torch is there."""

@@ -100,6 +100,12 @@ class Asker:
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is not None and memory.total:
             yield {"metric": "gpu_memory_used", "value": round(100 * memory.used / memory.total, 1)}
+        busy = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        if busy is not None:
+            yield {"metric": "gpu_utilization", "value": busy.gpu}
+        milliwatts = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        if milliwatts is not None:
+            yield {"metric": "gpu_power", "value": round(milliwatts / 1000, 1)}
 
     def _ask(self, call: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - whatever NVML says
         """Return the answer, or None where this is not supported. Raises NVMLError on any other trouble."""

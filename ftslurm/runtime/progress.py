@@ -151,6 +151,13 @@ class ProgressReader:
             return {}
         return {state.rank: state.pid for state in list(watched.states.values()) if state.pid}
 
+    def steps(self) -> tuple[int | None, dict[int, int]]:
+        """Return the attempt that is watched and how far those of its ranks are that show it."""
+        watched = self._watched
+        if watched is None:
+            return None, {}
+        return watched.attempt, {rank: state.step for rank, state in watched.states.copy().items() if state.step >= 0}
+
     # ------------------------------------------------------------------------------------------------ the thread
 
     def _run(self) -> None:

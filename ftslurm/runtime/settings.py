@@ -138,6 +138,7 @@ def probes_of(config: Config) -> ProbeSpec:
     )
     return ProbeSpec(
         interval_s=wanted.interval,
+        sample_every_s=0.0 if config.observe.sample_every == "none" else config.observe.sample_every,
         gpus=config.resources.gpus_per_node if wanted.gpus == "auto" else 0,
         compute=wanted.compute_test == "auto",
         python=config.command[0],

@@ -93,9 +93,10 @@ class ProgressSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSpec:
-    """What agents measure on their nodes; `interval_s` 0: nothing, `gpus` 0: no GPU is expected."""
+    """What agents measure on their nodes; `interval_s`, `sample_every_s` 0: nothing, `gpus` 0: no GPU is expected."""
 
     interval_s: float = 30.0
+    sample_every_s: float = 5.0
     gpus: int = 0
     compute: bool = True
     python: str = ""

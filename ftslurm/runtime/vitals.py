@@ -31,7 +31,7 @@ class Vitals:
         self._rows = rows
         self._tell = tell
         self._reader = ProgressReader(spec, self._local, rows, tell)
-        self.start = self._reader.start
+        self.start, self.steps = self._reader.start, self._reader.steps
 
     def environment(self, attempt: int, common: Mapping[str, str]) -> dict[str, str]:
         """The variables by which the ranks of an attempt tell their progress, and NCCL what it is doing."""

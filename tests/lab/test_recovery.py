@@ -84,7 +84,7 @@ def test_killed_rank_ends_with_the_same_weights(lab: Cluster, undisturbed: Undis
 
 def test_cut_node_is_left_out(lab: Cluster, undisturbed: Undisturbed) -> None:
     """Without a node a user's training goes on as it would have with it; what the node still ran is dead by then."""
-    run = ddp(lab, name="cut", nodes=4, steps=STEPS, user=lab.user)
+    run = ddp(lab, name="cut", nodes=4, steps=STEPS, user=lab.user, observe={"sample_every": "1s"})
     run.wait("a committed checkpoint", lambda: run.durable() and run.step_of(0) > 25)
     lab.cut("n3")
     run.wait_step(1, run.step_of(0))
@@ -95,6 +95,7 @@ def test_cut_node_is_left_out(lab: Cluster, undisturbed: Undisturbed) -> None:
     assert run.wait_end() == ("finished", 0)
     assert not [proc for proc in run.processes() if proc.attempt is not None]
     assert STEPS - run.restored_steps()[1] >= 50
+    assert {path.name.split(".")[0] for path in (run.root / "samples").iterdir()} == {"n1", "n2", "n3", "n4"}
     ours = loss_of(state_of(run.root / "checkpoints", STEPS), STEPS)
     theirs = loss_of(state_of(undisturbed(4), STEPS), STEPS)
     assert ours == pytest.approx(theirs, rel=1e-5)

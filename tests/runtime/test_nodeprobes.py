@@ -11,6 +11,7 @@ import pytest
 
 from ftslurm.core.conditions import MemoryKilled, NodeChecked, NodeHealth, XidSeen
 from ftslurm.core.health import Consequence, Level, Reading, Rule
+from ftslurm.paths import RunPaths
 from ftslurm.runtime import gauges, nodeprobes
 from ftslurm.runtime.clock import ClockWatch
 from ftslurm.runtime.devicetest import DeviceTest, torch_python
@@ -25,7 +26,10 @@ def place(tmp_path):
     """Scratch and shared storage of a node."""
     for name in ("scratch", "shared"):
         (tmp_path / name).mkdir()
-    return Place(node="n1", run_id="r", scratch=tmp_path / "scratch", shared=tmp_path / "shared", attempt=lambda: 3)
+    return Place(
+        node="n1", epoch=1, paths=RunPaths(tmp_path / "shared"), scratch=tmp_path / "scratch",
+        attempt=lambda: 3, steps=lambda: (3, {0: 17}),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_a_healthy_node_says_that_it_was_checked(started, place):
     _, reports = started(ProbeSpec(interval_s=600))
     assert until(reports, NodeChecked) == NodeChecked(node="n1")
     assert not list(place.scratch.iterdir())
-    assert not list(place.shared.iterdir())
+    assert not list(place.paths.root.iterdir())
 
 
 def test_a_rule_that_holds_is_reported_at_once(started):
@@ -215,7 +219,8 @@ def test_a_late_answer_is_taken_in_the_next_round(started):
 
 def test_place_without_scratch_has_no_scratch_probe(tmp_path):
     """Nothing is written where nothing was asked for."""
-    place = Place(node="n1", run_id="r", scratch=None, shared=Path(tmp_path), attempt=lambda: None)
+    paths = RunPaths(Path(tmp_path))
+    place = Place(node="n1", epoch=1, paths=paths, scratch=None, attempt=lambda: None, steps=lambda: (None, {}))
     probes = NodeProbes(ProbeSpec(), place, ClockWatch(), pytest.fail)
     assert "scratch" not in [probe.name for probe in probes._probes]
 

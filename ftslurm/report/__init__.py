@@ -1,0 +1,1 @@
+"""The report of a run: pictures, a page, and the same as data."""
