@@ -204,7 +204,7 @@ class Wrapper:
 
         log, self._began = go.get("log"), time.monotonic()
         self._pump = Pump(log or os.devnull)
-        self._notes = Pump(log.rpartition(".")[0] + ".ndjson" if log else os.devnull)
+        self._notes = Pump(log[:-4] + ".ndjson" if log and log.endswith(".log") else os.devnull)
         call, us = prctl(), os.getpid()
         call(PR_SET_CHILD_SUBREAPER, 1)
         argv = self._argv(go)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import queue
 import re
 import subprocess
 import sys
@@ -61,13 +63,9 @@ def test_a_line_says_when_who_where_and_about_what(who, capsys):
 def test_an_exception_is_told_as_one(who, capsys):
     """Its type, its message, and its whole trace with the cause have fields of their own."""
     logs.to_file(who)
-    try:
-        try:
-            raise KeyError("inner")
-        except KeyError as error:
-            raise OSError("outer") from error
-    except OSError as error:
-        logs.complain(log, error, "copying")
+    outer = OSError("outer")
+    outer.__cause__ = KeyError("inner")
+    logs.complain(log, outer, "copying")
     (line,) = lines(who)
     assert line["message"] == "copying failed"
     assert (line["error"]["type"], line["error"]["message"]) == ("OSError", "outer")
@@ -112,15 +110,15 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost(who, capsys):
 def test_too_many_lines_are_counted(who, monkeypatch):
     """What waits is bounded; what was dropped is said before the next line."""
     monkeypatch.setattr(logs, "MOST_WAITING", 3)
-    waiting: Any = __import__("queue").SimpleQueue()
-    queue = logs._Queue(waiting, who, None)  # type: ignore[arg-type]
+    waiting: Any = queue.SimpleQueue()
+    handler = logs._Queue(waiting, who, None)  # type: ignore[arg-type]
     record = logging.LogRecord("name", logging.INFO, __file__, 1, "text", None, None)
     for _ in range(5):
-        queue.emit(record)
+        handler.emit(record)
     assert waiting.qsize() == 3
     waiting.get()
     waiting.get()
-    queue.emit(record)
+    handler.emit(record)
     found = [waiting.get().getMessage() for _ in range(waiting.qsize())]
     assert found == ["text", "2 lines are missing here: too many waited to be written", "text"]
 
@@ -142,8 +140,8 @@ def test_storage_that_hangs_holds_nobody_up(tmp_path):
     """A process whose log cannot be written logs on, and ends, also in the ordinary way with its exit handlers."""
     folder = tmp_path / "run" / "logs" / "0"
     folder.mkdir(parents=True)
-    os_fifo = folder / "agent-n1.ndjson"
-    __import__("os").mkfifo(os_fifo)  # nobody reads it: whoever opens it stands still
+    fifo = folder / "agent-n1.ndjson"
+    os.mkfifo(fifo)  # nobody reads it: whoever opens it stands still
     argv = [sys.executable, "-c", HANGS, str(tmp_path / "run")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "decided\n", "")
