@@ -241,11 +241,13 @@ class _Speech(_OneThreads):
         text = f"{record.levelname.lower()}: {self._who}: {record.getMessage()}"
         if record.exc_info and record.exc_info[1] is not None:
             text += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
-        _say(f"[ftslurm {stamp}] {''.join(map(_shown, text))}")
+        _say(f"[ftslurm {stamp}] {shown(text)}")
 
 
-def _shown(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+def shown(text: str) -> str:
+    """`text` on one line; what a terminal would act on, if somebody reads it there, is written as an escape."""
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text if text.isprintable() else "".join(escaped)
 
 
 def _say(text: str) -> None:
