@@ -285,7 +285,8 @@ class Performer:
         restored = of.run.current.restored
         for node in action.again or dict.fromkeys(action.placement):
             ranks = [rank for rank, place in enumerate(action.placement) if place == node]
-            each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
+            tracker = {rank: attempt_env.tracker_of(world, rank, inherited) for rank in ranks}
+            each = {str(rank): {**attempt_env.of_rank(world, rank), **tracker[rank]} for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
 
