@@ -93,7 +93,7 @@ def grok() -> tuple[str, re.Pattern[str], dict[str, str]]:
     """The pipeline's grok filter: the field that it reads, its pattern, and the field of each of its groups."""
     text = LOGSTASH.read_text(encoding="utf-8")
     (match,) = re.findall(r'match => \{ "([^"]+)" => "([^"]+)" \}', text)
-    (own,) = re.findall(r"pattern_definitions => \{ (.*) \}", text)
+    (own,) = re.findall(r"pattern_definitions => \{\n(.*?)\n {6}\}", text, re.DOTALL)
     known = {**_GROK, **dict(re.findall(r'"(\w+)" => "([^"]+)"', own))}
     fields: dict[str, str] = {}
 

@@ -37,7 +37,7 @@ else:  # run as a file, where -I has left its folder out of the path
 
 FILES = ("rank.py", "pump.py", "wire.py")
 NOT_FOUND, NOT_STARTED, KILLED, ORPHANED = 127, 126, 137, 75
-ACK_S, DRAIN_S, KILL_S = 30.0, 30.0, 10.0
+ACK_S, DRAIN_S, KILL_S, NOTE_S = 30.0, 30.0, 10.0, 1.0
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PR_SET_PTRACER, ANY_OF_OURS = 0x59616D61, 2**64 - 1
@@ -277,10 +277,10 @@ class Wrapper:
             self._pump.say(f"processes that cannot be killed: {descendants(os.getpid())}")
         signum = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
         code = 128 + signum if signum else os.WEXITSTATUS(self._status)
-        self._end(code, signum)
         how = f"signal {signum}" if signum else f"code {code}"
         why = ": its attempt is stopped" if self._asked else ""
         self._note("end", f"has ended with {how}{why}", well=code == 0 or self._asked)
+        self._end(code, signum)  # after that the agent may kill this process at any time
 
     def _reap(self) -> bool:
         """Take the status of everything that has ended; whether children are left, after a moment."""
@@ -302,13 +302,18 @@ class Wrapper:
         self._link.send(self._exit)
 
     def _note(self, what: str, text: str, *, well: bool) -> None:
-        """Write a line for people and log collectors; after what the agent is to know, since the disk may hang."""
+        """Write a line for people and log collectors; a disk that hangs is waited for a moment only."""
+        import threading
+
         event: dict[str, Any] = {"action": "rank_" + what, "outcome": "success" if well else "failure"}
         if what == "end":
             event["duration"] = int((time.monotonic() - self._began) * 1e9)
         labels = {**self._about, "node": self._link.node}
         told = {"message": f"rank {self._about['rank']} {text}", "event": event}
-        self._notes.write(ecs_line(self._environ, labels, "info" if well else "error", told))
+        line = ecs_line(self._environ, labels, "info" if well else "error", told)
+        writer = threading.Thread(target=self._notes.write, args=(line,), daemon=True)
+        writer.start()
+        writer.join(NOTE_S)
 
     def _verdict(self) -> int | None:
         """The code to exit with, once there is nothing more to wait for."""

@@ -63,11 +63,11 @@ def test_every_error_says_when_where_and_of_what(failed_once: LabRun) -> None:
 
 
 def test_each_process_has_a_file_for_each_attempt(failed_once: LabRun) -> None:
-    """Of both attempts: the supervisor, both agents and both wrappers; the parent has said how it went on."""
+    """The supervisor and the wrappers have said something in both attempts; agents and the parent at least once."""
     names = {path.relative_to(failed_once.root / "logs") for path, _ in lines(failed_once)}
-    expected = ("supervisor-n1", "agent-n1", "agent-n2", "rank-00000", "rank-00001")
+    expected = ("supervisor-n1", "rank-00000", "rank-00001")
     assert {Path(attempt, f"{name}.ndjson") for attempt in ("0", "1") for name in expected} <= names
-    assert any(path.name == "parent-n1.ndjson" for path in names)
+    assert {"agent-n1.ndjson", "agent-n2.ndjson", "parent-n1.ndjson"} <= {path.name for path in names}
 
 
 def test_collectors_read_them_as_the_templates_say(failed_once: LabRun) -> None:
