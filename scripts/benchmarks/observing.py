@@ -43,7 +43,7 @@ from tests.slurm.fake import FakeSlurm
 if TYPE_CHECKING:
     from ftslurm.lab.cluster import Cluster
 
-OFF = {"metrics": "none", "sample_every": "0s"}
+OFF = {"metrics": "none", "sample_every": "none"}
 CONFIG = """name: {name}
 command: [sleep, "{sleep_s}"]
 run_root: {runs}
@@ -153,7 +153,7 @@ def commands(events: int, runs: int, times: int) -> dict[str, dict[str, Any]]:
             "status --json": (["status", "--json"], many, f"{runs} runs"),
         }
         if "report" in COMMANDS:
-            asked["report"] = (["report", "101", "--output", str(place / "report")], long, f"{events} entries")
+            asked["report"] = (["report", "101", "--out", str(place / "report")], long, f"{events} entries")
         return {
             name: {"of": of, "seconds": _seconds(argv, env, place, times)} for name, (argv, env, of) in asked.items()
         }
