@@ -94,9 +94,9 @@ def logs(
     One rank's output is printed byte for byte, to a terminal without what a terminal would act on; that of several line
     by line, as `RANK| text`. How lines of different ranks followed each other is not known.
     """
-    from ftslurm import runs
+    from ftslurm.runs import find_run
 
-    paths = runs.find_run(run)
+    paths = find_run(run)
     chosen = None if ranks is None else parse_ranks(ranks)
     if own or level or supervisor or agent is not None:
         role = _role(agent, supervisor=supervisor)
@@ -106,12 +106,8 @@ def logs(
         raise UsageError("--json is for the logs of ftslurm's own processes", hint="add --own, --supervisor or --agent")
     else:
         wanted = _in_logs(paths, chosen if ranks or node else parse_ranks("0"))
-        if not follow:
-            _check(paths, attempt, wanted)
-        first = attempt if attempt is not None else max(_attempts(paths), default=0)
-        choice = _Choice(first=first, onward=follow, ranks=wanted, node=node)
-        one = node is None and wanted is not None and sum(map(len, wanted)) == 1
-        reader = _Reader(lambda: _rank_logs(paths, choice), _Output(_form(one=one, raw=raw)), lines)
+        first = _first(paths, attempt, wanted, waits=follow)
+        reader = _rank_reader(paths, _Choice(first=first, onward=follow, ranks=wanted, node=node), lines, raw=raw)
     code = 0
     if follow:
         code = _follow(paths, reader)
@@ -172,6 +168,18 @@ def _role(agent: str | None, *, supervisor: bool) -> str | None:
 def _own_reader(paths: RunPaths, wanted: Wanted, lines: int | None, *, as_json: bool) -> _Reader:
     check_place(paths, wanted)
     return _Reader(lambda: sources(paths, wanted), Merged(wanted, as_json=as_json, last=lines), None)
+
+
+def _first(paths: RunPaths, attempt: int | None, wanted: Ranks | None, *, waits: bool) -> int:
+    """The attempt to begin with. What is not there is refused, unless it is waited for."""
+    if not waits:
+        _check(paths, attempt, wanted)
+    return attempt if attempt is not None else max(_attempts(paths), default=0)
+
+
+def _rank_reader(paths: RunPaths, choice: _Choice, lines: int | None, *, raw: bool) -> _Reader:
+    one = choice.node is None and choice.ranks is not None and sum(map(len, choice.ranks)) == 1
+    return _Reader(lambda: _rank_logs(paths, choice), _Output(_form(one=one, raw=raw)), lines)
 
 
 def _attempts(paths: RunPaths) -> list[int]:

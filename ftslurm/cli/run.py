@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from ftslurm.paths import RunPaths
     from ftslurm.slurm.env import JobEnv
 
 EXAMPLES = """\b
@@ -89,15 +90,20 @@ def run(
         run_dir = adopt(srun_line, job, file=file, run_name=run_name, run_root=run_root).root
     from ftslurm import runs
     from ftslurm.paths import RunPaths
-    from ftslurm.runtime import logs
 
     paths = RunPaths(run_dir)
     for name in {job.job_id, job.requeue_id}:  # a task of an array is known by two ids
         runs.link_job(paths, name)
     resumed = job.resumes(paths.run_id) if resumed is None else resumed
-    # What it has to say to people it prints on the job's own output.
-    logs.to_file(logs.Process(paths=paths, role="parent", job_id=job.requeue_id, node=logs.own_node()), speaks=False)
+    _log_as_parent(paths, job)
     return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
+
+
+def _log_as_parent(paths: RunPaths, job: JobEnv) -> None:
+    """Log into the run's folder; what is for people is printed on the job's own output."""
+    from ftslurm.runtime import logs
+
+    logs.to_file(logs.Process(paths=paths, role="parent", job_id=job.requeue_id, node=logs.own_node()), speaks=False)
 
 
 def _join() -> None:

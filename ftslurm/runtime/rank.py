@@ -202,9 +202,7 @@ class Wrapper:
         import subprocess
         import threading
 
-        log, self._began = go.get("log"), time.monotonic()
-        self._pump = Pump(log or os.devnull)
-        self._notes = Pump(log[:-4] + ".ndjson" if log and log.endswith(".log") else os.devnull)
+        self._open(go.get("log") or os.devnull)
         call, us = prctl(), os.getpid()
         call(PR_SET_CHILD_SUBREAPER, 1)
         argv = self._argv(go)
@@ -239,6 +237,10 @@ class Wrapper:
         self._carrier = threading.Thread(target=self._pump.run, args=(out, err), daemon=True)
         self._carrier.start()
         self._note("start", f"has started as process {self._child}", well=True)
+
+    def _open(self, log: str) -> None:
+        self._pump, self._began = Pump(log), time.monotonic()
+        self._notes = Pump(log[:-4] + ".ndjson" if log.endswith(".log") else os.devnull)
 
     def _argv(self, go: Mapping[str, Any]) -> list[str]:
         argv = list(go.get("argv") or self._command) or [""]
