@@ -108,11 +108,8 @@ def logs(
         wanted = _in_logs(paths, chosen if ranks or node else parse_ranks("0"))
         first = _first(paths, attempt, wanted, waits=follow)
         reader = _rank_reader(paths, _Choice(first=first, onward=follow, ranks=wanted, node=node), lines, raw=raw)
-    code = 0
-    if follow:
-        code = _follow(paths, reader)
-    else:
-        reader.once()
+    reader.once()
+    code = _follow(paths, reader) if follow else 0
     reader.output.end()
     return code
 
