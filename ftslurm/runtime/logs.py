@@ -36,6 +36,8 @@ from ftslurm.slurm.env import NODE_NAME
 MOST_WAITING = 10_000
 """Lines that wait for storage which takes none; what comes then is counted and dropped."""
 NO_RANK = "-"
+TOLD = "ftslurm.told"
+"""The logger of what people have been told in another way already: it is not said to them once more."""
 FINISH_S = 2.0
 
 
@@ -233,6 +235,7 @@ class _Speech(_OneThreads):
 
     def __init__(self, who: Process) -> None:
         super().__init__(logging.WARNING)
+        self.addFilter(lambda record: record.name != TOLD)
         self._who = f"{who.role} {who.node}"
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -47,7 +47,7 @@ from ftslurm.runtime.clients import Clients, refusals, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
-from ftslurm.runtime.logs import complain
+from ftslurm.runtime.logs import TOLD, complain
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
 from ftslurm.runtime.settings import checkpoint_of, probes_of, progress_of
@@ -166,7 +166,7 @@ class Performer:
                 log.info("%s cannot be told %s: not connected", node, message["t"])
 
     def _say(self, action: Say) -> None:
-        log.log(level_of(action.slug), "%s", action.text, extra=extra_of(action, self._of.run))
+        logging.getLogger(TOLD).log(level_of(action.slug), "%s", action.text, extra=extra_of(action, self._of.run))
         self._of.voice.say(action.text)
         if action.slug == "checkpoint_suspect":
             name = action.facts["generation"]

@@ -60,6 +60,14 @@ def test_a_line_says_when_who_where_and_about_what(who, capsys):
     assert re.fullmatch(r"\[ftslurm \d\d:\d\d:\d\d\] warning: agent n3: torn \\x1b\[2J\\nforged\n", said)
 
 
+def test_what_people_know_already_is_not_said_twice(who, capsys):
+    """What the supervisor has printed on the job's output is in the file, and not on stderr."""
+    logs.to_file(who)
+    logging.getLogger(logs.TOLD).error("rank 3 was killed")
+    assert [line["message"] for line in lines(who)] == ["rank 3 was killed"]
+    assert capsys.readouterr().err == ""
+
+
 def test_an_exception_is_told_as_one(who, capsys):
     """Its type, its message, and its whole trace with the cause have fields of their own."""
     logs.to_file(who)
