@@ -12,6 +12,7 @@ The rank wrapper, which runs under any Python, writes lines of the same form by 
 
 from __future__ import annotations
 
+import atexit
 import copy
 import logging
 import logging.handlers
@@ -68,6 +69,7 @@ def to_file(who: Process, level: int = logging.INFO, *, speaks: bool = True) -> 
     root = logging.getLogger()
     root.addHandler(_Queue(waiting, who, _write_in_a_thread(waiting, writers)))
     root.setLevel(level)
+    atexit.register(finish)
 
 
 def of_attempt(number: int) -> None:
@@ -76,10 +78,10 @@ def of_attempt(number: int) -> None:
         handler.attempt = number
 
 
-def finish(timeout_s: float = FINISH_S) -> None:
-    """Write what waits, for a bounded time. `logging.shutdown` would wait for storage that hangs."""
+def finish(timeout_s: float | None = None) -> None:
+    """Write what waits, for a bounded time: before os._exit; other ends of a process do it by themselves."""
     for handler in _queues():
-        handler.finish(timeout_s)
+        handler.finish(FINISH_S if timeout_s is None else timeout_s)
 
 
 def event(action: str, *, well: bool, took_s: float | None = None, **labels: object) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ftslurm.core.events import ENDED
 from ftslurm.errors import FtslurmError
 from ftslurm.journal import Entry
 from ftslurm.paths import RunPaths
-from ftslurm.runtime.logs import event, finish
+from ftslurm.runtime.logs import event
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,7 @@ class Parent:
             word = self._once()
             if word is not None:
                 log.info("the supervisor says %s", word)
-                code = self._follow(word)
-                finish()
-                return code
+                return self._follow(word)
             crashes = 0 if time.monotonic() - started > HEALTHY_S else crashes + 1
             rest_s = REST_S[min(crashes, len(REST_S) - 1)]
             died = self._child.returncode if self._child else None

@@ -139,7 +139,7 @@ from ftslurm.runtime import logs
 logs.to_file(logs.Process(paths=RunPaths(Path(sys.argv[1])), role="agent", job_id="1", node="n1"), speaks=False)
 for number in range(1000):
     logging.error("line %d", number)
-logs.finish(0.1)
+logs.FINISH_S = 0.1
 print("decided", flush=True)
 """
 
