@@ -260,12 +260,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="how long a pair of runs is watched (default 180)")
     parser.add_argument("--events", type=int, default=10_000, help="entries of the long journal (default 10000)")
     parser.add_argument("--runs", type=int, default=1000, help="runs in the run root (default 1000)")
+    parser.add_argument("--times", type=int, default=5, help="calls of each command (default 5)")
     parser.add_argument("--quick", action="store_true", help="2 seconds, 300 entries, 20 runs, one time each")
     parser.add_argument("--without-lab", action="store_true", help="only the commands and the price of a line")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     args = parser.parse_args()
-    seconds, events, runs, times = (2.0, 300, 20, 1) if args.quick else (args.seconds, args.events, args.runs, 5)
+    wanted = (args.seconds, args.events, args.runs, args.times)
+    seconds, events, runs, times = (2.0, 300, 20, 1) if args.quick else wanted
     value: dict[str, Any] = {
         "seconds": seconds,
         "off": off_section(),
