@@ -33,7 +33,7 @@ import machine
 from faults import wait_until
 from laboratory import laboratory
 from methods import Place, make_place, submit_ftslurm
-from overhead import START_S, cpu_times
+from overhead import cpu_times
 
 from ftslurm.cli import COMMANDS
 from ftslurm.config import Config
@@ -44,6 +44,8 @@ from tests.slurm.fake import FakeSlurm
 if TYPE_CHECKING:
     from ftslurm.lab.cluster import Cluster
 
+START_S = 600.0
+"""Two runs start at once, on a machine that may be busy."""
 OFF = {"metrics": "none", "sample_every": "none"}
 CONFIG = """name: {name}
 command: [sleep, "{sleep_s}"]
@@ -71,7 +73,7 @@ def side_by_side(lab: Cluster, seconds: float) -> list[dict[str, Any]]:
     for turn, (on, off) in enumerate(PAIRS):
         jobs = {"on": _submit(lab, turn, "on", on, seconds), "off": _submit(lab, turn, "off", off, seconds)}
         for job_id, _ in jobs.values():
-            wait_until("all ranks", START_S, lambda job_id=job_id: _wrappers(job_id) == 2)  # type: ignore[misc]
+            wait_until("all ranks", START_S, lambda job_id=job_id: _wrappers(job_id) >= 2)  # type: ignore[misc]
         time.sleep(min(20.0, seconds))  # the start is not the rest
         before, began = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic()
         time.sleep(seconds)
