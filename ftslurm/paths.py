@@ -10,7 +10,8 @@ Layout of the run's folder::
       journal.<epoch>.jsonl
       lease/<n>
       key
-      logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
+      logs/<attempt>/rank-00042.log  rank-00042.ndjson  supervisor-<node>.ndjson  agent-<node>.ndjson ...
+      logs/current -> <attempt>
       checkpoints/   samples/<node>.<epoch>.jsonl   report/
       metrics.prom  metrics.sd.json
     <run_root>/by-job/<job_id> -> ../<run_id>
@@ -151,12 +152,13 @@ class RunPaths:
     def current_logs(self) -> Path:
         return self.logs / "current"
 
-    @property
-    def supervisor_log(self) -> Path:
-        return self.logs / "supervisor.ndjson"
+    def process_log(self, attempt: int | str, role: str, node: str) -> Path:
+        """The log of one of ftslurm's own processes (`runtime.logs`); roles: supervisor, parent, agent, ring."""
+        return self.logs / str(attempt) / f"{role}-{node}.ndjson"
 
-    def agent_log(self, node: str) -> Path:
-        return self.logs / f"agent-{node}.ndjson"
+    def rank_notes(self, attempt: int, rank: int) -> Path:
+        """The log of a rank's wrapper, beside what the rank prints."""
+        return self.rank_log(attempt, rank).with_suffix(".ndjson")
 
     @property
     def metrics(self) -> Path:

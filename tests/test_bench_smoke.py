@@ -184,6 +184,26 @@ def test_fleet(tmp_path: Path) -> None:
     assert "| 100 |" in page
 
 
+def test_observing(tmp_path: Path) -> None:
+    """A line of a log has a price, and the commands that show runs are measured on a long journal and on many runs."""
+    value, page = bench("observing", "--without-lab", "--out", tmp_path)
+    assert 0 < value["line_s"] < 1
+    assert {"explain", "status", "status --json"} <= set(value["commands"])
+    assert "| `ftslurm status` | 20 runs |" in page
+
+
+@long_test("two runs of which one is not observed are watched side by side")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
+    """Both runs are measured on all nodes, in both orders, and stand beside each other on the page."""
+    value, page = bench("observing", "--lab", lab_name, "--out", tmp_path)
+    seen = {(row["turn"], row["observing"], row["node"]) for row in value["rest"] if row["role"] == "agent"}
+    assert {each[:2] for each in seen} == {(turn, name) for turn in (0, 1) for name in ("on", "off")}
+    assert {node for _, _, node in seen} == {"n1", "n2", "n3", "n4"}
+    assert "| batch host |" in page
+
+
 def test_diagnosis(tmp_path: Path) -> None:
     """Every incident of the corpus is in the matrix; worse evidence is scored beside the whole."""
     value, page = bench("diagnosis", "--out", tmp_path)

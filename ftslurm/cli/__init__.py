@@ -12,6 +12,7 @@ of stdout went away (141, as the shell counts SIGPIPE); anything else is our bug
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -134,7 +135,9 @@ def exit_code(argv: list[str] | None = None) -> int:
     except FtslurmError as error:
         return _report(error)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _print(shown.getvalue())
         return error.exit_code
     except click.Abort as error:
         # click turns both Ctrl-C and the end of input at a prompt into Abort.
@@ -152,10 +155,17 @@ def _report(error: FtslurmError) -> int:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"ftslurm: error: {error}", err=True)
+    _print(f"ftslurm: error: {error}")
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        _print(f"hint: {error.hint}")
     return error.exit_code
+
+
+def _print(text: str) -> None:
+    """Print lines on stderr; names in them do nothing to the terminal."""
+    from ftslurm.insight.text import visible_lines
+
+    click.echo("\n".join(visible_lines(text)), err=True)
 
 
 def _as_bug(error: Exception) -> InternalError:

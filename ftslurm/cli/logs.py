@@ -1,4 +1,8 @@
-"""`ftslurm logs`: what the ranks wrote, byte for byte; and the logs of ftslurm's own processes."""
+"""`ftslurm logs`: what the ranks wrote, byte for byte; and the logs of ftslurm's own processes (`ownlogs`).
+
+On a terminal the ranks' words are shown line by line with every character escaped that a terminal would act on, unless
+they are asked for as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.ownlogs import LEVELS, Merged, Source, Wanted, check_place, ranks_on, sources
 from ftslurm.cli.runarg import run_argument
 from ftslurm.errors import Refused, RunFailed, ServiceUnavailable, TryAgain, UsageError
 
@@ -26,7 +31,10 @@ Examples:
   ftslurm logs 101 -f                                 # follow it, from attempt to attempt, until the run has ended
   ftslurm logs 101 --attempt 0 --rank 3 -n 50         # the last 50 lines of one rank
   ftslurm logs 101 --rank all | grep -i error         # every rank, each line with its rank before it
-  ftslurm logs 101 --supervisor                       # ftslurm's own log; --agent n3 for that of a node
+  ftslurm logs 101 --node n3 -f --raw                 # the ranks on a node; colours and progress bars as they are
+  ftslurm logs 101 --own                              # what ftslurm's own processes logged, all of them by time
+  ftslurm logs 101 --level error                      # of that the errors; --node n3: those about n3
+  ftslurm logs 101 --supervisor                       # one process; --agent n3 for that of a node
   ftslurm logs 101 --agent n3 --json | jq .message
 \b
 Exit codes:
@@ -44,15 +52,6 @@ STILL_S = 120.0
 _RANK_LOG = re.compile(r"rank-([0-9]+)\.log")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One log file: the attempt and rank that it belongs to, or neither for ftslurm's own."""
-
-    path: Path
-    attempt: int = -1
-    rank: int = -1
-
-
 Sources = Callable[[], Sequence[Source]]
 Ranks = tuple[range, ...]
 Render = Callable[[Source, bytes], bytes]
@@ -60,53 +59,58 @@ Render = Callable[[Source, bytes], bytes]
 
 @click.command(epilog=EXAMPLES)
 @run_argument()
-@click.option("--attempt", type=click.IntRange(min=0), help="Attempt; left out: the newest.")
-@click.option("--rank", "ranks", default="0", show_default=True, help="Rank: a number, a list as 0,4-7, or all.")
+@click.option("--attempt", type=click.IntRange(min=0), help="Attempt; left out: the newest; of ftslurm's own all.")
+@click.option("--rank", "ranks", help="Rank: a number, a list as 0,4-7, or all; left out: 0, or all of --node.")
+@click.option("--node", metavar="NODE", help="Only the ranks on NODE; of ftslurm's own what is about NODE.")
 @click.option(
     "-f", "--follow", is_flag=True, help="Go on with what is written, over attempts, until the run has ended."
 )
-@click.option("--agent", metavar="NODE", help="The log of the agent on NODE instead.")
-@click.option("--supervisor", is_flag=True, help="The log of the supervisor instead.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last LINES lines of each file.")
+@click.option("--own", is_flag=True, help="The logs of ftslurm's own processes instead, put together by time.")
+@click.option("--agent", metavar="NODE", help="Of these only the agent on NODE.")
+@click.option("--supervisor", is_flag=True, help="Of these only the supervisor.")
+@click.option("--level", type=click.Choice(LEVELS), help="Of these only lines that are at least so grave.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), help="Only the last LINES lines of each rank, or of all own."
+)
+@click.option("--raw", is_flag=True, help="Also on a terminal every byte as it was written, whatever it does there.")
 @click.option("--json", "as_json", is_flag=True, help="Logs of ftslurm's own as they are: one JSON object a line.")
 def logs(
     run: str,
     *,
     attempt: int | None,
-    ranks: str,
+    ranks: str | None,
+    node: str | None,
     follow: bool,
+    own: bool,
     agent: str | None,
     supervisor: bool,
+    level: str | None,
     lines: int | None,
+    raw: bool,
     as_json: bool,
 ) -> int:
     """Print what the ranks of a run wrote.
 
-    One rank's output is printed byte for byte; that of several line by line, as `RANK| text`. How lines of different
-    ranks followed each other is not known.
+    One rank's output is printed byte for byte, to a terminal without what a terminal would act on; that of several line
+    by line, as `RANK| text`. How lines of different ranks followed each other is not known.
     """
-    from ftslurm import runs
+    from ftslurm.runs import find_run
 
-    paths = runs.find_run(run)
-    own = _own_log(paths, agent, supervisor=supervisor)
-    if own is not None:
-        output = _Output(None if as_json else _record)
-        reader = _Reader(lambda: [own], output, lines)
+    paths = find_run(run)
+    chosen = None if ranks is None else parse_ranks(ranks)
+    if own or level or supervisor or agent is not None:
+        role = _role(agent, supervisor=supervisor)
+        asked = Wanted(role=role, place=agent, attempt=attempt, level=level, node=node, ranks=chosen)
+        reader = _own_reader(paths, asked, lines, as_json=as_json)
     elif as_json:
-        raise UsageError("--json is for the logs of ftslurm's own processes", hint="add --supervisor or --agent NODE")
+        raise UsageError("--json is for the logs of ftslurm's own processes", hint="add --own, --supervisor or --agent")
     else:
-        wanted = _in_logs(paths, parse_ranks(ranks))
-        if not follow:
-            _check(paths, attempt, wanted)
-        output = _Output(None if wanted is not None and sum(map(len, wanted)) == 1 else _prefixed)
-        first = attempt if attempt is not None else max(_attempts(paths), default=0)
-        reader = _Reader(lambda: _rank_logs(paths, first, wanted, onward=follow), output, lines)
-    code = 0
-    if follow:
-        code = _follow(paths, reader)
-    else:
-        reader.once()
-    output.end()
+        wanted = _in_logs(paths, chosen if ranks or node else parse_ranks("0"))
+        first = _first(paths, attempt, wanted, waits=follow)
+        reader = _rank_reader(paths, _Choice(first=first, onward=follow, ranks=wanted, node=node), lines, raw=raw)
+    reader.once()
+    code = _follow(paths, reader) if follow else 0
+    reader.output.end()
     return code
 
 
@@ -147,28 +151,41 @@ def _among(rank: int, wanted: Ranks | None) -> bool:
     return wanted is None or any(rank in each for each in wanted)
 
 
-def _own_log(paths: RunPaths, agent: str | None, *, supervisor: bool) -> Source | None:
+def _role(agent: str | None, *, supervisor: bool) -> str | None:
     from ftslurm.slurm.nodeset import check_name
 
     if agent is not None and supervisor:
         raise UsageError("--agent and --supervisor are two logs; choose one")
-    if agent is None and not supervisor:
-        return None
-    path = paths.agent_log(check_name(agent)) if agent is not None else paths.supervisor_log
-    if not path.exists():
-        found = sorted(
-            each.name.removeprefix("agent-").removesuffix(".ndjson") for each in paths.logs.glob("agent-*.ndjson")
-        )
-        raise UsageError(f"there is no log {path}", hint=f"agents with a log: {', '.join(found) or 'none yet'}")
-    return Source(path=path)
+    if agent is not None:
+        check_name(agent)
+        return "agent"
+    return "supervisor" if supervisor else None
+
+
+def _own_reader(paths: RunPaths, wanted: Wanted, lines: int | None, *, as_json: bool) -> _Reader:
+    check_place(paths, wanted)
+    return _Reader(lambda: sources(paths, wanted), Merged(wanted, as_json=as_json, last=lines), None)
+
+
+def _first(paths: RunPaths, attempt: int | None, wanted: Ranks | None, *, waits: bool) -> int:
+    """The attempt to begin with. What is not there is refused, unless it is waited for."""
+    if not waits:
+        _check(paths, attempt, wanted)
+    return attempt if attempt is not None else max(_attempts(paths), default=0)
+
+
+def _rank_reader(paths: RunPaths, choice: _Choice, lines: int | None, *, raw: bool) -> _Reader:
+    one = choice.node is None and choice.ranks is not None and sum(map(len, choice.ranks)) == 1
+    return _Reader(lambda: _rank_logs(paths, choice), _Output(_form(one=one, raw=raw)), lines)
 
 
 def _attempts(paths: RunPaths) -> list[int]:
-    """The attempts that have a folder of logs, oldest first."""
+    """The attempts of which ranks have written something, oldest first."""
     try:
-        return sorted(int(each.name) for each in paths.logs.iterdir() if each.name.isdigit())
+        numbers = sorted(int(each.name) for each in paths.logs.iterdir() if each.name.isdigit())
     except FileNotFoundError:
         return []
+    return [number for number in numbers if any(paths.attempt_logs(number).glob("rank-*.log"))]
 
 
 def _ranks(paths: RunPaths, attempt: int) -> dict[int, Path]:
@@ -180,15 +197,27 @@ def _ranks(paths: RunPaths, attempt: int) -> dict[int, Path]:
     return {int(match[1]): path for path, match in sorted(found.items()) if match}
 
 
-def _rank_logs(paths: RunPaths, first: int, wanted: Ranks | None, *, onward: bool) -> Sequence[Source]:
-    """The files to print; with `onward` also those of later attempts, as they appear."""
-    return [
-        Source(path=path, attempt=number, rank=rank)
-        for number in _attempts(paths)
-        if number == first or (onward and number > first)
-        for rank, path in _ranks(paths, number).items()
-        if _among(rank, wanted)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Which ranks of which attempts: the first, and with `onward` also later ones, as they appear."""
+
+    first: int
+    onward: bool
+    ranks: Ranks | None
+    node: str | None
+
+
+def _rank_logs(paths: RunPaths, choice: _Choice) -> Sequence[Source]:
+    """The files to print."""
+    found = []
+    for number in _attempts(paths):
+        if number != choice.first and not (choice.onward and number > choice.first):
+            continue
+        there = None if choice.node is None else ranks_on(paths, number, choice.node)
+        for rank, path in _ranks(paths, number).items():
+            if _among(rank, choice.ranks) and (there is None or rank in there):
+                found.append(Source(path=path, attempt=number, rank=rank))
+    return found
 
 
 def _check(paths: RunPaths, attempt: int | None, wanted: Ranks | None) -> None:
@@ -217,23 +246,20 @@ def _check(paths: RunPaths, attempt: int | None, wanted: Ranks | None) -> None:
 # ----------------------------------------------------------------------------------------------------- printing
 
 
-def _prefixed(source: Source, line: bytes) -> bytes:
-    return b"%d| %s" % (source.rank, line)
+def _form(*, one: bool, raw: bool) -> Render | None:
+    """How lines are printed; None: not as lines, but as the bytes that come."""
+    safe = not raw and sys.stdout.isatty()
+    if one:
+        return (lambda _, line: _safe(line)) if safe else None
+    return lambda source, line: b"%d| %s" % (source.rank, _safe(line) if safe else line)
 
 
-def _record(source: Source, line: bytes) -> bytes:
-    """A line of ftslurm's own logs for people: time, level, message, and the traceback where there is one."""
-    from ftslurm.insight.text import visible, visible_lines
+def _safe(line: bytes) -> bytes:
+    """What a terminal may read. Of a line that was written over itself (a progress bar) the last form is shown."""
+    from ftslurm.insight.text import visible
 
-    del source
-    try:
-        record = json.loads(line)
-        stamp = str(record["@timestamp"])[11:19]
-        text = f"{visible(stamp)} {visible(str(record['log.level'])):<8} {visible(str(record['message']))}"
-        trace = str((record.get("error") or {}).get("stack_trace") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return visible(line.decode("utf-8", "replace")).encode("utf-8", "replace")
-    return "\n    ".join([text, *visible_lines(trace)]).encode("utf-8", "replace")
+    text = line.removesuffix(b"\r").rpartition(b"\r")[2]
+    return visible(text.decode("utf-8", "replace").expandtabs(8)).encode("utf-8", "replace")
 
 
 class _Output:
@@ -257,6 +283,9 @@ class _Output:
         for line in self._lines.setdefault(source, Lines()).take(data):
             click.echo(self._render(source, line))
 
+    def turn(self) -> None:
+        """Everything is printed as it comes."""
+
     def end(self) -> None:
         """Print lines that never got their newline."""
         for source, lines in self._lines.items():
@@ -267,9 +296,9 @@ class _Output:
 class _Reader:
     """Reads every source on from where it stopped."""
 
-    def __init__(self, sources: Sources, output: _Output, lines: int | None) -> None:
+    def __init__(self, sources: Sources, output: _Output | Merged, lines: int | None) -> None:
         self._sources = sources
-        self._output = output
+        self.output = output
         self._lines = lines
         self._files: dict[Source, Growing] = {}
         self._first = True
@@ -290,11 +319,12 @@ class _Reader:
                     start = start_of_last(source.path, self._lines) if self._first and self._lines is not None else 0
                     self._files[source] = Growing(source.path, start)
                 for chunk in self._files[source].chunks():
-                    self._output.put(source, chunk)
+                    self.output.put(source, chunk)
                     something = True
             except OSError as error:
                 raise StorageError(f"cannot read {source.path}: {error.strerror}") from error
         self._first = False
+        self.output.turn()
         return something
 
 

@@ -115,13 +115,15 @@ def _plain(record: Record) -> dict[str, object]:
 
 
 def _table(records: tuple[Record, ...]) -> list[str]:
-    from ftslurm.insight.text import clock
+    from ftslurm.insight.text import clock, visible
 
     now = time.time()
     cells = [("NODE", "STANDING", "MARKS", "LAST", "CAUSE", "REASON")]
     for each in records:
         age = clock(max(now - each.last.at, 0.0))
-        cells.append((each.node, each.standing.value, str(each.marks), age, each.last.cause, each.reason))
+        cells.append(
+            (each.node, each.standing.value, str(each.marks), age, visible(each.last.cause), visible(each.reason))
+        )
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     return [
         "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5])) for row in cells

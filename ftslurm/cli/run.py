@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ftslurm.adoption import Told
+    from ftslurm.paths import RunPaths
     from ftslurm.slurm.env import JobEnv
 
 LAYOUTS = ("hf", "lightning", "dcp", "megatron", "deepspeed")
@@ -106,6 +107,7 @@ def run(
     for name in {job.job_id, job.requeue_id}:  # a task of an array is known by two ids
         runs.link_job(paths, name)
     resumed = job.resumes(paths.run_id) if resumed is None else resumed
+    _log_as_parent(paths, job)
     return Parent([*(["--resumed", str(resumed)] if resumed is not None else []), str(run_dir)]).run()
 
 
@@ -130,6 +132,13 @@ def _told(
     if saved and file is None and checkpoints is None:
         raise UsageError("--checkpoints is missing: the folder where the program writes its checkpoints")
     return Told(file=file, run_name=run_name, checkpoint=saved)
+
+
+def _log_as_parent(paths: RunPaths, job: JobEnv) -> None:
+    """Log into the run's folder; what is for people is printed on the job's own output."""
+    from ftslurm.runtime import logs
+
+    logs.to_file(logs.Process(paths=paths, role="parent", job_id=job.requeue_id, node=logs.own_node()), speaks=False)
 
 
 def _join() -> None:

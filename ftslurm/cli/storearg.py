@@ -88,12 +88,12 @@ def refuse_if_alive(store: Store, *, force: bool) -> int:
 
 def print_json(content: dict[str, Any]) -> None:
     """One object on stdout."""
-    click.echo(json.dumps({"meta": {"schema": 1}, **content}, indent=2, ensure_ascii=False))
+    click.echo(json.dumps({"meta": {"schema": 1}, **content}, indent=2))
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
     """Lines with columns as wide as they need to be, the last one as it is; those in `right` are numbers."""
-    cells = [heading, *rows]
+    cells = [heading, *([said(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heading) - 1)]
     return [
         "  ".join(

@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,11 @@ from typing import Any
 from ftslurm.core.events import Event, NodeFenced, RestoreRefused
 from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
-from ftslurm.runtime import attempt_env, container, fence
+from ftslurm.runtime import attempt_env, container, fence, logs
 from ftslurm.runtime.control import Channel, Credentials, serve
 from ftslurm.runtime.keeper import Post
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.local_ring import LocalRing
-from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import address_of, free_port
 from ftslurm.runtime.nodeprobes import NodeProbes
 from ftslurm.runtime.nodeprobes import Place as ProbePlace
@@ -285,7 +283,8 @@ class Agent:
 
     def _fence_alone(self, attempt: int) -> None:
         done = fence.fence(self._spec.run_id, attempt, FENCE_S, groups=self._ranks.groups(attempt))
-        log.error("cut off from the run: %d processes of attempt %d were killed", done.killed, attempt)
+        about = logs.event("fence_alone", well=not done.left, attempt=attempt)
+        log.error("cut off from the run: %d processes of attempt %d were killed", done.killed, attempt, extra=about)
 
     # ---------------------------------------------------------------------------------------------- commands
 
@@ -298,12 +297,13 @@ class Agent:
 
     def _later(self, work: Callable[[Mapping[str, Any]], None], message: Mapping[str, Any]) -> None:
         what = str(message.get("t"))
-        self._threads.submit(work, message).add_done_callback(lambda done: _complain(done.exception(), what))
+        self._threads.submit(work, message).add_done_callback(lambda done: logs.complain(log, done.exception(), what))
 
     def _attempt(self, message: Mapping[str, Any]) -> None:
         """A new attempt is coming: ports of older ones are not offered again, and its checkpoints are watched for."""
         self._ports.update(int(port) for port in message["avoid_ports"])
         self._ranks.live = int(message["attempt"])
+        logs.of_attempt(self._ranks.live)
         self._vault.begin(message, self._later)
 
     def _go(self, message: Mapping[str, Any]) -> None:
@@ -367,27 +367,23 @@ class Agent:
 
     def _report(self, event: Event) -> None:
         if isinstance(event, RestoreRefused):
-            log.error("checkpoint %s is refused: %s", event.generation, event.reason)
+            about = logs.event("restore", well=False, attempt=event.attempt)
+            log.error("checkpoint %s is refused: %s", event.generation, event.reason, extra=about)
         self._uplink.report(event)
-
-
-def _complain(error: BaseException | None, what: str) -> None:
-    if error is not None:
-        log.error("%s failed", what, exc_info=error)
 
 
 def main() -> None:
     """Run an agent; its settings are in the environment of its job step."""
     wait_in_one_thread_only()
     spec = AgentSpec.from_json(os.environ["FTSLURM_AGENT"])
-    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
-    to_file(RunPaths(Path(spec.run_dir)).agent_log(node), {"run": spec.run_id, "node": node, "role": "agent"})
+    node, paths = logs.own_node(), RunPaths(Path(spec.run_dir))
+    logs.to_file(logs.Process(paths=paths, role="agent", job_id=spec.requeue_id or spec.job_id, node=node))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, _: log.info("signal %d: the agent stays", received))
     address_of(spec.interface, spec.host)  # what forbids it ends this agent, in words
     asyncio.run(_serve(spec, node))
     # Threads that hang in a system call on dead storage must not keep the node's step alive.
-    logging.shutdown()
+    logs.finish()
     os._exit(0)
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "of_all",
     "of_rank",
     "stale",
+    "tracker_of",
 ]
 
 LOCAL_DIR = "FTSLURM_LOCAL_DIR"
@@ -52,6 +53,7 @@ ROLE = "FTSLURM_ROLE"
 ORPHAN_AFTER = "FTSLURM_ORPHAN_AFTER"
 RESTORE_STEP = "FTSLURM_RESTORE_STEP"
 RANKS_PER_TASK = "FTSLURM_RANKS_PER_TASK"
+WANDB_RUN_ID = "WANDB_RUN_ID"
 _PLACEHOLDERS = {
     "nnodes": env.JOB_NUM_NODES,
     "world": env.WORLD_SIZE,
@@ -125,10 +127,21 @@ def stale(world: World, *, starts_ranks: bool = False) -> tuple[str, ...]:
     return others if world.restored else (*others, CHECKPOINT, CHECKPOINT_TAG, RESTORE_STEP)
 
 
+def tracker_of(world: World, rank: int, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return what a rank's tracker needs of its own: two processes must not write into one run of W&B.
+
+    Where only rank 0 opens one, as usual, that is the run's; where all do, each goes on with its own, in one group.
+    """
+    if rank == 0 or WANDB_RUN_ID in inherited:
+        return {}
+    return {WANDB_RUN_ID: f"{world.run_id}-rank{rank}"}
+
+
 def _trackers(world: World) -> dict[str, str]:
     """W&B joins the same run by id (docs: WANDB_RESUME=allow); transformers' TensorBoard callback reads its folder."""
     return {
-        "WANDB_RUN_ID": world.run_id,
+        WANDB_RUN_ID: world.run_id,
+        "WANDB_RUN_GROUP": world.run_id,
         "WANDB_RESUME": "allow",
         "TENSORBOARD_LOGGING_DIR": f"{world.run_dir}/tensorboard",
         "PYTHONUNBUFFERED": "1",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftslurm.core.events import PartDrained
+from ftslurm.runtime.logs import event
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.drain import DrainReport, Target
@@ -58,7 +59,9 @@ class Drains:
         if out.part is None:
             return _told(done, owner)
         self._further_copy(out.folder, owner)
-        log.info("checkpoint %s: %d bytes of %s went: %s", source.name, out.part.size_bytes, owner, out.reason)
+        about = event("drain", well=True, took_s=done.took_s)
+        size = out.part.size_bytes
+        log.info("checkpoint %s: %d bytes of %s went: %s", source.name, size, owner, out.reason, extra=about)
         return PartDrained(generation=source.name, node=owner, took_s=done.took_s, part=out.part, reason=out.reason)
 
     def _further_copy(self, folder: Path, owner: str) -> None:
@@ -69,7 +72,9 @@ class Drains:
             return
         done = drain_part(folder, owner, self._target(self._spec.drain_to), stop=self._stop)
         if not done.ok:
-            log.error("checkpoint %s cannot be copied to %s: %s", folder.name, self._spec.drain_to, done.error)
+            about = event("drain", well=False, took_s=done.took_s)
+            text = "checkpoint %s cannot be copied to %s: %s"
+            log.error(text, folder.name, self._spec.drain_to, done.error, extra=about)
 
     def _target(self, destination: str) -> Target:
         """To shared storage in the way that was chosen; a further copy finds its own."""

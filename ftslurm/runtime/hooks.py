@@ -13,10 +13,12 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
 from ftslurm.core.conditions import CallHook
+from ftslurm.runtime.logs import event
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Hooks:
             self._run(self._programs[action.hook], facts.encode())
 
     def _run(self, argv: tuple[str, ...], facts: bytes) -> None:
+        began = time.monotonic()
         try:
             child = subprocess.Popen(
                 argv,
@@ -67,15 +70,18 @@ class Hooks:
                 start_new_session=True,
             )
         except OSError as error:
-            log.warning("hook %s cannot be run: %s", argv[0], error)
+            log.warning("hook %s cannot be run: %s", argv[0], error, extra=event("hook", well=False))
             return
         try:
             words = child.communicate(facts + b"\n", self._deadline_s)[0]
         except subprocess.TimeoutExpired:
             self._kill(child)
-            log.warning("hook %s has not ended within %g s and was killed", argv[0], self._deadline_s)
+            about = event("hook", well=False, took_s=self._deadline_s)
+            log.warning("hook %s has not ended within %g s and was killed", argv[0], self._deadline_s, extra=about)
             return
-        log.info("hook %s ended with code %d: %s", argv[0], child.returncode, words[-WORDS:].decode(errors="replace"))
+        text = words[-WORDS:].decode(errors="replace")
+        about = event("hook", well=child.returncode == 0, took_s=time.monotonic() - began)
+        log.info("hook %s ended with code %d: %s", argv[0], child.returncode, text, extra=about)
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
         """Kill its whole process group: what it started must not hold the pipe open."""

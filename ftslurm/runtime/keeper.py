@@ -24,6 +24,7 @@ from ftslurm.errors import DataDamaged, FtslurmError
 from ftslurm.paths import PRIVATE_FOLDER
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.drains import Drains
+from ftslurm.runtime.logs import event
 from ftslurm.runtime.scratch import Marks, scratch_of, scratch_paths
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class Keeper:
 
     def restore(self, wanted: Sequence[Whereabouts], generation: str, attempt: int) -> Event:
         """Bring a whole generation to this node, every byte verified that the program can see."""
+        began = time.monotonic()
         try:
             path, source = self._restore(wanted, generation)
         except DataDamaged as error:
@@ -204,7 +206,8 @@ class Keeper:
         except (FtslurmError, OSError) as error:
             return self._refused(generation, attempt, str(error), damaged=False)
         self._restored[attempt] = str(path)
-        log.info("checkpoint %s is at hand in %s: %s", generation, path, source)
+        about = event("restore", well=True, took_s=time.monotonic() - began, attempt=attempt)
+        log.info("checkpoint %s is at hand in %s: %s", generation, path, source, extra=about)
         return RestoreReady(generation=generation, node=self._node, attempt=attempt, path=str(path), source=source)
 
     def _restore(self, wanted: Sequence[Whereabouts], generation: str) -> tuple[Path, str]:

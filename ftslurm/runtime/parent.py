@@ -11,6 +11,7 @@ hang.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,9 @@ from ftslurm.core.events import ENDED
 from ftslurm.errors import FtslurmError
 from ftslurm.journal import Entry
 from ftslurm.paths import RunPaths
+from ftslurm.runtime.logs import event
+
+log = logging.getLogger(__name__)
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP)
 REST_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -53,11 +57,14 @@ class Parent:
             started = time.monotonic()
             word = self._once()
             if word is not None:
+                log.info("the supervisor says %s", word)
                 return self._follow(word)
             crashes = 0 if time.monotonic() - started > HEALTHY_S else crashes + 1
             rest_s = REST_S[min(crashes, len(REST_S) - 1)]
-            code = self._child.returncode if self._child else None
-            print(f"[ftslurm] the supervisor died ({code}); it is started again in {rest_s:g} s", flush=True)
+            died = self._child.returncode if self._child else None
+            words = f"the supervisor died ({died}); it is started again in {rest_s:g} s"
+            log.error(words, extra=event("supervisor_died", well=False, took_s=time.monotonic() - started))
+            print(f"[ftslurm] {words}", flush=True)
             time.sleep(rest_s)
 
     def _once(self) -> dict[str, Any] | None:

@@ -47,11 +47,13 @@ from ftslurm.runtime.clients import Clients, refusals, tail
 from ftslurm.runtime.forecast import Forecaster, forecast_place
 from ftslurm.runtime.history import History
 from ftslurm.runtime.hooks import Hooks
+from ftslurm.runtime.logs import TOLD, complain
 from ftslurm.runtime.muster import Muster
 from ftslurm.runtime.requeue import requeue
 from ftslurm.runtime.settings import checkpoint_of, probes_of, progress_of
 from ftslurm.runtime.slurm_watch import SlurmWatch
 from ftslurm.runtime.spec import AgentSpec
+from ftslurm.runtime.spoken import extra_of, level_of
 from ftslurm.runtime.stores import Stores
 from ftslurm.runtime.successor import own_output, own_umask
 from ftslurm.runtime.witnesses import DEADLINE_S, Witnesses
@@ -156,7 +158,7 @@ class Performer:
     # ------------------------------------------------------------------------------------------------ helpers
 
     def _later(self, work: Callable[[Any], None], argument: object) -> None:
-        self._pool.submit(work, argument).add_done_callback(lambda done: _complain(done.exception(), argument))
+        self._pool.submit(work, argument).add_done_callback(lambda done: complain(log, done.exception(), argument))
 
     def _each(self, nodes: tuple[str, ...], message: Mapping[str, Any]) -> None:
         for node in nodes:
@@ -164,7 +166,7 @@ class Performer:
                 log.info("%s cannot be told %s: not connected", node, message["t"])
 
     def _say(self, action: Say) -> None:
-        log.info("%s", action.text, extra={"event.action": action.slug})
+        logging.getLogger(TOLD).log(level_of(action.slug), "%s", action.text, extra=extra_of(action, self._of.run))
         self._of.voice.say(action.text)
         if action.slug == "checkpoint_suspect":
             name = action.facts["generation"]
@@ -283,7 +285,8 @@ class Performer:
         restored = of.run.current.restored
         for node in action.again or dict.fromkeys(action.placement):
             ranks = [rank for rank, place in enumerate(action.placement) if place == node]
-            each = {str(rank): attempt_env.of_rank(world, rank) for rank in ranks}
+            tracker = {rank: attempt_env.tracker_of(world, rank, inherited) for rank in ranks}
+            each = {str(rank): {**attempt_env.of_rank(world, rank), **tracker[rank]} for rank in ranks}
             self._each((node,), {**message, "ranks": each, "checkpoint": restored.get(node, "")})
         self._later(lambda _: self._mark_current(action.attempt), action)
 
@@ -382,8 +385,3 @@ class Performer:
 
     def _end(self, action: EndRun) -> None:
         self._of.voice.say(f"{action.phase}: {action.reason} (exit code {action.code})")
-
-
-def _complain(error: BaseException | None, what: object) -> None:
-    if error is not None:
-        log.error("%r failed", what, exc_info=error)

@@ -1,7 +1,7 @@
 """The rank wrapper: starts one rank of an attempt, keeps its output, tells the node's agent how it ended.
 
 Run by the launcher as `python -I -S rank.py -- COMMAND ARGS...`, once a task, also inside the user's container: it
-needs `wire.py` beside it (`FILES`) and a Python from 3.8 on, nothing else. Heavy imports wait until it has registered.
+needs `FILES` beside it and a Python from 3.8 on, nothing else. Heavy imports wait until it has registered.
 
 - The program must not notice us. A thread of its own carries its output to a node-local file; a disk that is full or
   broken never fails a write of the program. Lines are not altered.
@@ -10,12 +10,11 @@ needs `wire.py` beside it (`FILES`) and a Python from 3.8 on, nothing else. Heav
 - Killing means the tree: the wrapper is a child subreaper, so daemons and workers cannot get away (prctl(2)).
 """
 # No pathlib: importing it takes longer than all that is done before the rank has registered.
-# ruff: noqa: PTH103, PTH120, PTH123
+# ruff: noqa: PTH120, PTH123
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -29,15 +28,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 if TYPE_CHECKING or __package__:
+    from ftslurm.runtime.pump import Pump, ecs_line
     from ftslurm.runtime.wire import Link
 else:  # run as a file, where -I has left its folder out of the path
     sys.path.append(os.path.dirname(os.path.realpath(__file__)))
+    from pump import Pump, ecs_line
     from wire import Link
 
-FILES = ("rank.py", "wire.py")
+FILES = ("rank.py", "pump.py", "wire.py")
 NOT_FOUND, NOT_STARTED, KILLED, ORPHANED = 127, 126, 137, 75
-RETRY_S, ACK_S, DRAIN_S, KILL_S = 0.2, 30.0, 30.0, 10.0
-KEPT_BYTES, TAIL_BYTES, READ_BYTES = 2**20, 2**14, 2**16
+ACK_S, DRAIN_S, KILL_S, NOTE_S = 30.0, 30.0, 10.0, 1.0
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PR_SET_PTRACER, ANY_OF_OURS = 0x59616D61, 2**64 - 1
@@ -77,79 +77,6 @@ def identity(environ: Mapping[str, str]) -> tuple[int, int, int | None]:
     if rank is None or world is None:
         raise ValueError("no launcher has said which rank this is: start it through srun or mpirun")
     return rank, world, local
-
-
-class Pump:
-    """Carries stdout and stderr, a pipe each, into one file; keeps the end of stderr."""
-
-    def __init__(self, path: str) -> None:
-        self.tail, self.stopping = b"", False
-        self._path, self._fd, self._midline = path, -1, False
-        self._pending, self._lost, self._why, self._retry_at = bytearray(), 0, "", 0.0
-        self._begun: dict[int, bytes] = {}
-
-    def run(self, out: int, err: int) -> None:
-        """Carry until both have ended or, after `stopping`, are silent."""
-        self._begun = {out: b"", err: b""}  # of each the line that has not ended
-        poll = select.poll()
-        poll.register(out, select.POLLIN)
-        poll.register(err, select.POLLIN)
-        while self._begun and (self._carry(poll, err) or not self.stopping):
-            pass
-
-    def _carry(self, poll: select.poll, err: int) -> bool:
-        """Move what is there. Lines of the two never mix, unless one is very long or waits for its end."""
-        busy = any(self._begun.values()) or self._pending or self.stopping
-        found = poll.poll(RETRY_S * 1000 if busy else 1000)
-        for fd, _ in found:
-            data = os.read(fd, READ_BYTES)
-            self.tail = (self.tail + data)[-TAIL_BYTES:] if fd == err else self.tail
-            text = self._begun.pop(fd) + data
-            end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1 if data and len(text) < 2 * READ_BYTES else len(text)
-            self.write(text[:end])
-            if data:
-                self._begun[fd] = text[end:]
-            else:
-                poll.unregister(fd)
-        if not found:
-            for fd, text in self._begun.items():
-                self.write(text)
-                self._begun[fd] = b""
-        return bool(found)
-
-    def say(self, text: str) -> None:
-        """Add a line of our own, also to the tail."""
-        line = f"ftslurm: {text}\n".encode(errors="replace")
-        self.tail = (self.tail + line)[-TAIL_BYTES:]
-        self.write((b"\n" if self._midline else b"") + line)
-
-    def write(self, data: bytes) -> None:
-        """Append to the file. While that fails the newest MiB is kept, and what it pushes out is counted."""
-        self._pending += data
-        try:
-            if time.monotonic() >= self._retry_at:
-                self._write()
-        except OSError as error:
-            self._why, self._retry_at = str(error.strerror or error), time.monotonic() + RETRY_S
-        excess = len(self._pending) - KEPT_BYTES
-        if excess > 0:
-            end = self._pending.find(b"\n", excess, excess + READ_BYTES) + 1 or excess
-            self._lost += end
-            del self._pending[:end]
-
-    def _write(self) -> None:
-        if self._fd < 0:
-            os.makedirs(os.path.dirname(self._path) or ".", mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-        if self._lost:
-            note = f"ftslurm: {self._lost} bytes of output are missing here: {self._why}\n"
-            os.write(self._fd, (b"\n" if self._midline else b"") + note.encode())
-            self._lost, self._midline = 0, False
-        while self._pending:
-            done = os.write(self._fd, self._pending)
-            self._midline = self._pending[done - 1] != 10
-            del self._pending[:done]
 
 
 def stat_of(pid: int | str) -> list[str]:
@@ -214,6 +141,7 @@ class Wrapper:
         self._agent_wait_s = float(environ.get("FTSLURM_AGENT_WAIT") or 60)
         self._orphan_after_s = float(environ.get("FTSLURM_ORPHAN_AFTER") or 20)
         self._link, self._pump = Link(environ, {"role": "rank", **self._about}), Pump(os.devnull)
+        self._notes, self._began, self._asked = Pump(os.devnull), 0.0, False  # lines of our own; whether we are to kill
         self._state, self._child, self._status, self._caught = "waiting", 0, 0, []  # type: str, int, int, list[int]
         self._exit: dict[str, Any] = {}
         self._exited_at, self._acked = 0.0, False
@@ -252,6 +180,7 @@ class Wrapper:
         elif kind == "signal":
             self._pass_on(int(message["signum"]), message.get("to", "group"))
         elif kind == "kill" and state == "running":
+            self._asked = True
             self._finish()
         elif kind == "kill" and state == "waiting":
             self._pump.say("killed before the program began")
@@ -273,7 +202,7 @@ class Wrapper:
         import subprocess
         import threading
 
-        self._pump = Pump(go.get("log") or os.devnull)
+        self._open(go.get("log") or os.devnull)
         call, us = prctl(), os.getpid()
         call(PR_SET_CHILD_SUBREAPER, 1)
         argv = self._argv(go)
@@ -297,6 +226,7 @@ class Wrapper:
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._pump.say(f"{argv[0]} cannot be started: {error}")
+            self._note("start", f"cannot be started: {error}", well=False)
             self._end(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_STARTED, 0)
             return
         finally:
@@ -306,6 +236,11 @@ class Wrapper:
         self._child, self._state = child.pid, "running"
         self._carrier = threading.Thread(target=self._pump.run, args=(out, err), daemon=True)
         self._carrier.start()
+        self._note("start", f"has started as process {self._child}", well=True)
+
+    def _open(self, log: str) -> None:
+        self._pump, self._began = Pump(log), time.monotonic()
+        self._notes = Pump(log[:-4] + ".ndjson" if log.endswith(".log") else os.devnull)
 
     def _argv(self, go: Mapping[str, Any]) -> list[str]:
         argv = list(go.get("argv") or self._command) or [""]
@@ -343,7 +278,11 @@ class Wrapper:
         if left:
             self._pump.say(f"processes that cannot be killed: {descendants(os.getpid())}")
         signum = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
-        self._end(128 + signum if signum else os.WEXITSTATUS(self._status), signum)
+        code = 128 + signum if signum else os.WEXITSTATUS(self._status)
+        how = f"signal {signum}" if signum else f"code {code}"
+        why = ": its attempt is stopped" if self._asked else ""
+        self._note("end", f"has ended with {how}{why}", well=code == 0 or self._asked)
+        self._end(code, signum)  # after that the agent may kill this process at any time
 
     def _reap(self) -> bool:
         """Take the status of everything that has ended; whether children are left, after a moment."""
@@ -364,6 +303,20 @@ class Wrapper:
         self._exit = {"t": "exit", **self._about, "code": code, "signal": int(signum), "tail": tail, "at": time.time()}
         self._link.send(self._exit)
 
+    def _note(self, what: str, text: str, *, well: bool) -> None:
+        """Write a line for people and log collectors; a disk that hangs is waited for a moment only."""
+        import threading
+
+        event: dict[str, Any] = {"action": "rank_" + what, "outcome": "success" if well else "failure"}
+        if what == "end":
+            event["duration"] = int((time.monotonic() - self._began) * 1e9)
+        labels = {**self._about, "node": self._link.node}
+        told = {"message": f"rank {self._about['rank']} {text}", "event": event}
+        line = ecs_line(self._environ, labels, "info" if well else "error", told)
+        writer = threading.Thread(target=self._notes.write, args=(line,), daemon=True)
+        writer.start()
+        writer.join(NOTE_S)
+
     def _verdict(self) -> int | None:
         """The code to exit with, once there is nothing more to wait for."""
         lost, waited = self._link.lost_for(), time.monotonic() - self._exited_at
@@ -373,6 +326,7 @@ class Wrapper:
         if lost <= (self._orphan_after_s if self._link.met else self._agent_wait_s):
             return None
         if self._state == "running":
+            self._note("orphaned", f"has no agent for {lost:.0f} s ({self._link.why}) and ends itself", well=False)
             self._finish()
         self._pump.say(f"no agent for {lost:.0f} s ({self._link.why}): this rank has ended itself")
         sys.stderr.write(self._pump.tail.decode(errors="replace").rpartition("ftslurm: ")[2])

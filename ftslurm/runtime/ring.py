@@ -5,7 +5,7 @@ It beats to its successor, watches its predecessor (`core.ringing`) and tells th
 - Point to point only: no collective call after MPI_Init, which is given `INIT_S` by an alarm that no library holds up.
   A lost peer is met by silence; errors are returned, and only `UNSENT` beats ever wait for a peer to take them.
 - Between two looks it sleeps: MPI libraries poll in blocking calls, and a heartbeat must not cost a core.
-- It writes nothing after start-up: its output lies on shared storage, which may hang.
+- It writes by way of `runtime.logs` only, from another thread: its output lies on shared storage, which may hang.
 - It survives SIGTERM, which scancel and the time limit send to every step, and leaves when the agent says so, or when
   there has been no agent for `ORPHAN_S`. It never calls MPI_Finalize, which would wait for members that are lost.
 
@@ -15,6 +15,7 @@ This is the only module that knows mpi4py. `--library` prints what is installed,
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -27,8 +28,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftslurm.core.ringing import Member, on_beat, says, without
+from ftslurm.paths import RunPaths
+from ftslurm.runtime import logs
 from ftslurm.runtime.wire import Link
 from ftslurm.slurm import env, nodeset
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "FTSLURM_RING"
 LIBRARY = "--library"
@@ -153,6 +158,8 @@ class Ring:
                 self._forgive(now)
             before = now
             self._look(now)
+        if not self._leaving:
+            log.error("there has been no agent for %.0f s (%s): this member leaves", ORPHAN_S, self._link.why)
 
     def _look(self, now: float) -> None:
         for sender, age_s in self._fabric.receive():
@@ -169,6 +176,7 @@ class Ring:
 
     def _forgive(self, now: float) -> None:
         """This process itself stood still: silence that was not listened to proves nothing."""
+        log.info("this process stood still: silence counts from now on")
         self._member = replace(self._member, since=now)
 
     def _introduce(self) -> None:
@@ -193,6 +201,7 @@ class Ring:
         elif kind == "dead":
             lost = [self._nodes.index(node) for node in message["nodes"] if node in self._nodes]
             self._member = without(self._member, lost, time.monotonic())
+            log.info("the ring closes over %s", ",".join(message["nodes"]) or "nobody")
         elif kind == "leave":
             self._leaving = True
 
@@ -246,15 +255,26 @@ def main(arguments: list[str]) -> int:
     fabric = Fabric()
     signal.alarm(0)
     wrong = problem(fabric.rank, fabric.size, tuple(settings["nodes"]), os.environ)
+    _log_to(settings)
     if wrong:
         sys.stderr.write(f"ftslurm ring: {wrong}\n")
+        log.error(wrong, extra=logs.event("ring_start", well=False))
         return WRONG_WORLD
+    log.info("member %d of %d, %s", fabric.rank, fabric.size, settings.get("library", ""))
     Ring(fabric, settings, os.environ).serve()
     return 0
 
 
+def _log_to(settings: Mapping[str, Any]) -> None:
+    """Log into the run's folder; what is for people is written by the supervisor, who hears of a ring's end."""
+    paths = RunPaths(Path(settings["run_dir"]))
+    who = logs.Process(paths=paths, role="ring", job_id=str(settings["job_id"]), node=logs.own_node())
+    logs.to_file(who, speaks=False)
+
+
 if __name__ == "__main__":
     code = main(sys.argv[1:])
+    logs.finish()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # no MPI_Finalize

@@ -217,6 +217,8 @@ class Rings:
         logs.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         settings = {
             "run_id": context.paths.run_id,
+            "run_dir": str(context.paths.root),
+            "job_id": context.job.requeue_id,
             "local_dir": str(context.local.root),
             "mark": list(self._mark),
             "library": self._support.found,

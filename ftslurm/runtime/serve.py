@@ -30,11 +30,10 @@ from ftslurm.core.situation import ruled
 from ftslurm.core.state import Run
 from ftslurm.errors import DataDamaged, FtslurmError
 from ftslurm.paths import LocalPaths, RunPaths
-from ftslurm.runtime import claims, onward, steps
+from ftslurm.runtime import claims, logs, onward, steps
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.keys import private_folder, read_key
 from ftslurm.runtime.limit import watch_the_limit
-from ftslurm.runtime.logs import to_file
 from ftslurm.runtime.network import own_address
 from ftslurm.runtime.quorum import leave_mark
 from ftslurm.runtime.settings import handover_notes, policy_of, wanted_of
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.say is not None:
         os.write(asked.say, (json.dumps(word) + "\n").encode())
     log.info("this supervisor ends: %s", word)
-    logging.shutdown()
+    logs.finish()
     # Threads may hang in a system call on dead storage; the word has been said.
     os._exit(0)
 
@@ -105,7 +104,7 @@ def _serve(paths: RunPaths, *, resumed: int | None, signals: _Signals, legacy: L
     job = job_from_env(os.environ)
     if legacy is not None:
         job = replace(job, end_time=legacy.end_time)
-    to_file(paths.supervisor_log, {"run": paths.run_id, "job": job.requeue_id, "role": "supervisor"})
+    logs.to_file(logs.Process(paths=paths, role="supervisor", job_id=job.requeue_id, node=logs.own_node()))
     local = LocalPaths.of(paths.run_id)
     private_folder(local.root.parent)
     private_folder(local.root)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftslurm.paths import PRIVATE_FILE, PRIVATE_FOLDER, LocalPaths, RunPaths, rank_log_name
+from ftslurm.runtime.logs import event
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class _File:
     target: Path
     attempt: int
     rank: int
+    tells: bool = False
     done: int = -1
     told: int = 0
 
@@ -57,9 +59,11 @@ class Shipper:
         folder = self._local.spool(attempt)
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         source = folder / rank_log_name(rank)
-        with self._lock:
-            target = self._paths.rank_log(attempt, rank)
-            self._files.setdefault(source, _File(source=source, target=target, attempt=attempt, rank=rank))
+        target, notes = self._paths.rank_log(attempt, rank), self._paths.rank_notes(attempt, rank)
+        for here, there in ((source, target), (source.with_name(notes.name), notes)):
+            file = _File(source=here, target=there, attempt=attempt, rank=rank, tells=rank == 0 and here == source)
+            with self._lock:
+                self._files.setdefault(here, file)
         return source
 
     def finish(self, timeout_s: float) -> bool:
@@ -86,7 +90,7 @@ class Shipper:
             size = each.source.stat().st_size
         except FileNotFoundError:
             return False
-        if each.rank == 0 and size > each.told:
+        if each.tells and size > each.told:
             each.told += self._forward(each)
         if size == each.done:
             return False
@@ -94,7 +98,9 @@ class Shipper:
             self._append(each)
         except OSError as error:
             if str(error) != self.error:
-                log.warning("the output of rank %d cannot be copied to %s yet: %s", each.rank, each.target, error)
+                about = event("ship", well=False, rank=each.rank, attempt=each.attempt)
+                text = "the output of rank %d cannot be copied to %s yet: %s"
+                log.warning(text, each.rank, each.target, error, extra=about)
             self.error = str(error)
             return True
         self.error = ""

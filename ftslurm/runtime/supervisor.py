@@ -43,7 +43,7 @@ from ftslurm.errors import TryAgain
 from ftslurm.journal import Entry, Lease, Writer
 from ftslurm.passthrough import hide_assignments
 from ftslurm.paths import LocalPaths, RunPaths
-from ftslurm.runtime import quorum
+from ftslurm.runtime import logs, quorum
 from ftslurm.runtime.authority import Authority, Terms
 from ftslurm.runtime.control import Credentials
 from ftslurm.runtime.hub import Hub
@@ -233,6 +233,7 @@ class Supervisor:
         self._record(run, event, actions)
         self._memory.note(self.run, run)
         self.run = run
+        logs.of_attempt(run.attempt.number if run.attempt else run.next_attempt)
         for action in actions:
             # Asked each time: this process may have been stopped since, and another one acts by now.
             if not self.authority.wait():

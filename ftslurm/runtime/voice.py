@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from ftslurm.runtime.logs import shown
+
 MARK = "ftslurm"
 
 
@@ -26,7 +28,7 @@ class Voice:
         """Print a line of ftslurm's own."""
         stamp = time.strftime("%H:%M:%S")
         lines = text.splitlines() or [""]
-        self._queue.put("".join(f"[{MARK} {stamp}] {line}\n" for line in lines))
+        self._queue.put("".join(f"[{MARK} {stamp}] {shown(line)}\n" for line in lines))
 
     def output(self, attempt: int, text: str) -> None:
         """Print what rank 0 has printed."""

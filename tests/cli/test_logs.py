@@ -96,7 +96,8 @@ def test_attempts_ranks_and_lines_are_chosen(run, capfdbinary, arguments, expect
         (["--agent", "n9"], 2, "there is no log"),
         (["--agent", "../../key"], 2, "is not the name of a node"),
         (["--agent", "n1", "--supervisor"], 2, "choose one"),
-        (["--json"], 2, "--supervisor"),
+        (["--json"], 2, "--own"),
+        (["--level", "loud"], 2, "'loud' is not one of"),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_said(run, capfd, arguments, code, words):
@@ -122,14 +123,17 @@ def test_ftslurms_own_logs_are_readable_and_safe(run, capfd):
         "error": {"stack_trace": "Traceback\n  File x\nOSError: \x9b"},
     }  # fmt: skip
     line = json.dumps(record)
-    run.supervisor_log.write_text(f"{line}\nnot json \x1b[2J\n")
+    supervisor, agent = run.process_log(0, "supervisor", "n1"), run.process_log(1, "agent", "n3")
+    for path in (supervisor, agent):
+        path.parent.mkdir(exist_ok=True)
+    supervisor.write_text(f"{line}\nnot json \x1b[2J\n")
     assert cli.exit_code(["logs", "101", "--supervisor"]) == 0
     out = capfd.readouterr().out
     assert out.splitlines() == [
-        "06:13:20 error    it \\x1b[2J broke\\nforged", "    Traceback", "      File x", "    OSError: \\x9b",
+        "2026-02-25 06:13:20 error    it \\x1b[2J broke\\nforged", "    Traceback", "      File x", "    OSError: \\x9b",
         "not json \\x1b[2J",
     ]  # fmt: skip
-    run.agent_log("n3").write_text(f"{line}\n")
+    agent.write_text(f"{line}\n")
     assert cli.exit_code(["logs", "101", "--agent", "n3", "--json"]) == 0
     assert capfd.readouterr().out == f"{line}\n"
 

@@ -75,5 +75,5 @@ def pings(cluster: Cluster, source: str, target: str) -> bool:
 
 def said_by_agents(root: Path) -> list[str]:
     """The last words of each agent of a run, and what its interpreter has printed."""
-    paths = [*root.glob("logs/agent-*"), *root.glob("logs/agents-*.out")]
+    paths = [*root.glob("logs/[0-9]*/agent-*.ndjson"), *root.glob("logs/agents-*.out")]
     return [f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in sorted(paths) if path.is_file()]

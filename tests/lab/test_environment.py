@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, await_that, program, submit, workplace
+from tests.lab.training import LabRun, program, submit, workplace
 
 pytestmark = pytest.mark.lab
 
@@ -112,17 +112,3 @@ def test_environment_of_attempts(lab: Cluster) -> None:
     check_attempt(lab, run, second, 1, ["n1", "n3"])
     run.wait("the link to the newest logs", lambda: os.readlink(run.root / "logs" / "current") == "1")
     assert second[0]["environ"]["MASTER_PORT"] != first[0]["environ"]["MASTER_PORT"]
-
-
-def test_trackers_run_id_is_stable(lab: Cluster) -> None:
-    """Where the user sets no W&B run id, all attempts have the same one: they are one run of the tracker."""
-    work = workplace(lab, "tracker", None)
-    command = program("env_dump", work / "dumps", "--fail-once", work / "marker")
-    run = submit(lab, command, name="tracker", nodes=1, work=work, checkpoint={"files": []})
-    assert run.wait_end() == ("finished", 0)
-    (first,), (second,) = dumps(work / "dumps", 0), dumps(work / "dumps", 1)
-    ids = [dump["environ"]["WANDB_RUN_ID"] for dump in (first, second)]
-    assert ids[0] == ids[1] != ""
-    assert first["environ"]["MASTER_PORT"] != second["environ"]["MASTER_PORT"]
-    await_that("nothing is left", lambda: not run.processes(), 30)
-    assert os.path.realpath(first["executable"]) == os.path.realpath(sys.executable)

@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from ftslurm.runtime.attempt_env import CHECKPOINT, CHECKPOINT_TAG, World, command, of_all, of_rank, placed, stale
+from ftslurm.runtime.attempt_env import (
+    CHECKPOINT,
+    CHECKPOINT_TAG,
+    World,
+    command,
+    of_all,
+    of_rank,
+    placed,
+    stale,
+    tracker_of,
+)
 
 STALE = {
     "SLURM_NODELIST": "n[1-4]", "SLURM_JOB_NODELIST": "n[1-4]", "SLURM_JOB_NUM_NODES": "4", "MASTER_ADDR": "n2",
@@ -34,12 +44,20 @@ def test_places_follow_the_ranks_that_came_up():
     assert rows == [(0, 0, 2, 0, 0), (1, 0, 2, 1, 1), (2, 1, 2, 1, 1), (3, 1, 2, 0, 0)]
 
 
-@pytest.mark.parametrize("name", ["WANDB_RUN_ID", "WANDB_RESUME", "TENSORBOARD_LOGGING_DIR"])
+@pytest.mark.parametrize("name", ["WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_RESUME", "TENSORBOARD_LOGGING_DIR"])
 def test_trackers_keep_their_run_over_attempts(name):
     """W&B's run id and TensorBoard's folder are the same for every attempt, and the user's own where there is one."""
     first, second = (of_all(world(attempt), {}) for attempt in (0, 1))
     assert first[name] == second[name]
     assert name not in of_all(world(), {name: "the user's own"})
+
+
+def test_ranks_never_share_a_run_of_a_tracker():
+    """Rank 0 writes into the run's own; each other rank, if it writes at all, into one of its own, in every attempt."""
+    ids = [[of_all(world(n), {})["WANDB_RUN_ID"], *(tracker_of(world(n), r, {}).get("WANDB_RUN_ID") for r in range(3))]
+           for n in (0, 1)]  # fmt: skip
+    assert ids[0] == ids[1] == ["gpt-1", None, "gpt-1-rank1", "gpt-1-rank2"]
+    assert tracker_of(world(), 1, {"WANDB_RUN_ID": "the user's own"}) == {}
 
 
 def test_a_checkpoint_is_handed_over_only_where_there_is_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.runtime import rank
+from ftslurm.runtime import pump, rank
 from tests.runtime.conftest import Starter
 from tests.runtime.stage import KEY, PATIENCE_S, RANK_PY, Agent, child_of, is_gone, rank_env, start_rank, wait_until
 
@@ -178,21 +179,21 @@ def test_a_full_disk_never_reaches_the_program(agent: Agent, start: Starter) -> 
     agent.expect("register")
     agent.go(log="/dev/full")
     ended = agent.expect("exit")
-    assert (ended["code"], len(ended["tail"])) == (0, rank.TAIL_BYTES)
+    assert (ended["code"], len(ended["tail"])) == (0, pump.TAIL_BYTES)
 
 
 def test_what_a_broken_disk_lost_is_counted(tmp_path: Path) -> None:
     """The newest MiB is kept while the log cannot be written, and the log says how much is missing before it."""
     (tmp_path / "logs").write_text("a file where the folder should be")
-    pump = rank.Pump(str(tmp_path / "logs" / "rank.log"))
+    carrier = pump.Pump(str(tmp_path / "logs" / "rank.log"))
     lines = [b"%08d " % number + b"y" * 90 + b"\n" for number in range(30_000)]
     for line in lines:
-        pump.write(line)
+        carrier.write(line)
     (tmp_path / "logs").unlink()
-    wait_until(lambda: pump.write(b"") or (tmp_path / "logs" / "rank.log").exists(), "the log is there")
+    wait_until(lambda: carrier.write(b"") or (tmp_path / "logs" / "rank.log").exists(), "the log is there")
     note, kept = (tmp_path / "logs" / "rank.log").read_bytes().split(b"\n", 1)
     assert b"".join(lines).endswith(kept)
-    assert rank.KEPT_BYTES - 100 <= len(kept) <= rank.KEPT_BYTES
+    assert pump.KEPT_BYTES - 100 <= len(kept) <= pump.KEPT_BYTES
     assert note.decode().startswith(f"ftslurm: {30_000 * 100 - len(kept)} bytes of output are missing here: ")
 
 
@@ -214,7 +215,7 @@ def test_output_of_a_daemon_does_not_hold_the_rank(agent: Agent, start: Starter,
 
 
 @pytest.mark.parametrize("python", sorted(Path.home().glob(".pyenv/versions/3.[89].*/bin/python")) or [sys.executable])
-def test_two_files_and_an_old_python_are_enough(tmp_path: Path, folder: Path, agent: Agent, python: Path) -> None:
+def test_a_few_files_and_an_old_python_are_enough(tmp_path: Path, folder: Path, agent: Agent, python: Path) -> None:
     """Copied into a user's container: no package, no site, Python from 3.8 on."""
     for name in rank.FILES:
         (tmp_path / name).write_bytes((RANK_PY.parent / name).read_bytes())
@@ -223,6 +224,32 @@ def test_two_files_and_an_old_python_are_enough(tmp_path: Path, folder: Path, ag
     agent.go(setup=["true"], log=str(folder / "rank.log"))
     assert (agent.expect("exit")["code"], process.wait(PATIENCE_S)) == (0, 0)
     assert process.communicate()[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "level", "words"),
+    [
+        (["true"], "info", "rank 3 has ended with code 0"),
+        (["sh", "-c", "kill -9 $$"], "error", "rank 3 has ended with signal 9"),
+        (["/no/such/program"], "error", "rank 3 cannot be started: "),
+    ],
+)
+def test_the_wrapper_logs_how_its_rank_ended(
+    agent: Agent, start: Starter, folder: Path, command: list[str], level: str, words: str
+) -> None:
+    """Beside the output lie lines for log collectors, of the same form as those of ftslurm's other processes."""
+    process = start(*command, SLURM_JOB_ID="9", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="2")
+    agent.expect("register")
+    agent.go(log=str(folder / "rank.log"))
+    agent.expect("exit")
+    process.wait(PATIENCE_S)
+    last = json.loads(_text(folder / "rank.ndjson").splitlines()[-1])
+    assert (last["log.level"], last["message"][: len(words)]) == (level, words)
+    assert last["@timestamp"].endswith("Z")
+    labels = {name: last["labels"][name] for name in ("job_id", "rank", "role")}
+    assert labels == {"job_id": "7_2", "rank": "3", "role": "wrapper"}
+    assert set(last["labels"]) == {"run_id", "job_id", "attempt", "node", "rank", "role"}
+    assert (last["event"]["outcome"] == "failure") == (level == "error")
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,297 @@
+"""What it costs to be seen: metrics, logs and samples of a run, and the commands that show runs.
+
+Two runs of two nodes each lie beside each other on the lab, one with everything on that observes it, one with all of it
+off, for some minutes; then they change nodes. The CPU time of ftslurm's processes is read from /proc at both ends, so
+the difference is what observing costs, under the same load at the same time. Logs cannot be turned off: a line's price
+is measured by itself, and lines are counted in the run's own files.
+
+The commands are measured on a journal with many entries and on a run root with many runs, beside Slurm's commands of
+the tests, which answer that they know no such job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import bigruns
+import machine
+from faults import wait_until
+from laboratory import laboratory
+from methods import Place, make_place, submit_ftslurm
+from overhead import cpu_times
+
+from ftslurm.cli import COMMANDS
+from ftslurm.config import Config
+from ftslurm.paths import RunPaths
+from ftslurm.runtime import logs
+from tests.slurm.fake import FakeSlurm
+
+if TYPE_CHECKING:
+    from ftslurm.lab.cluster import Cluster
+
+START_S = 600.0
+"""Two runs start at once, on a machine that may be busy."""
+OFF = {"metrics": "none", "sample_every": "none"}
+CONFIG = """name: {name}
+command: [sleep, "{sleep_s}"]
+run_root: {runs}
+resources: {{nodes: 2, ranks_per_node: 1, time: "60:00", sbatch: {{nodelist: "{nodes}"}}}}
+launch: {{mpi: none}}
+"""
+GOALS = (
+    "Goals: `report` of 10,000 entries in 5 s, `status` of 1,000 runs in 1 s. Python's own start is in all of them, and"
+    " in `status` that of the stand-in for squeue, which is a Python program, too.\n"
+)
+PAIRS = (("n1,n2", "n3,n4"), ("n3,n4", "n1,n2"))
+
+
+def off_section() -> dict[str, str]:
+    """What turns observing off, as far as this version has it."""
+    field = Config.model_fields.get("observe")
+    known = getattr(field.annotation, "model_fields", {}) if field is not None else {}
+    return {name: value for name, value in OFF.items() if name in known}
+
+
+def side_by_side(lab: Cluster, seconds: float) -> list[dict[str, Any]]:
+    """CPU share (1.0 is one core) of each role on each node of both runs, in both orders."""
+    found = []
+    for turn, (on, off) in enumerate(PAIRS):
+        jobs = {"on": _submit(lab, turn, "on", on, seconds), "off": _submit(lab, turn, "off", off, seconds)}
+        for job_id, _ in jobs.values():
+            wait_until("all ranks", START_S, lambda job_id=job_id: _wrappers(job_id) >= 2)  # type: ignore[misc]
+        time.sleep(min(20.0, seconds))  # the start is not the rest
+        before, began = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic()
+        time.sleep(seconds)
+        after, took_s = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic() - began
+        for name, (cpu, lines) in after.items():
+            found += _shares(turn, name, (before[name][0], cpu), took_s)
+            written = lines - before[name][1]
+            found.append(
+                {"turn": turn, "observing": name, "node": "", "role": "log lines a second", "share": written / took_s}
+            )
+        lab.restore(timeout=240)
+    return found
+
+
+def _submit(lab: Cluster, turn: int, name: str, nodes: str, seconds: float) -> tuple[str, Place]:
+    place = make_place(lab, f"{time.time_ns()}-observing-{turn}-{name}", 0, 0)
+    runs = json.dumps(str(place.runs))
+    config = CONFIG.format(name=name, sleep_s=int(seconds) + 900, runs=runs, nodes=nodes)
+    section = off_section() if name == "off" else {}
+    config += f"observe: {json.dumps(section)}\n" if section else ""
+    return submit_ftslurm(lab, place, config), place
+
+
+def _wrappers(job_id: str) -> int:
+    return sum(role == "wrapper" for _, role, _ in cpu_times(job_id))
+
+
+def _reading(job_id: str, place: Place) -> tuple[dict[tuple[str, str, int], float], int]:
+    """CPU seconds of the run's processes so far, and lines in its log files."""
+    lines = sum(path.read_bytes().count(b"\n") for path in place.runs.glob("*/logs/[0-9]*/*.ndjson"))
+    return cpu_times(job_id), lines
+
+
+def _shares(
+    turn: int, name: str, both: tuple[Mapping[tuple[str, str, int], float], ...], took_s: float
+) -> list[dict[str, Any]]:
+    before, after = both
+    shares: dict[tuple[str, str], float] = defaultdict(float)
+    for (node, role, pid), used in after.items():
+        shares[node, role] += (used - before.get((node, role, pid), 0.0)) / took_s
+    return [
+        {"turn": turn, "observing": name, "node": node, "role": role, "share": round(share, 6)}
+        for (node, role), share in sorted(shares.items())
+    ]
+
+
+def price_of_a_line(number: int) -> float:
+    """CPU seconds of this process for one line of a log, its thread included."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with tempfile.TemporaryDirectory() as folder:
+        paths = RunPaths(Path(folder) / "run")
+        logs.to_file(logs.Process(paths=paths, role="agent", job_id="101", node="n1"), speaks=False)
+        log, began = logging.getLogger("bench"), time.process_time()
+        for index in range(number):
+            if index % 1000 == 0:
+                time.sleep(0.05)  # the queue is bounded: a burst would measure what is dropped
+            log.info("checkpoint %s is at hand in %s: %s", index, folder, "own", extra=logs.event("restore", well=True))
+        logs.finish(120.0)
+        took_s = time.process_time() - began
+        written = paths.process_log(0, "agent", "n1").read_bytes().count(b"\n")
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return took_s / written
+
+
+def commands(events: int, runs: int, times: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each command that shows runs, on a long journal and on many runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        environ = _environ(place)
+        with _environment(environ):
+            bigruns.long_run(place / "long" / "runs", events)
+        with _environment({**environ, "FTSLURM_HOME": str(place / "many")}):
+            bigruns.many_runs(place / "many" / "runs", runs)
+        long, many = ({**environ, "FTSLURM_HOME": str(place / name)} for name in ("long", "many"))
+        asked = {
+            "explain": (["explain", "101"], long, f"{events} entries"),
+            "status": (["status"], many, f"{runs} runs"),
+            "status --json": (["status", "--json"], many, f"{runs} runs"),
+        }
+        if "report" in COMMANDS:
+            asked["report"] = (["report", "101", "--out", str(place / "report")], long, f"{events} entries")
+        return {name: {"of": of, **_seconds(argv, env, place, times)} for name, (argv, env, of) in asked.items()}
+
+
+def _environ(place: Path) -> dict[str, str]:
+    (place / "slurm").mkdir()
+    environ = FakeSlurm(place / "slurm").environ
+    keep = {name: value for name, value in environ.items() if not name.startswith("FTSLURM")}
+    return {**keep, "FTSLURM_HOME": str(place / "long"), "XDG_CONFIG_HOME": str(place / "config"), "COLUMNS": "120"}
+
+
+class _environment:  # noqa: N801 - it is used as a statement
+    """This process's environment for a while: the generators find the run root by it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ, self._before = environ, dict(os.environ)
+
+    def __enter__(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environ)
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.clear()
+        os.environ.update(self._before)
+
+
+def _seconds(argv: list[str], environ: Mapping[str, str], place: Path, times: int) -> dict[str, list[float]]:
+    """Time of each call by the clock, and of the processor: the second says what it costs on a busy machine, too."""
+    took: dict[str, list[float]] = {"seconds": [], "cpu": []}
+    for _ in range(times):
+        began, cpu = time.monotonic(), _cpu_of_children()
+        command = [sys.executable, "-m", "ftslurm", *argv]
+        done = subprocess.run(
+            command, env=dict(environ), cwd=place, capture_output=True, text=True, timeout=600, check=False
+        )
+        took["seconds"].append(round(time.monotonic() - began, 4))
+        took["cpu"].append(round(_cpu_of_children() - cpu, 4))
+        if done.returncode != 0:
+            raise SystemExit(f"ftslurm {' '.join(argv)}: code {done.returncode}: {done.stderr[-2000:]}")
+    return took
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+# ------------------------------------------------------------------------------------------------------- the page
+
+
+def per_node(rows: list[dict[str, Any]], price_s: float) -> list[tuple[str, float, float, float]]:
+    """(place, share with observing, share without, share of log lines), batch hosts and other nodes apart."""
+    hosts = {(row["turn"], row["observing"]): row["node"] for row in rows if row["role"] == "supervisor"}
+    sums: dict[tuple[str, str, int, str], float] = defaultdict(float)
+    for row in rows:
+        if row["node"]:
+            kind = "batch host" if row["node"] == hosts.get((row["turn"], row["observing"])) else "other node"
+            sums[kind, row["observing"], row["turn"], row["node"]] += row["share"]
+    lines = median(row["share"] for row in rows if not row["node"] and row["observing"] == "on") / 2
+    found = []
+    for kind in ("batch host", "other node"):
+        shares = [[share for key, share in sums.items() if key[:2] == (kind, name)] for name in ("on", "off")]
+        on, off = (sum(each) / len(each) if each else 0.0 for each in shares)
+        found.append((kind, on, off, lines * price_s))
+    return found
+
+
+def render(value: dict[str, Any]) -> str:
+    """The page."""
+    parts = ["# What it costs to be seen\n", machine.described(value["machine"]), value["limits"] + "\n"]
+    if value["rest"]:
+        cells = [
+            [kind, f"{on:.3%}", f"{off:.3%}", f"{on - off:.3%}", f"{line:.4%}", f"{on - off + line:.3%}"]
+            for kind, on, off, line in per_node(value["rest"], value["line_s"])
+        ]
+        off = ", ".join(f"`{name}: {word}`" for name, word in value["off"].items()) or "nothing yet"
+        parts += [
+            f"## Share of one core on each node, over twice {value['seconds']:g} s\n",
+            f"Two runs side by side, one with observing off ({off}); then they change nodes. The goal is 0.2 %.\n",
+            machine.table(["node", "on", "off", "difference", "log lines", "observing"], cells),
+        ]
+    parts += [
+        "## A line of a log\n",
+        f"{value['line_s'] * 1e6:.0f} µs of CPU time, the writing thread included.\n",
+        "## Commands\n",
+        machine.table(
+            ["command", "of", "median", "range", "CPU time"],
+            [_command_cells(name, one) for name, one in value["commands"].items()],
+        ),
+        GOALS,
+    ]
+    return "\n".join(parts)
+
+
+def _command_cells(name: str, one: dict[str, Any]) -> list[str]:
+    seconds, cpu = one["seconds"], f"{median(one['cpu']):.2f} s"
+    span = f"{min(seconds):.2f} to {max(seconds):.2f} s"
+    return [f"`ftslurm {name}`", one["of"], f"{median(seconds):.2f} s", span, cpu]
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180.0, help="how long a pair of runs is watched (default 180)")
+    parser.add_argument("--events", type=int, default=10_000, help="entries of the long journal (default 10000)")
+    parser.add_argument("--runs", type=int, default=1000, help="runs in the run root (default 1000)")
+    parser.add_argument("--times", type=int, default=5, help="calls of each command (default 5)")
+    parser.add_argument("--quick", action="store_true", help="2 seconds, 300 entries, 20 runs, one time each")
+    parser.add_argument("--without-lab", action="store_true", help="only the commands and the price of a line")
+    parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
+    args = parser.parse_args()
+    wanted = (args.seconds, args.events, args.runs, args.times)
+    seconds, events, runs, times = (2.0, 300, 20, 1) if args.quick else wanted
+    value: dict[str, Any] = {
+        "seconds": seconds,
+        "off": off_section(),
+        "line_s": price_of_a_line(2000 if args.quick else 20_000),
+        "commands": commands(events, runs, times),
+    }
+    value |= _at_rest(args.lab, seconds) if not args.without_lab else _nowhere()
+    machine.write_json(args.out / "observing.json", value)
+    (args.out / "observing.md").write_text(render(value), encoding="utf-8")
+    print(render(value))
+    return 0
+
+
+def _at_rest(name: str, seconds: float) -> dict[str, Any]:
+    with laboratory(name) as lab:
+        slurm = machine.slurm_version(lab)
+        return {"machine": machine.describe(slurm), "limits": machine.limits(), "rest": side_by_side(lab, seconds)}
+
+
+def _nowhere() -> dict[str, Any]:
+    return {"machine": machine.describe(""), "limits": "", "rest": []}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
