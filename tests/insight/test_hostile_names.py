@@ -31,11 +31,14 @@ from ftslurm.core.fabric import RingChanged, RingState
 from ftslurm.core.health import Level
 from ftslurm.core.lemons import Mark
 from ftslurm.ledger import Writer
+from ftslurm.observe_section import Observe
+from ftslurm.observer.__main__ import observe
 from ftslurm.paths import RunPaths
 from ftslurm.runtime import hooks, logs
 from ftslurm.runtime.voice import Voice
 from tests.checkpoint.world import AT, World
 from tests.insight.journals import DEAD, NODES, Tale, config_policy, make_run
+from tests.observer.worlds import now
 from tests.slurm.fake import FakeSlurm
 
 EVIL = (
@@ -246,6 +249,23 @@ def said_by_a_hook(place: Place) -> str:
     return place.capfd.readouterr().err + place.run.process_log(0, "supervisor", "n1").read_text()
 
 
+def metrics(place: Place) -> str:
+    """The textfile that Prometheus reads, of a run whose job has a hostile name, user and partition."""
+    job = {"name": ALL, "job_id": ALL, "user": ALL, "partition": ALL}
+    told = [{"job": job, "observe": Observe(metrics="textfile").plain()}, {"now": now(tale())}]
+    observe(place.run, io.StringIO("".join(json.dumps(line) + "\n" for line in told)))
+    return place.run.metrics.read_text(encoding="utf-8")
+
+
+def report(place: Place, *suffixes: str) -> str:
+    """What `ftslurm report` writes, of the files with these endings."""
+    folder = place.run.root / "told"
+    assert cli.exit_code(["report", JOB, "--out", str(folder)]) == 0
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in suffixes]
+    assert found
+    return "".join(path.read_text(encoding="utf-8") for path in found)
+
+
 def store(place: Place) -> str:
     """The store's own folder."""
     return str(place.world.store)
@@ -283,6 +303,12 @@ SURFACES = (
     Surface("an error about a node", for_its_own_lines, lambda place: place.printed("logs", JOB, "--agent", NODE)),
     Surface("an error about an option", for_its_own_lines, lambda place: place.printed("status", f"--{ALL}")),
     Surface("an error about a command", for_its_own_lines, lambda place: place.printed(ALL)),
+    Surface("report --json", for_json, lambda place: place.out("report", JOB, "--json")),
+    Surface("the report's page", for_a_browser, lambda place: report(place, ".html")),
+    Surface("the report's pictures", for_a_browser, lambda place: report(place, ".svg")),
+    Surface("the report's data", for_its_own_lines, lambda place: report(place, ".json")),
+    Surface("the report's tables", for_its_own_lines, lambda place: report(place, ".csv").replace("\r\n", "\n")),
+    Surface("metrics", for_prometheus, metrics),
     Surface("the log of a process", for_a_terminal, said_by_a_process),
     Surface("what a hook printed", for_a_terminal, said_by_a_hook),
     Surface("the job's own output", for_a_terminal, said_to_the_job),
