@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftslurm.insight import walltime
 from ftslurm.insight.export import of_story, times
+from ftslurm.insight.text import visible
 from ftslurm.report.recovery import PARTS, parts, spread
 from ftslurm.report.samples import METRICS
 
@@ -213,6 +214,7 @@ def csv_text(rows: Rows) -> str:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+    if isinstance(value, str):
+        shown = visible(value)
+        return f"'{shown}" if value.startswith(_FORMULA) else shown
     return "" if value is None else value
