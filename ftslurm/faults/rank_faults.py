@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
-from ftslurm.faults.deeds import Confine, Limit, ReportXid, ResetGpu, Send, Stutter
+from ftslurm.faults.deeds import Confine, ReportXid, ResetGpu, Send, Stutter
 from ftslurm.faults.fault import Expected, Fault, Need, Where
 
 FAULTS = (
@@ -52,16 +52,6 @@ FAULTS = (
         undo="the processes go back to their cgroup, the new one is removed",
         lasts_s=60.0,
         stand_in="memory",
-    ),
-    Fault(
-        name="memory-limit",
-        row=6,
-        what="a rank's program gets no more address space (RLIMIT_AS): its next larger allocation fails",
-        where=Where.RANK,
-        deed=Limit(resource="AS", value=2**20),
-        causes=frozenset({Cause.OOM_HOST, Cause.APPLICATION_ERROR, Cause.RANK_CRASHED}),
-        undo="the limit is what it was",
-        lasts_s=60.0,
     ),
     Fault(
         name="slow-quota",

@@ -32,7 +32,7 @@ QUIET_S = 8.0
 OVER = frozenset({"cancel", "requeue"})
 """Faults that end the job."""
 
-MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs and fault.name != "gpu-mask"]
+MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs]
 
 
 def willing(lab: Cluster, name: str, nodes: int, **more: Any) -> LabRun:
