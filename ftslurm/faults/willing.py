@@ -161,10 +161,14 @@ def _gil(told: Told) -> None:
 
 def _memory(told: Told) -> None:
     del told
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, hard))
-    bytearray(4 * SPARE_BYTES)
+    try:
+        bytearray(4 * SPARE_BYTES)
+    finally:
+        # With no room at all the interpreter could not end in order: glibc loads a library for that.
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _gpu_memory(told: Told) -> None:
