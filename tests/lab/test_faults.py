@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ftslurm.demo.program import digest, trained
 from ftslurm.faults.catalogue import CATALOGUE, Fault, Need, Where, by_name
 from ftslurm.faults.choosing import Wish, choose, placing
 from ftslurm.faults.inject import inject, undo
-from ftslurm.faults.truth import Injection, Outcome, Truth
+from ftslurm.faults.truth import Outcome, Truth
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.means import LabMeans
 from ftslurm.paths import RunPaths
@@ -26,11 +27,14 @@ WILLING = {
     "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1", "OBEY_FAULTS": "1"}},
     "checkpoint": {"files": "step_*.json", "settle": "1s"},
     "progress": {"hang_after": "4s"},
-    "recovery": {"min_nodes": 2},
+    "recovery": {"min_nodes": 2, "max_attempts": 1000, "no_progress_limit": 1000},
 }
 QUIET_S = 8.0
 OVER = frozenset({"cancel", "requeue"})
 """Faults that end the job."""
+
+MUST_BE_SAID = frozenset({"straggler", "loss_nan", "supervisor_restarted", "taken_over", "agent_lost"})
+"""What has to be heard of faults that do not stop the training; of the others something may be, or not."""
 
 MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs]
 
@@ -60,11 +64,6 @@ def on_ill_storage(lab: Cluster, name: str) -> LabRun:
     return run
 
 
-def slugs(run: LabRun) -> set[str]:
-    """All that was said, in one word each."""
-    return {str(action.get("slug", "")) for action in run.actions("Say")}
-
-
 def excluded(run: LabRun) -> set[str]:
     """The nodes that were given up."""
     return {action["facts"]["excluded"] for action in run.actions("Say") if "excluded" in action.get("facts", {})}
@@ -80,73 +79,131 @@ def is_undisturbed(run: LabRun) -> bool:
 
 
 class Strike:
-    """One fault in one run, by the means of the lab."""
+    """One fault in one run, by the means of the lab, and what was there before it."""
 
-    def __init__(self, run: LabRun, name: str, **wish: Any) -> None:
-        self.run, self.fault, self.paths = run, by_name(name), RunPaths(run.root)
+    def __init__(self, run: LabRun, fault: Fault, *, avoid: Sequence[str] = ()) -> None:
+        self.run, self.fault, self.paths = run, fault, RunPaths(run.root)
         self.means = LabMeans.of_lab(run.lab, self.paths, consent=True)
         self.truth = Truth(self.paths)
-        target = choose(self.fault, self.paths, placing(self.paths), Wish(seed=1, **wish))
-        self.attempts, self.newest = len(run.restored_steps()), run.newest()
-        self.done = inject(self.fault, target, self.means, self.truth)
+        self.attempts, self.said, self.given_up = len(run.restored_steps()), len(said(run)), excluded(run)
+        target = choose(fault, self.paths, placing(self.paths), Wish(seed=1, avoid=avoid))
+        self.done = inject(fault, target, self.means, self.truth)
 
-    def undo(self) -> Injection:
-        """Mend it."""
-        return undo(self.done, self.means, self.truth)
+    def heard(self) -> set[str]:
+        """What was said since then, in one word each."""
+        return {str(action.get("slug", "")) for action in said(self.run)[self.said :]}
+
+    def follow(self) -> None:
+        """Wait for what is right to follow while the fault lasts, and mend it."""
+        run, fault = self.run, self.fault
+        seen_when_read = fault.where is Where.CHECKPOINT
+        if seen_when_read:
+            run.processes("rank")[-1].send(signal.SIGKILL)
+        if fault.stops_training or seen_when_read:
+            run.wait("the next attempt", lambda: len(run.restored_steps()) > self.attempts, 60)
+        elif fault.causes & MUST_BE_SAID:
+            run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes, 60)
+        else:
+            let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
+        mended = undo(self.done, self.means, self.truth)
+        assert (mended.undone_at is not None) == bool(fault.undo)
+        assert mended in self.truth.read()
+        newest = run.newest()
+        run.wait("checkpoints go on", lambda: run.newest() > newest + 20, 60)
+
+    def wrong(self) -> str:
+        """What was not right; empty: all was."""
+        try:
+            self.follow()
+        except AssertionError as error:
+            return f"{self.fault.name}: {str(error).splitlines()[0]}; heard {sorted(self.heard())}"
+        found, run, fault = [], self.run, self.fault
+        if (fault.stops_training or fault.causes & MUST_BE_SAID) and not self.heard() & fault.causes:
+            found.append(f"heard {sorted(self.heard())} instead of one of {sorted(fault.causes)}")
+        lost = excluded(run) - self.given_up
+        if bool(lost) != fault.costs_node:
+            found.append(f"given up: {sorted(lost)}")
+        quiet = not fault.stops_training and fault.where is not Where.CHECKPOINT
+        if quiet and len(run.restored_steps()) != self.attempts:
+            found.append(f"another attempt: {sorted(self.heard())}")
+        return f"{fault.name}: {'; '.join(found)}" if found else ""
 
 
-def expect(strike: Strike) -> None:
-    """Wait for what is right to follow while the fault lasts."""
-    run, fault = strike.run, strike.fault
-    if fault.where is Where.CHECKPOINT:  # it is seen when somebody reads it
-        run.processes("rank")[-1].send(signal.SIGKILL)
-    elif not fault.stops_training and not fault.causes:
-        let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
-    if fault.stops_training or fault.where is Where.CHECKPOINT:
-        run.wait("the next attempt", lambda: len(run.restored_steps()) > strike.attempts)
-    if fault.causes and fault.where is not Where.CONTROLLER:
-        run.wait(f"one of {sorted(fault.causes)}", lambda: slugs(run) & fault.causes, 60)
+def said(run: LabRun) -> list[dict[str, Any]]:
+    """All that the core has said."""
+    return run.actions("Say")
 
 
-@pytest.mark.parametrize("fault", MAKEABLE, ids=lambda fault: fault.name)
-@long_test("every fault of the catalogue")
-def test_what_is_right_to_follow_does(lab: Cluster, fault: Fault) -> None:
-    """The cause is called by its name, the node is given up where it is right to, and the run goes on to its end."""
-    run = on_ill_storage(lab, fault.name) if fault.where is Where.STORAGE else willing(lab, fault.name, 4)
-    strike = Strike(run, fault.name)
-    assert strike.done.outcome is Outcome.DONE
-    if fault.name in OVER:
-        end_with(run, fault)
-        return
-    expect(strike)
-    mended = strike.undo()
-    assert (mended.undone_at is not None) == bool(fault.undo)
-    newest = run.newest()
-    run.wait("checkpoints go on", lambda: run.newest() > newest + 20)
-    if fault.costs_node:
-        assert len(excluded(run)) == 1
-    else:
-        assert not excluded(run)
-    if not fault.stops_training and fault.where is not Where.CHECKPOINT:
-        assert len(run.restored_steps()) == strike.attempts
+def finish(run: LabRun, *, right: bool = True) -> None:
+    """End it well; the weights are right unless a bit of them was changed."""
     run.enough()
     assert run.wait_end() == ("finished", 0)
-    assert fault.name == "bit-flip" or is_undisturbed(run)
+    assert is_undisturbed(run) == right
     await_that("nothing is left", lambda: not run.processes(), 60, run.story)
-    (known, *_) = strike.truth.read()
-    assert known == mended
 
 
-def end_with(run: LabRun, fault: Fault) -> None:
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("quiet", [True, False], ids=["goes-on", "starts-again"])
+def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
+    """One after another in one run: each is called by its name, and the weights are right in the end."""
+    faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where is not Where.STORAGE]
+    mine = [fault for fault in faults if fault.stops_training != quiet and fault.name not in OVER]
+    run = willing(lab, "quiet" if quiet else "again", 3)
+    wrong = [Strike(run, fault).wrong() for fault in mine if fault.name != "bit-flip"]
+    assert list(filter(None, wrong)) == [], run.story()
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_faults_of_storage(lab: Cluster) -> None:
+    """The run waits until its storage is well again."""
+    run = on_ill_storage(lab, "storage")
+    wrong = [Strike(run, fault).wrong() for fault in MAKEABLE if fault.where is Where.STORAGE]
+    assert list(filter(None, wrong)) == [], run.story()
+    finish(run)
+    lab.storage.detach()
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("fault", [fault for fault in MAKEABLE if fault.costs_node], ids=lambda fault: fault.name)
+def test_faults_that_cost_a_node(lab: Cluster, fault: Fault) -> None:
+    """That node is given up, and no other."""
+    run = willing(lab, fault.name, 4)
+    strike = Strike(run, fault)
+    assert strike.wrong() == "", run.story()
+    hit = {each.node for each in strike.truth.read() if by_name(each.fault).costs_node and each.node}
+    assert excluded(run) <= hit
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_a_flipped_bit_is_seen_by_nobody_but_in_the_weights(lab: Cluster) -> None:
+    """Silent corruption inside of a program: the catalogue says so."""
+    run = willing(lab, "bit-flip", 2)
+    assert Strike(run, by_name("bit-flip")).wrong() == "", run.story()
+    finish(run, right=False)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("name", sorted(OVER))
+def test_faults_that_end_the_job(lab: Cluster, name: str) -> None:
     """A job that is cancelled ends its run; one that is requeued goes on as another incarnation."""
-    if fault.name == "cancel":
+    run = willing(lab, name, 2)
+    Strike(run, by_name(name))
+    if name == "cancel":
         run.wait("the end", run.end)
-        assert run.end() == ("cancelled", run.end()[1])
+        end = run.end()
+        assert end is not None
+        assert end[0] == "cancelled"
         return
     run.wait("another incarnation", lambda: len(run.events("AllocationGranted")) > 1)
     run.wait("training", lambda: len(run.restored_steps()) > 1)
-    run.enough()
-    assert run.wait_end() == ("finished", 0)
+    finish(run)
 
 
 def test_two_faults_in_one_run(lab: Cluster) -> None:
