@@ -56,9 +56,9 @@ FAULTS = (
     Fault(
         name="slow-quota",
         row=14,
-        what="a rank's program gets a tenth of a core (cgroup cpu.max, or cpu.cfs_quota_us of version 1)",
+        what="a rank's program gets a fiftieth of a core (cgroup cpu.max, or cpu.cfs_quota_us of version 1)",
         where=Where.RANK,
-        deed=Confine(core=0.1),
+        deed=Confine(core=0.02),
         needs=frozenset({Need.ROOT}),
         causes=frozenset({"straggler"}),
         stops_training=False,

@@ -14,7 +14,7 @@ from ftslurm.demo.program import digest, trained
 from ftslurm.faults.catalogue import CATALOGUE, Fault, Need, Where, by_name
 from ftslurm.faults.choosing import Wish, choose, placing
 from ftslurm.faults.inject import inject, undo
-from ftslurm.faults.truth import Outcome, Truth
+from ftslurm.faults.truth import Injection, Outcome, Truth
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.means import LabMeans
 from ftslurm.paths import RunPaths
@@ -105,17 +105,23 @@ class Strike:
             run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes, 60)
         else:
             let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
-        mended = undo(self.done, self.means, self.truth)
+        mended = self.mend()
         assert (mended.undone_at is not None) == bool(fault.undo)
         assert mended in self.truth.read()
         newest = run.newest()
         run.wait("checkpoints go on", lambda: run.newest() > newest + 20, 60)
+
+    def mend(self) -> Injection:
+        """Undo it, once."""
+        self.done = undo(self.done, self.means, self.truth)
+        return self.done
 
     def wrong(self) -> str:
         """What was not right; empty: all was."""
         try:
             self.follow()
         except AssertionError as error:
+            self.mend()
             return f"{self.fault.name}: {str(error).splitlines()[0]}; heard {sorted(self.heard())}"
         found, run, fault = [], self.run, self.fault
         if (fault.stops_training or fault.causes & MUST_BE_SAID) and not self.heard() & fault.causes:

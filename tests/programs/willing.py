@@ -31,8 +31,9 @@ def main() -> None:
             began = time.monotonic()
             told = willing.obey(step)
             time.sleep(args.pace)
+            own = gradients(weights, share)
             busy_s = time.monotonic() - began
-            sums, over = summed(place, channels, gradients(weights, share), stop=args.until.exists())
+            sums, over = summed(place, channels, own, stop=args.until.exists())
             weights = moved(weights, sums)
             if told.flip:
                 weights = (weights[0] ^ 1, *weights[1:])
