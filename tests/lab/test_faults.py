@@ -71,9 +71,14 @@ def excluded(run: LabRun) -> set[str]:
 
 def is_undisturbed(run: LabRun) -> bool:
     """Whether every rank ends with the weights that an undisturbed training has after as many steps."""
-    logs = [run.rank_log(run.actions("ReleaseRanks")[-1]["attempt"], rank) for rank in range(len(run.launches()[-1]))]
-    ends = {line for log in logs for line in log.splitlines() if line.startswith("final step")}
-    (end,) = ends
+    attempt, ranks = run.actions("ReleaseRanks")[-1]["attempt"], range(len(run.launches()[-1]))
+
+    def ends() -> list[str]:
+        logs = [run.rank_log(attempt, rank) for rank in ranks]
+        return [line for log in logs for line in log.splitlines() if line.startswith("final step")]
+
+    await_that("the last words of all ranks", lambda: len(ends()) == len(ranks), 30, run.story)
+    (end,) = set(ends())
     step = int(end.split()[2])
     return end == f"final step {step} digest {digest(trained(step))}"
 
