@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
 from ftslurm.faults.deeds import Confine, ReportXid, ResetGpu, Send, Stutter
-from ftslurm.faults.fault import Expected, Fault, Need, Where
+from ftslurm.faults.fault import SLOW_S, Expected, Fault, Need, Where
 
 FAULTS = (
     Fault(
@@ -64,7 +64,7 @@ FAULTS = (
         stops_training=False,
         expected_action=Expected.TELL,
         undo="the processes go back to their cgroup, the new one is removed",
-        lasts_s=60.0,
+        lasts_s=SLOW_S,
         stand_in="slow",
     ),
     Fault(
@@ -77,7 +77,7 @@ FAULTS = (
         stops_training=False,
         expected_action=Expected.TELL,
         undo="SIGCONT",
-        lasts_s=60.0,
+        lasts_s=SLOW_S,
     ),
     Fault(
         name="xid",

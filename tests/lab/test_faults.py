@@ -107,7 +107,7 @@ class Strike:
         if fault.stops_training or seen_when_read:
             run.wait("the next attempt", lambda: len(run.restored_steps()) > self.attempts, 60)
         elif fault.causes & MUST_BE_SAID:
-            run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes, 60)
+            run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes)
         else:
             let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
         mended = self.mend()
@@ -160,7 +160,7 @@ def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
     """One after another in one run: each is called by its name, and the weights are right in the end."""
     faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where is not Where.STORAGE]
     mine = [fault for fault in faults if fault.stops_training != quiet and fault.name not in OVER]
-    run = willing(lab, "quiet" if quiet else "again", 3)
+    run = willing(lab, "quiet" if quiet else "again", 4)
     wrong = [Strike(run, fault).wrong() for fault in mine if fault.name != "bit-flip"]
     assert list(filter(None, wrong)) == [], run.story()
     finish(run)
