@@ -25,7 +25,7 @@ pytestmark = pytest.mark.lab
 
 WILLING = {
     "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1", "OBEY_FAULTS": "1"}},
-    "checkpoint": {"files": "step_*.json", "settle": "1s"},
+    "checkpoint": {"files": "step_*", "settle": "1s"},
     "progress": {"hang_after": "4s"},
     "recovery": {"min_nodes": 2, "max_attempts": 1000, "no_progress_limit": 1000},
 }
@@ -39,10 +39,10 @@ MUST_BE_SAID = frozenset({"straggler", "loss_nan", "supervisor_restarted", "take
 MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs]
 
 
-def willing(lab: Cluster, name: str, nodes: int, **more: Any) -> LabRun:
+def willing(lab: Cluster, name: str, nodes: int, *, every: int = 20, **more: Any) -> LabRun:
     """Submit a training that obeys until `enough` is told, and wait until it has two checkpoints."""
     work = workplace(lab, name, more.get("user"))
-    command = program("willing", "--until", work / "enough")
+    command = program("willing", "--until", work / "enough", "--every", every)
     run = submit(lab, command, name=name, nodes=nodes, work=work, **WILLING, **more)
     run.wait("two checkpoints", lambda: len(run.durable()) > 1)
     return run
@@ -91,7 +91,7 @@ class Strike:
         self.means = LabMeans.of_lab(run.lab, self.paths, consent=True)
         self.truth = Truth(self.paths)
         self.attempts, self.said, self.given_up = len(run.restored_steps()), len(said(run)), excluded(run)
-        target = choose(fault, self.paths, placing(self.paths), Wish(seed=1, avoid=avoid))
+        target = choose(fault, self.paths, placing(self.paths), Wish(seed=sum(fault.name.encode()), avoid=avoid))
         self.done = inject(fault, target, self.means, self.truth)
 
     def heard(self) -> set[str]:
@@ -101,11 +101,8 @@ class Strike:
     def follow(self) -> None:
         """Wait for what is right to follow while the fault lasts, and mend it."""
         run, fault = self.run, self.fault
-        seen_when_read = fault.where is Where.CHECKPOINT
-        if seen_when_read:
-            run.processes("rank")[-1].send(signal.SIGKILL)
-        if fault.stops_training or seen_when_read:
-            run.wait("the next attempt", lambda: len(run.restored_steps()) > self.attempts, 60)
+        if fault.stops_training:
+            run.wait("the next attempt", lambda: len(run.restored_steps()) > self.attempts)
         elif fault.causes & MUST_BE_SAID:
             run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes)
         else:
@@ -134,8 +131,7 @@ class Strike:
         lost = excluded(run) - self.given_up
         if bool(lost) != fault.costs_node:
             found.append(f"given up: {sorted(lost)}")
-        quiet = not fault.stops_training and fault.where is not Where.CHECKPOINT
-        if quiet and len(run.restored_steps()) != self.attempts:
+        if not fault.stops_training and len(run.restored_steps()) != self.attempts:
             found.append(f"another attempt: {sorted(self.heard())}")
         return f"{fault.name}: {'; '.join(found)}" if found else ""
 
@@ -158,11 +154,29 @@ def finish(run: LabRun, *, right: bool = True) -> None:
 @pytest.mark.parametrize("quiet", [True, False], ids=["goes-on", "starts-again"])
 def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
     """One after another in one run: each is called by its name, and the weights are right in the end."""
-    faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where is not Where.STORAGE]
+    elsewhere = (Where.STORAGE, Where.CHECKPOINT)
+    faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where not in elsewhere]
     mine = [fault for fault in faults if fault.stops_training != quiet and fault.name not in OVER]
     run = willing(lab, "quiet" if quiet else "again", 4)
     wrong = [Strike(run, fault).wrong() for fault in mine if fault.name != "bit-flip"]
     assert list(filter(None, wrong)) == [], run.story()
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_a_damaged_checkpoint_is_refused(lab: Cluster) -> None:
+    """In every way of damage: a rank that is killed begins with the checkpoint before it."""
+    run = willing(lab, "damage", 2, every=200)
+    for fault in (fault for fault in MAKEABLE if fault.where is Where.CHECKPOINT):
+        before, newest = len(run.restored_steps()), run.newest()
+        run.wait("a fresh checkpoint", lambda newest=newest: run.newest() > newest)
+        strike = Strike(run, fault)
+        damaged = run.newest()
+        run.processes("rank")[-1].send(signal.SIGKILL)
+        run.wait("the next attempt", lambda before=before: len(run.restored_steps()) > before)
+        assert run.restored_steps()[-1] < damaged, f"{fault.name}: {strike.done.note}"
+        assert strike.heard() & fault.causes, f"{fault.name}: {sorted(strike.heard())}"
     finish(run)
 
 

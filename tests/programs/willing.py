@@ -8,12 +8,21 @@ the weights after a step depend on the step's number alone. It ends at a step th
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
 from ftslurm.demo.program import Place, digest, gradients, load, loss_of, moved, samples, save, summed, together
 from ftslurm.faults.willing import Willing
 from ftslurm.training import beat
+
+
+def note(step: int) -> None:
+    """A second file for the checkpoint of this step."""
+    folder = Path(os.environ["FTSLURM_CHECKPOINT_DIR"])
+    part = folder / f".note_{step:08d}"
+    part.write_text(f"written at step {step}\n" * 10)
+    part.replace(folder / f"step_{step:08d}.note")
 
 
 def main() -> None:
@@ -41,6 +50,7 @@ def main() -> None:
             beat(step, loss=float("nan") if told.nan else loss_of(sums), busy_s=busy_s)
             if place.rank == 0 and step % args.every == 0:
                 save(step, weights)
+                note(step)
     print(f"final step {step} digest {digest(weights)}", flush=True)
 
 
