@@ -225,7 +225,8 @@ def test_faults_that_end_the_job(lab: Cluster, name: str) -> None:
         assert end is not None
         assert end[0] == "cancelled"
         return
-    run.wait("another incarnation", lambda: len(run.events("AllocationGranted")) > 1)
+    # Slurm lets a requeued job wait for two minutes.
+    run.wait("another incarnation", lambda: len(run.events("AllocationGranted")) > 1, 300)
     run.wait("training", lambda: len(run.restored_steps()) > 1)
     finish(run)
 
