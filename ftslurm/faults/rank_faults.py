@@ -56,9 +56,9 @@ FAULTS = (
     Fault(
         name="slow-quota",
         row=14,
-        what="a rank's program gets a fiftieth of a core (cgroup cpu.max, or cpu.cfs_quota_us of version 1)",
+        what="a rank's program gets a fifth of the CPU time that it used (cgroup cpu.max, cpu.cfs_quota_us in version 1)",
         where=Where.RANK,
-        deed=Confine(core=0.02),
+        deed=Confine(cpu_share=0.2),
         needs=frozenset({Need.ROOT}),
         causes=frozenset({"straggler"}),
         stops_training=False,
