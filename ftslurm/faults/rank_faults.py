@@ -56,7 +56,7 @@ FAULTS = (
     Fault(
         name="slow-quota",
         row=14,
-        what="a rank's program gets a fifth of the CPU time that it used (cgroup cpu.max, cpu.cfs_quota_us in version 1)",
+        what="a rank's program gets a fifth of the CPU time that it used (cgroup cpu.max, or cpu.cfs_quota_us)",
         where=Where.RANK,
         deed=Confine(cpu_share=0.2),
         needs=frozenset({Need.ROOT}),
