@@ -71,15 +71,10 @@ def excluded(run: LabRun) -> set[str]:
 
 def is_undisturbed(run: LabRun) -> bool:
     """Whether every rank ends with the weights that an undisturbed training has after as many steps."""
-    attempt, ranks = run.actions("ReleaseRanks")[-1]["attempt"], range(len(run.launches()[-1]))
-
-    def ends() -> list[str]:
-        logs = [run.rank_log(attempt, rank) for rank in ranks]
-        return [line for log in logs for line in log.splitlines() if line.startswith("final step")]
-
-    await_that("the last words of all ranks", lambda: len(ends()) == len(ranks), 30, run.story)
-    step = int(ends()[0].split()[2])
-    return set(ends()) == {f"final step {step} digest {digest(trained(step))}"}
+    ends = [path.read_text() for path in run.work.glob("final-*")]
+    assert len(ends) == len(run.launches()[-1])
+    step = int(ends[0].split()[2])
+    return set(ends) == {f"final step {step} digest {digest(trained(step))}"}
 
 
 class Strike:

@@ -2,7 +2,7 @@
 
 It is the demonstration's (`ftslurm.demo.program`): data-parallel in whole numbers, over TCP, without any library, so that
 the weights after a step depend on the step's number alone. It ends at a step that all ranks agree on, once the file
---until exists.
+--until exists, and leaves its last words beside that file, too: final-RANK.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> None:
             if place.rank == 0 and step % args.every == 0:
                 save(step, weights)
                 note(step)
-    print(f"final step {step} digest {digest(weights)}", flush=True)
+    words = f"final step {step} digest {digest(weights)}"
+    print(words, flush=True)
+    (args.until.parent / f"final-{place.rank}").write_text(words)
 
 
 if __name__ == "__main__":
