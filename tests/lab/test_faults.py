@@ -85,7 +85,7 @@ class Strike:
         self.means = LabMeans.of_lab(run.lab, self.paths, consent=True)
         self.truth = Truth(self.paths)
         self.attempts, self.said, self.given_up = len(run.restored_steps()), len(said(run)), excluded(run)
-        saves = 0 if fault.name == "die-in-save" else None
+        saves = 0 if fault.name in ("die-in-save", "file-limit") else None
         wish = Wish(seed=sum(fault.name.encode()), avoid=avoid, rank=saves)
         target = choose(fault, self.paths, placing(self.paths), wish)
         self.done = inject(fault, target, self.means, self.truth)
