@@ -13,7 +13,7 @@ Layout of the run's folder::
       logs/<attempt>/rank-00042.log  rank-00042.ndjson  supervisor-<node>.ndjson  agent-<node>.ndjson ...
       logs/current -> <attempt>
       checkpoints/   samples/<node>.<epoch>.jsonl   report/
-      metrics.prom  metrics.sd.json
+      metrics.prom  metrics.sd.json  faults.jsonl  faults.d/
     <run_root>/by-job/<job_id> -> ../<run_id>
     <run_root>/submissions/<name>/script.sbatch  submission.json
 """
@@ -142,6 +142,16 @@ class RunPaths:
     def stops(self) -> tuple[Path, ...]:
         """Files by which somebody, also a colleague, asks the run to stop (`runtime.stopfile`)."""
         return self.requests / "STOP", self.root / "STOP"
+
+    @property
+    def faults(self) -> Path:
+        """What was broken on purpose (`faults.truth`)."""
+        return self.root / "faults.jsonl"
+
+    @property
+    def orders(self) -> Path:
+        """What a willing program is asked to do to itself (`faults.willing`)."""
+        return self.root / "faults.d"
 
     @property
     def history(self) -> Path:
