@@ -12,6 +12,7 @@ Layout of the run's folder::
       key
       logs/<attempt>/rank-00042.log   logs/current -> <attempt>   logs/supervisor.ndjson   logs/agent-<node>.ndjson
       checkpoints/
+      faults.jsonl  faults.d/
     <run_root>/by-job/<job_id> -> ../<run_id>
     <run_root>/submissions/<name>/script.sbatch  submission.json
 """
@@ -140,6 +141,16 @@ class RunPaths:
     def stops(self) -> tuple[Path, ...]:
         """Files by which somebody, also a colleague, asks the run to stop (`runtime.stopfile`)."""
         return self.requests / "STOP", self.root / "STOP"
+
+    @property
+    def faults(self) -> Path:
+        """What was broken on purpose (`faults.truth`)."""
+        return self.root / "faults.jsonl"
+
+    @property
+    def orders(self) -> Path:
+        """What a willing program is asked to do to itself (`faults.willing`)."""
+        return self.root / "faults.d"
 
     @property
     def history(self) -> Path:

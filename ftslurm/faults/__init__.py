@@ -1,1 +1,4 @@
-"""Faults on purpose: what there is to break, breaking it and mending it, campaigns of many faults, and their score."""
+"""Breaking runs on purpose: what can be done, doing and undoing it, and the truth about what was done.
+
+Start reading at `ftslurm.faults.catalogue`.
+"""

@@ -1,0 +1,158 @@
+"""Rows 1, 2, 3, 6, 7, 8, 9, 10, 12, 13, 14, 15 and 16: what a program does to itself when it is asked.
+
+All of them need a willing program (`ftslurm.faults.willing`): nobody outside can poison a loss or skip a collective.
+"""
+
+from __future__ import annotations
+
+from ftslurm.core.diagnosis import Cause
+from ftslurm.faults.deeds import Ask
+from ftslurm.faults.fault import Expected, Fault, Need, Where
+
+WILLING = frozenset({Need.PROGRAM})
+UNTIL = "the order is withdrawn; what has been done by then stays done"
+
+FAULTS = (
+    Fault(
+        name="exit",
+        row=1,
+        what="a rank ends itself with os._exit(3), without a word",
+        where=Where.PROGRAM,
+        deed=Ask(word="exit"),
+        needs=WILLING,
+        causes=frozenset({Cause.APPLICATION_ERROR}),
+    ),
+    Fault(
+        name="exception",
+        row=1,
+        what="a rank meets an exception of its own",
+        where=Where.PROGRAM,
+        deed=Ask(word="exception"),
+        needs=WILLING,
+        causes=frozenset({Cause.APPLICATION_ERROR}),
+    ),
+    Fault(
+        name="gil",
+        row=2,
+        what="a rank sleeps in C and holds Python's lock: none of its threads runs",
+        where=Where.PROGRAM,
+        deed=Ask(word="gil"),
+        needs=WILLING,
+        causes=frozenset({Cause.PROGRAM_HANG}),
+        undo="it ends with the process",
+        lasts_s=600.0,
+    ),
+    Fault(
+        name="skip",
+        row=3,
+        what="a rank leaves the others alone in a collective operation",
+        where=Where.PROGRAM,
+        deed=Ask(word="skip"),
+        needs=WILLING,
+        causes=frozenset({Cause.PROGRAM_HANG}),
+        undo="the rank goes on",
+        lasts_s=600.0,
+    ),
+    Fault(
+        name="memory",
+        row=6,
+        what="a rank asks for more memory than its limit (RLIMIT_AS) allows",
+        where=Where.PROGRAM,
+        deed=Ask(word="memory"),
+        needs=WILLING,
+        causes=frozenset({Cause.OOM_HOST}),
+    ),
+    Fault(
+        name="gpu-memory",
+        row=7,
+        what="a rank asks for more GPU memory than there is; without a GPU it fails with torch's words for it",
+        where=Where.PROGRAM,
+        deed=Ask(word="gpu-memory"),
+        needs=WILLING,
+        causes=frozenset({Cause.OOM_GPU}),
+    ),
+    Fault(
+        name="no-room",
+        row=8,
+        what="a rank writes to a device without room (ENOSPC)",
+        where=Where.PROGRAM,
+        deed=Ask(word="no-room"),
+        needs=WILLING,
+        causes=frozenset({Cause.STORAGE}),
+    ),
+    Fault(
+        name="read-error",
+        row=9,
+        what="a rank's read ends with EIO",
+        where=Where.PROGRAM,
+        deed=Ask(word="read-error"),
+        needs=WILLING,
+        causes=frozenset({Cause.STORAGE}),
+    ),
+    Fault(
+        name="die-in-save",
+        row=10,
+        what="a rank is killed in the middle of its next save, at an fsync",
+        where=Where.PROGRAM,
+        deed=Ask(word="die-in-save"),
+        needs=WILLING,
+        causes=frozenset({Cause.RANK_KILLED}),
+        undo="the order is withdrawn, if it has not been obeyed",
+        lasts_s=60.0,
+    ),
+    Fault(
+        name="nan",
+        row=12,
+        what="a rank's loss is NaN; `progress.on_nan` says whether that is only told, or the run goes back",
+        where=Where.PROGRAM,
+        deed=Ask(word="nan"),
+        needs=WILLING,
+        causes=frozenset({"loss_nan", Cause.NAN}),
+        stops_training=False,
+        expected_action=Expected.TELL,
+    ),
+    Fault(
+        name="bit-flip",
+        row=13,
+        what="a bit of a rank's weights flips: nothing that looks from outside can see it; the weights end up different",
+        where=Where.PROGRAM,
+        deed=Ask(word="bit-flip"),
+        needs=WILLING,
+        stops_training=False,
+        expected_action=Expected.NOTHING,
+    ),
+    Fault(
+        name="slow-inside",
+        row=14,
+        what="a rank works half a second longer in every step",
+        where=Where.PROGRAM,
+        deed=Ask(word="slow"),
+        needs=WILLING,
+        causes=frozenset({"straggler"}),
+        stops_training=False,
+        expected_action=Expected.TELL,
+        undo=UNTIL,
+        lasts_s=60.0,
+    ),
+    Fault(
+        name="clock",
+        row=15,
+        what="the wall clock inside a rank jumps by two hours; the monotonic clock does not, nor does the host's",
+        where=Where.PROGRAM,
+        deed=Ask(word="clock"),
+        needs=WILLING,
+        stops_training=False,
+        expected_action=Expected.NOTHING,
+        undo="the clock is right again",
+        lasts_s=15.0,
+    ),
+    Fault(
+        name="gpu-mask",
+        row=16,
+        what="a rank starts anew without its GPUs (CUDA_VISIBLE_DEVICES is empty) and says that it has none",
+        where=Where.PROGRAM,
+        deed=Ask(word="gpu-mask"),
+        needs=WILLING,
+        causes=frozenset({Cause.GPU, Cause.APPLICATION_ERROR, Cause.RANK_CRASHED}),
+    ),
+)
