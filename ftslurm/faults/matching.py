@@ -135,15 +135,15 @@ def alarms(case: Case, catalogue: Mapping[str, Fault]) -> tuple[Alarm, ...]:
 
 def wrong_exclusions(case: Case, catalogue: Mapping[str, Fault]) -> tuple[str, ...]:
     """The nodes that the run gave up although nothing was done to them that costs a node."""
-    costly = [each for each in case.injections if each.outcome is not Outcome.FAILED and catalogue[each.fault].costs_node]
+    costly = [
+        each for each in case.injections if each.outcome is not Outcome.FAILED and catalogue[each.fault].costs_node
+    ]
     given_up: dict[str, float] = {}
     for sign in case.signs:
         if sign.node:
             given_up.setdefault(sign.node, sign.t)
     return tuple(
-        node
-        for node, t in given_up.items()
-        if not any(each.node == node and each.at <= t + EARLY_S for each in costly)
+        node for node, t in given_up.items() if not any(each.node == node and each.at <= t + EARLY_S for each in costly)
     )
 
 

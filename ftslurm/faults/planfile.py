@@ -198,7 +198,10 @@ def _findings(plan: Plan, known: Known) -> Iterator[tuple[tuple[str, ...], str]]
     if plan.faults and not any(plan.faults.values()):
         yield ("faults",), "no fault has a weight"
     for name in sorted(set(plan.allow) - known.destructive):
-        yield ("allow",), f"{name} needs no allowance; those that do are {', '.join(sorted(known.destructive)) or 'none'}"
+        yield (
+            ("allow",),
+            f"{name} needs no allowance; those that do are {', '.join(sorted(known.destructive)) or 'none'}",
+        )
     if (plan.targets.lab is None) == (not plan.targets.runs):
         yield ("targets",), "expected either lab or runs"
     if plan.targets.lab is not None and plan.config is None:
@@ -209,7 +212,9 @@ def _findings(plan: Plan, known: Known) -> Iterator[tuple[tuple[str, ...], str]]
 
 def weights_of(plan: Plan, known: Known) -> dict[str, float]:
     """How often each fault comes: as the plan says, else as usual, without those that would have to be allowed."""
-    chosen = plan.faults or {name: weight for name, weight in known.weights.items() if name not in forbidden(plan, known)}
+    chosen = plan.faults or {
+        name: weight for name, weight in known.weights.items() if name not in forbidden(plan, known)
+    }
     return {name: weight for name, weight in chosen.items() if weight}
 
 
