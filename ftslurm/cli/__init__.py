@@ -51,6 +51,7 @@ COMMANDS: dict[str, Place] = {
     "demo": Place("ftslurm.cli.demo", "demo", "Kill a rank of a small run on this cluster, and see it go on."),
     "doctor": Place("ftslurm.cli.doctor", "doctor", "Find what at this site would stop or weaken a run."),
     "lab": Place("ftslurm.cli.lab", "lab", "A real Slurm cluster on this machine, whose nodes can fail."),
+    "campaign": Place("ftslurm.cli.campaign", "campaign", "Make many faults by a plan, also from cron, and keep score."),
     "completion": Place("ftslurm.cli.completion", "completion", "Print the completion script for your shell."),
 }
 

@@ -22,8 +22,8 @@ from ftslurm.paths import RunPaths
 if TYPE_CHECKING:
     from ftslurm.faults.arrivals import Draw
     from ftslurm.faults.book import Book
-    from ftslurm.faults.fault import Need
-    from ftslurm.faults.means import Means
+    from ftslurm.faults.fault import Fault, Need
+    from ftslurm.faults.means import Means, Target
     from ftslurm.faults.planfile import Plan
     from ftslurm.faults.schedule import Leg, Schedule
     from ftslurm.faults.truth import Injection
@@ -47,7 +47,7 @@ class Ground(Protocol):
 
     @property
     def offers(self) -> frozenset[Need]:
-        """What faults may need here."""
+        """What faults may need here; single runs may offer less."""
 
     @property
     def least(self) -> int:
@@ -61,7 +61,7 @@ class Ground(Protocol):
         """
 
     def means(self, paths: RunPaths) -> Means:
-        """The ways to break it."""
+        """The ways to break it, as soon as it is alive."""
 
     def mend(self) -> None:
         """Make everything well; jobs of runs that belong to the campaign are ended."""
@@ -121,8 +121,8 @@ class Course:
         self._session.undo_all()
 
     def _of(self, paths: RunPaths) -> Session:
-        means, least = self.ground.means(paths), self.ground.least
-        return Session(paths=paths, means=means, least=least, settle_s=self.plan.settle, tell=self.tell)
+        ground, patience = self.ground, self.plan.settle
+        return Session(paths=paths, means_of=ground.means, least=ground.least, settle_s=patience, tell=self.tell)
 
     def _begin(self, purpose: str) -> Session:
         paths = self.ground.begin()
@@ -259,21 +259,17 @@ class Course:
             missing = ", ".join(sorted(fault.needs - self.ground.offers))
             self.book.note("skipped", **facts, why=f"it needs {missing}")
             return
-        about: dict[str, Any] = {"seed": self.schedule.seed, "leg": leg}
-        session = self._session or self._ready()
-        target = session.aim(fault, draw, about)
-        if target is None:  # it has too few nodes left: it goes on to its end, and the next one is hit
-            self._see_off()
-            session = self._ready()
-            target = session.aim(fault, draw, about)
-        if target is None:
-            self.book.note("skipped", **facts, why="the runs have too few nodes for it")
-            return
-        before = session.look()
         try:
+            session, target = self._aimed(fault, draw, {"seed": self.schedule.seed, "leg": leg})
+            if target is None:
+                self.book.note("skipped", **facts, why="the runs have too few nodes for it")
+                return
+            before = session.look()
             injection = session.strike(fault, target)
+        except (NothingToBreak, RunStopped):
+            raise
         except FtslurmError as error:
-            self.book.note("void", **facts, run=session.paths.run_id, why=str(error))
+            self.book.note("void", **facts, why=str(error))
             self.tell(f"{fault.name} hits nobody: {error}")
             return
         self.book.note("injected", **facts, run=session.paths.run_id, id=injection.id)
@@ -282,3 +278,13 @@ class Course:
                 self._lasting.append((time.monotonic() + fault.lasts_s, injection))
         elif not session.see_through(fault, injection, before):
             self._give_up(session, f"it does not train again within {took(self.plan.settle)} after {fault.name}")
+
+    def _aimed(self, fault: Fault, draw: Draw, about: dict[str, Any]) -> tuple[Session, Target | None]:
+        """Whom a draw means. A run that has too few nodes left goes on to its end, and the next one is hit."""
+        session = self._session or self._ready()
+        target = session.aim(fault, draw, about)
+        if target is None and self.ground.begins:
+            self._see_off()
+            session = self._ready()
+            target = session.aim(fault, draw, about)
+        return session, target

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ftslurm import journal
-from ftslurm.core.actions import ReleaseRanks
 from ftslurm.core.events import Phase
 from ftslurm.errors import FtslurmError
+from ftslurm.faults.choosing import placing
 from ftslurm.faults.hearing import signs
 from ftslurm.faults.inject import inject, undo
 from ftslurm.faults.means import Means, Target
@@ -36,14 +36,34 @@ ONE_NODE = frozenset({"node", "host", "supervisor"})
 
 @dataclass(slots=True)
 class Session:
-    """A run that takes faults. `least` is the number of nodes below which it could not go on."""
+    """A run that takes faults.
+
+    Attributes:
+        paths: its folder.
+        means_of: how it is broken; asked once it trains.
+        least: the number of nodes below which it could not go on.
+        settle_s: how long it may take until it trains again.
+        tell: who hears what happens.
+    """
 
     paths: RunPaths
-    means: Means
+    means_of: Callable[[RunPaths], Means]
     least: int
     settle_s: float
     tell: Callable[[str], None]
     _cache: Cache = field(default_factory=Cache)
+    _means: Means | None = None
+
+    @property
+    def means(self) -> Means:
+        """The ways to break it and to mend it.
+
+        Raises:
+            FtslurmError: there are none: it is somebody else's, or not alive.
+        """
+        if self._means is None:
+            self._means = self.means_of(self.paths)
+        return self._means
 
     @property
     def truth(self) -> Truth:
@@ -62,9 +82,13 @@ class Session:
     # --- whom to hit
 
     def aim(self, fault: Fault, draw: Draw, about: dict[str, Any]) -> Target | None:
-        """Whom this draw means; None: nobody is left whom this run could do without."""
-        now = self.look()
-        placement, host = self._placement(), now.supervisor
+        """Whom this draw means; None: nobody is left whom this run could do without.
+
+        Raises:
+            TryAgain: it does not train just now.
+        """
+        now = placing(self.paths)
+        placement, host = now.placement, now.host
         if fault.costs_node and len(set(placement)) <= self.least:
             return None
         nodes = {"host": {host}, "supervisor": {host}}.get(fault.where, set(placement) - {host} or set(placement))
@@ -80,16 +104,6 @@ class Session:
             return None
         chosen = {**about, **asdict(draw), "candidates": candidates}
         return Target(paths=self.paths, node=node, rank=rank, attempt=now.attempt, draw=chosen)
-
-    def _placement(self) -> tuple[str, ...]:
-        """The node of each rank of the newest attempt that was told to begin."""
-        releases = (
-            action for entry in journal.read(self.paths) for action in entry.actions if isinstance(action, ReleaseRanks)
-        )
-        placement: tuple[str, ...] = ()
-        for release in releases:
-            placement = release.placement
-        return placement
 
     # --- hitting it
 
@@ -145,7 +159,7 @@ class Session:
     def undo_all(self) -> None:
         """Undo every fault that lasts, those of an earlier call among them."""
         for injection in self.truth.read():
-            if injection.undone_at is None and injection.outcome is not Outcome.FAILED:
+            if injection.undone_at is None and not injection.part_of and injection.outcome is not Outcome.FAILED:
                 self.undo(injection)
 
 
