@@ -49,6 +49,7 @@ COMMANDS: dict[str, Place] = {
     "checkpoint": Place("ftslurm.cli.checkpoint", "checkpoint", "List, verify, tag, prune the checkpoints of a run."),
     "config": Place("ftslurm.cli.config", "config", "Check, show and describe configuration files."),
     "demo": Place("ftslurm.cli.demo", "demo", "Kill a rank of a small run on this cluster, and see it go on."),
+    "inject": Place("ftslurm.cli.inject", "inject", "Break a run of your own on purpose, and undo it."),
     "doctor": Place("ftslurm.cli.doctor", "doctor", "Find what at this site would stop or weaken a run."),
     "lab": Place("ftslurm.cli.lab", "lab", "A real Slurm cluster on this machine, whose nodes can fail."),
     "campaign": Place("ftslurm.cli.campaign", "campaign", "Make many faults by a plan, also from cron, and keep score."),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
+
+from ftslurm.errors import UsageError
 
 
 class Prey(StrEnum):
@@ -151,3 +155,23 @@ class Pair(Deed):
     first: str
     second: str
     moment: Moment
+
+
+def to_record(deed: Deed) -> dict[str, Any]:
+    """A deed as plain values, for a command line."""
+    return {"deed": type(deed).__name__, **asdict(deed)}
+
+
+def from_record(record: Mapping[str, Any]) -> Deed:
+    """The deed of a record.
+
+    Raises:
+        UsageError: there is no such deed.
+    """
+    values = dict(record)
+    name = values.pop("deed", "")
+    kind = next((each for each in Deed.__subclasses__() if each.__name__ == name), None)
+    if kind is None:
+        raise UsageError(f"there is no deed {name!r}")
+    words: dict[str, type[StrEnum]] = {"to": Prey, "way": Way, "moment": Moment}
+    return kind(**{key: words[key](value) if key in words else value for key, value in values.items()})

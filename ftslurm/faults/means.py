@@ -17,13 +17,17 @@ from ftslurm.paths import RunPaths
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Whom a fault hits: a run, and in it a rank or a node. `draw` tells how they were chosen."""
+    """Whom a fault hits: a run, and in it a rank or a node.
+
+    `draw` tells how they were chosen, `part_of` is the id of the double fault that it belongs to.
+    """
 
     paths: RunPaths
     node: str = ""
     rank: int | None = None
     attempt: int | None = None
     draw: Mapping[str, Any] = field(default_factory=dict)
+    part_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class Means(Protocol):
         """What faults may need of it; a fault that needs more is refused."""
 
     def strike(self, fault: Fault, injection: Injection, lasts_s: float | None) -> Struck:
-        """Make a fault as the injection says. What is undone by itself, if we end, is undone after `lasts_s` at the latest.
+        """Make a fault as the injection says. If we end without `undo`, what can is undone after `lasts_s`.
 
         Raises:
             FtslurmError: it could not be made; nothing of it is left.

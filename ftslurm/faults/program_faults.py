@@ -114,7 +114,7 @@ FAULTS = (
     Fault(
         name="bit-flip",
         row=13,
-        what="a bit of a rank's weights flips: nothing that looks from outside can see it; the weights end up different",
+        what="a bit of a rank's weights flips: nobody outside can see it; the weights end up different",
         where=Where.PROGRAM,
         deed=Ask(word="bit-flip"),
         needs=WILLING,

@@ -112,9 +112,9 @@ def parse(line: bytes) -> Injection:
         DataDamaged: it is no record of ours.
     """
     record = decode(line, "a record of an injection")
+    if not isinstance(record, dict):
+        raise DataDamaged("a record of an injection is no object")
     try:
-        if not isinstance(record, dict):
-            raise TypeError("no object")
         return Injection(**{**record, "at": float(record["at"]), "outcome": Outcome(record["outcome"])})
     except (TypeError, ValueError, KeyError) as error:
         raise DataDamaged(f"a record of an injection cannot be read: {error}") from error
