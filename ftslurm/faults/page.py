@@ -1,4 +1,4 @@
-"""The score of campaigns as one HTML file: tables and pictures, no script, nothing from elsewhere, everything escaped."""
+"""The score of campaigns as one HTML file: tables and pictures, no script, nothing from elsewhere, all escaped."""
 
 from __future__ import annotations
 

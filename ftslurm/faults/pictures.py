@@ -1,4 +1,4 @@
-"""Pictures of a campaign's score as SVG, for the page. Colours are those of Okabe and Ito, which everybody can tell apart.
+"""Pictures of a campaign's score as SVG, for the page, in the colours of Okabe and Ito, which all can tell apart.
 
 Letters are drawn as paths: nothing in a name can become markup, and the page needs no font.
 """
@@ -96,10 +96,8 @@ def _times(axes: Axes, found: Score) -> None:
     for y, values in enumerate(found.times.values()):
         axes.plot([values["p50"], values["p99"]], [y, y], color=GREY, linewidth=4, solid_capstyle="round", zorder=1)
     for marker, share, colour in (("o", "p50", BLUE), ("s", "p90", ORANGE), ("D", "p99", GREEN)):
-        axes.scatter(
-            [values[share] for values in found.times.values()], range(len(names)), marker=marker, color=colour, label=share,
-            zorder=2,
-        )  # fmt: skip
+        values = [each[share] for each in found.times.values()]
+        axes.scatter(values, range(len(names)), marker=marker, color=colour, label=share, zorder=2)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(left=0)
     axes.invert_yaxis()

@@ -95,7 +95,8 @@ def sentences(found: Score) -> list[str]:
     lost += f", {count(found.lost_steps, 'step')} of those that programs told of" if found.lost_steps else ""
     wrong = ", ".join(map(visible, found.wrong_exclusions)) or "none"
     return [
-        f"campaign {visible(found.name)}, {moment(found.began)} UTC: {count(found.runs, 'run')}, {found.finished} finished",
+        f"campaign {visible(found.name)}, {moment(found.began)} UTC",
+        f"{count(found.runs, 'run')}, {found.finished} finished; {count(found.injected, 'injection')}",
         f"final weights beside the undisturbed run: {weights or 'no run'}",
         f"wrong exclusions: {wrong}",
         lost,
