@@ -38,12 +38,12 @@ class Way(StrEnum):
     MANIFEST = "manifest"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Deed:
     """Root of all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Send(Deed):
     """A signal by its name; `back` is the one that undoes it, empty where nothing does."""
 
@@ -52,7 +52,7 @@ class Send(Deed):
     back: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Stutter(Deed):
     """Stopped for `stopped_s` of every `every_s` seconds: a share of a core, without a cgroup."""
 
@@ -61,7 +61,7 @@ class Stutter(Deed):
     to: Prey = Prey.RANK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Limit(Deed):
     """A soft limit of setrlimit(2), set from outside with prlimit(2)."""
 
@@ -70,7 +70,7 @@ class Limit(Deed):
     to: Prey = Prey.RANK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Confine(Deed):
     """A cgroup of its own, of version 1 or 2, with so many bytes above what it has, or so much of a core."""
 
@@ -78,14 +78,14 @@ class Confine(Deed):
     core: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ask(Deed):
     """The program does it to itself, by an order in `<run>/faults.d/` (`ftslurm.faults.willing`)."""
 
     word: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Link(Deed):
     """The node's cable is pulled, or what is sent to the node comes late or not at all."""
 
@@ -95,60 +95,60 @@ class Link(Deed):
     loss_percent: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Power(Deed):
     """The node's power is cut."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Freeze(Deed):
     """Every process of the node is stopped, while its kernel still answers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Store(Deed):
     """Shared storage fails with an errno's name, `HANG`s (nobody can be killed), is `FREEZE`d, or is `SLOW`."""
 
     word: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Controller(Deed):
     """slurmctld is killed, or stopped."""
 
     kill: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Damage(Deed):
     """The newest committed checkpoint is damaged, in every copy that can be reached."""
 
     way: Way
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule(Deed):
     """Slurm is asked to do something to the job or to the node: requeue, cancel, time-limit, drain."""
 
     verb: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Litter(Deed):
     """Files that nobody asked for, with names and contents that are meant to hurt, in the run's own folders."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReportXid(Deed):
     """A line in the kernel's log as NVIDIA's driver writes it when a GPU has fallen off the bus."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResetGpu(Deed):
     """`nvidia-smi --gpu-reset` on the node."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair(Deed):
     """One fault, and another one while the first is being recovered from."""
 

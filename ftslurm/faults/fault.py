@@ -1,4 +1,4 @@
-"""What a fault is: what is done to what, and what is right to conclude from it and to do about it. All of it is data."""
+"""What a fault is: what is done to what, and what is right to conclude from it and to do about it. It is data."""
 
 from __future__ import annotations
 

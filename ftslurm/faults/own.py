@@ -106,7 +106,10 @@ class OwnMeans:
             raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
         if isinstance(deed, Schedule) and deed.verb in ("requeue", "cancel"):
             at = time.time()
-            {"requeue": self.client.requeue, "cancel": self.client.cancel}[deed.verb](self.job_id)
+            if deed.verb == "requeue":
+                self.client.requeue(self.job_id)
+            else:
+                self.client.cancel(self.job_id)
             return Struck(at=at, note=f"{deed.verb} of job {self.job_id}")
         raise UsageError(f"{fault.name} is made by the lab only", hint="`ftslurm lab --help`")
 

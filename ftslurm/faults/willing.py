@@ -1,6 +1,7 @@
 """How a program does a fault to itself that nobody outside can make: the orders in `<run>/faults.d/`, and who obeys.
 
-A program that wants to be tested says so and asks once a step::
+A program that wants to be tested asks once a step, and does so only where the run was submitted with the environment
+variable FTSLURM_WILLING=1 (`launch: {env: {FTSLURM_WILLING: "1"}}`)::
 
     willing = Willing.from_environment()
     while training:
@@ -14,8 +15,8 @@ The protocol is files, so that a program in any language can obey:
 - `<id>.taken` is made by the rank that obeys, before it does, with O_EXCL: an order is obeyed by one process only, so
   not by the next attempt. In it is when: `{"at": ..., "pid": ..., "step": ...}`.
 
-Every word is a function below. Needs nothing but Python; outside of a run, or where nobody asks, it costs one look at
-a folder per step.
+Every word is a function below. Needs nothing but Python. A thread reads the folder: shared storage may hang, and the
+training of a willing program must stand that like any other.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,8 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+WILLING = "FTSLURM_WILLING"
 FOLDER = "faults.d"
 MARK, ORDER, TAKEN = "willing.", ".json", ".taken"
+DONE = ""
 LOOK_S = 0.05
 CLOCK_JUMP_S = 7200.0
 SLOW_S = 0.5
@@ -58,47 +62,67 @@ class Willing:
     """The orders of one rank."""
 
     def __init__(self, folder: Path | None, rank: int) -> None:
-        """Say that this rank obeys; None: there is no run, and nothing is ever asked."""
+        """Say that this rank obeys; None: nothing is ever asked."""
         self._folder, self._rank = folder, rank
         self._mine: dict[str, str] = {}
+        self._seen: dict[str, str] = {}
         self.clock = time.time
+        self.deadly: set[str] = set()
         if folder is not None:
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / f"{MARK}{rank}").touch()
+            threading.Thread(target=self._watch, args=(folder,), name="orders", daemon=True).start()
 
     @classmethod
     def from_environment(cls) -> Willing:
         """As ftslurm tells every rank."""
-        run = os.environ.get("FTSLURM_RUN_DIR")
-        return cls(Path(run) / FOLDER if run else None, int(os.environ.get("RANK") or 0))
+        run, rank = os.environ.get("FTSLURM_RUN_DIR"), os.environ.get("RANK", "")
+        wanted = os.environ.get(WILLING) == "1" and run and rank.isdecimal()
+        return cls(Path(run) / FOLDER if run and wanted else None, int(rank) if wanted else 0)
 
     def obey(self, step: int) -> Told:
         """Do what is asked; what the program has to do itself is returned."""
-        told = Told()
-        if self._folder is None:
-            return told
-        names = set(os.listdir(self._folder))
-        for name in sorted(names):
-            if name.endswith(ORDER) and name not in self._mine and name.replace(ORDER, TAKEN) not in names:
-                self._take(self._folder / name, step)
+        told, seen = Told(), self._seen
+        for name, word in seen.items():
+            if name not in self._mine:
+                self._mine[name] = word if self._take(name, step) else DONE
         for name, word in list(self._mine.items()):
-            self._perform(name, word, told, lifted=name not in names)
+            self._perform(name, word, told, lifted=name not in seen)
         return told
 
-    def _take(self, path: Path, step: int) -> None:
-        """Take an order, if it is for this rank and nobody has."""
+    def in_force(self, name: str) -> bool:
+        """Whether an order is still there."""
+        return name in self._seen
+
+    def _watch(self, folder: Path) -> None:
+        """Look for orders for ever."""
+        while True:
+            with suppress(OSError):  # the storage is ill: what was seen last counts
+                self._seen = self._orders(folder)
+            time.sleep(LOOK_S)
+
+    def _orders(self, folder: Path) -> dict[str, str]:
+        """The orders for this rank that nobody else has taken. Raises OSError."""
+        names, found = set(os.listdir(folder)), {}
+        for path in (folder / name for name in sorted(names) if name.endswith(ORDER)):
+            if path.name in self._seen or path.with_suffix(TAKEN).name not in names:
+                with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # withdrawn, or no order
+                    order = json.loads(path.read_bytes())
+                    if order["rank"] == self._rank and order["word"] in WORDS:
+                        found[path.name] = order["word"]
+        return found
+
+    def _take(self, name: str, step: int) -> bool:
+        """Take an order, unless somebody has."""
+        assert self._folder is not None  # noqa: S101 - nothing is seen without one
         try:
-            order = json.loads(path.read_bytes())
-            if order["rank"] != self._rank or order["word"] not in WORDS:
-                return
-            handle = os.open(path.with_suffix(TAKEN), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileNotFoundError:
-            return  # withdrawn meanwhile
+            path = (self._folder / name).with_suffix(TAKEN)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return  # by an earlier attempt, whose mark was not seen in the folder yet
+            return False
         with os.fdopen(handle, "w") as file:
             json.dump({"at": self.clock(), "pid": os.getpid(), "step": step}, file)
-        self._mine[path.name] = order["word"]
+        return True
 
     def _perform(self, name: str, word: str, told: Told, *, lifted: bool) -> None:
         lasting = LASTING.get(word)
@@ -106,12 +130,10 @@ class Willing:
             lasting(self, name, lifted)
         elif not lifted:
             AT_ONCE[word](told)
-        if lifted or lasting is None:
+        if lifted:
             del self._mine[name]
-
-    def in_force(self, name: str) -> bool:
-        """Whether an order is still there."""
-        return self._folder is not None and (self._folder / name).exists()
+        elif lasting is None:
+            self._mine[name] = DONE
 
 
 # ------------------------------------------------------------------------------------------------- what is done at once
@@ -207,16 +229,16 @@ def _wrong_clock(willing: Willing, name: str, lifted: bool) -> None:  # noqa: FB
 
 def _die_in_save(willing: Willing, name: str, lifted: bool) -> None:  # noqa: FBT001
     """Be killed at the next fsync, if the order is in force then."""
-    if lifted or os.fsync.__module__ == __name__:
-        return
-    sync = os.fsync
+    if not lifted and name not in willing.deadly:
+        willing.deadly.add(name)
+        sync = os.fsync
 
-    def fsync(descriptor: Any) -> None:  # noqa: ANN401 - what os.fsync takes
-        if willing.in_force(name):
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(descriptor)
+        def fsync(fd: Any) -> None:  # noqa: ANN401 - what os.fsync takes
+            if willing.in_force(name):
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(fd)
 
-    os.fsync = fsync
+        os.fsync = fsync
 
 
 Lasting = Callable[[Willing, str, bool], None]
@@ -238,8 +260,9 @@ AT_ONCE: dict[str, Callable[[Told], None]] = {
     "gpu-mask": _gpu_mask,
     "nan": _nan,
     "bit-flip": _flip,
+    DONE: lambda _: None,
 }
-WORDS = frozenset({*AT_ONCE, *LASTING})
+WORDS = frozenset({*AT_ONCE, *LASTING}) - {DONE}
 
 
 # -------------------------------------------------------------------------------------------------------- who asks them

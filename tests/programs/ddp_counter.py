@@ -8,6 +8,7 @@ Gradients are summed and applied by hand: torch's DistributedDataParallel and it
 costs every process 1.5 CPU seconds at start and would be most of what a benchmark of relaunching measures.
 
 The world comes from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or from Slurm's variables where nobody set them.
+Inside a run every rank obeys the orders of `ftslurm inject`.
 The checkpoint folder comes from --checkpoints or FTSLURM_CHECKPOINT_DIR. What to resume from is --resume PATH (a file
 or a folder), else FTSLURM_CHECKPOINT, else the newest file of the checkpoint folder that loads.
 """
@@ -28,6 +29,8 @@ STARTED = time.time()  # before torch is imported: what a relaunch costs is in t
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+
+from ftslurm.faults.willing import Willing  # noqa: E402
 
 WIDTH = 64
 GLOBAL_BATCH = 24
@@ -110,6 +113,12 @@ def train_step(model: torch.nn.Module, velocity: torch.Tensor, step: int) -> Non
     model.zero_grad()
 
 
+def flip(model: torch.nn.Module) -> None:
+    """Change the lowest bit of the first weight."""
+    with torch.no_grad():
+        next(model.parameters()).view(-1).view(torch.int32)[0] ^= 1
+
+
 def digest(model: torch.nn.Module) -> str:
     """The weights in one word, to compare two runs by."""
     total = hashlib.sha256()
@@ -147,8 +156,11 @@ def main() -> None:
     step = load(args, model, velocity)
     progress.say(f"RESUME {step}")
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=args.timeout))
+    willing = Willing.from_environment()
     while step < args.steps:
         began = time.monotonic()
+        if willing.obey(step).flip:
+            flip(model)
         train_step(model, velocity, step)
         step += 1
         progress.say(f"STEP {step} {time.time():.6f}")
