@@ -1,7 +1,7 @@
 """How a program does a fault to itself that nobody outside can make: the orders in `<run>/faults.d/`, and who obeys.
 
 A program that wants to be tested asks once a step, and does so only where the run was submitted with the environment
-variable FTSLURM_WILLING=1 (`launch: {env: {FTSLURM_WILLING: "1"}}`)::
+variable OBEY_FAULTS=1 (`launch: {env: {OBEY_FAULTS: "1"}}`)::
 
     willing = Willing.from_environment()
     while training:
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WILLING = "FTSLURM_WILLING"
+WILLING = "OBEY_FAULTS"
 FOLDER = "faults.d"
 MARK, ORDER, TAKEN = "willing.", ".json", ".taken"
 DONE = ""

@@ -117,7 +117,8 @@ class LabMeans(OwnMeans):
     def _fail(self, word: str, injection: Injection) -> None:
         """Make the shared storage ill; the run has to lie there."""
         storage = self.lab.storage
-        if not self.paths.root.is_relative_to(storage.path):
+        # From outside of the lab only what lies below the storage is to be seen.
+        if not any(self.paths.root.is_relative_to(place) for place in (storage.path, storage.backing)):
             raise UsageError(
                 f"run {self.paths.run_id} does not lie on the lab's ill storage",
                 hint=f"`ftslurm lab storage attach`, and a run root below {storage.path}",
