@@ -31,6 +31,7 @@ class Held:
             ServiceUnavailable: its command cannot be run.
         """
         self._argv = list(argv)
+        self._words = ""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         try:
             self._child = subprocess.Popen(
@@ -89,6 +90,10 @@ class Held:
             with suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait(END_S)
+        if not self._errors.closed:
+            self._errors.seek(0)
+            self._words = self._errors.read().decode("utf-8", "replace").strip()
+            self._errors.close()
 
     def _read(self) -> None:
         assert self._child.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
@@ -110,6 +115,4 @@ class Held:
                 return told
 
     def _why(self) -> str:
-        self._errors.seek(0)
-        words = self._errors.read().decode("utf-8", "replace").strip()
-        return visible(words[-WORDS:]) or f"{self._argv[0]} ended with exit code {self._child.returncode}"
+        return visible(self._words[-WORDS:]) or f"{self._argv[0]} ended with exit code {self._child.returncode}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftslurm.demo.program import digest, trained
 from ftslurm.faults.catalogue import CATALOGUE, Fault, Need, Where, by_name
 from ftslurm.faults.choosing import Wish, choose, placing
 from ftslurm.faults.inject import inject, undo
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.lab
 
 WILLING = {
     "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1", "OBEY_FAULTS": "1"}},
+    "checkpoint": {"files": "step_*.json", "settle": "1s"},
     "progress": {"hang_after": "4s"},
     "recovery": {"min_nodes": 2},
 }
@@ -34,9 +36,9 @@ MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs
 
 
 def willing(lab: Cluster, name: str, nodes: int, **more: Any) -> LabRun:
-    """Submit a program that beats and obeys until `enough` is told, and wait until it has two checkpoints."""
+    """Submit a training that obeys until `enough` is told, and wait until it has two checkpoints."""
     work = workplace(lab, name, more.get("user"))
-    command = program("beating", "--until", work / "enough")
+    command = program("willing", "--until", work / "enough")
     run = submit(lab, command, name=name, nodes=nodes, work=work, **WILLING, **more)
     run.wait("two checkpoints", lambda: len(run.durable()) > 1)
     return run
@@ -48,7 +50,7 @@ def on_ill_storage(lab: Cluster, name: str) -> LabRun:
     work = workplace(lab, name, None)
     inside = lab.storage.path / work.name
     lab.login(["mkdir", "-m", "700", str(inside)], timeout=30)
-    config = settings(name, program("beating", "--until", work / "enough"), 3, WILLING)
+    config = settings(name, program("willing", "--until", work / "enough"), 3, WILLING)
     (work / "config.yaml").write_text(json.dumps(config))
     argv = ["ftslurm", "submit", str(work / "config.yaml"), "--json", "--run-root", str(inside / "runs")]
     answer = json.loads(lab.login(argv, timeout=60).stdout)
@@ -66,6 +68,15 @@ def slugs(run: LabRun) -> set[str]:
 def excluded(run: LabRun) -> set[str]:
     """The nodes that were given up."""
     return {action["facts"]["excluded"] for action in run.actions("Say") if "excluded" in action.get("facts", {})}
+
+
+def is_undisturbed(run: LabRun) -> bool:
+    """Whether every rank ends with the weights that an undisturbed training has after as many steps."""
+    logs = [run.rank_log(run.actions("ReleaseRanks")[-1]["attempt"], rank) for rank in range(len(run.launches()[-1]))]
+    ends = {line for log in logs for line in log.splitlines() if line.startswith("final step")}
+    (end,) = ends
+    step = int(end.split()[2])
+    return end == f"final step {step} digest {digest(trained(step))}"
 
 
 class Strike:
@@ -120,6 +131,7 @@ def test_what_is_right_to_follow_does(lab: Cluster, fault: Fault) -> None:
         assert len(run.restored_steps()) == strike.attempts
     run.enough()
     assert run.wait_end() == ("finished", 0)
+    assert fault.name == "bit-flip" or is_undisturbed(run)
     await_that("nothing is left", lambda: not run.processes(), 60, run.story)
     (known, *_) = strike.truth.read()
     assert known == mended

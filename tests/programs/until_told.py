@@ -1,8 +1,7 @@
 """A program that works until it is told that it is enough: for tests whose length is the machine's business.
 
 Every rank counts steps of --pace seconds until the file --until exists, and exits 0. Nobody waits for anybody. Rank 0
-leaves a checkpoint of plain text every --every steps; each rank goes on from the one that it is handed. Every rank
-obeys the orders of `ftslurm inject`.
+leaves a checkpoint of plain text every --every steps; each rank goes on from the one that it is handed.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import argparse
 import os
 import time
 from pathlib import Path
-
-from ftslurm.faults.willing import Willing
 
 
 def main() -> None:
@@ -26,10 +23,8 @@ def main() -> None:
     step = int(Path(resume).read_text()) if resume else 0
     print(f"rank {rank} starts at step {step}", flush=True)
     folder = Path(os.environ["FTSLURM_CHECKPOINT_DIR"])
-    willing = Willing.from_environment()
     while not args.until.exists():
         time.sleep(args.pace)
-        willing.obey(step)
         step += 1
         if rank == 0 and step % args.every == 0:
             part = folder / ".part"

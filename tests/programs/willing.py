@@ -1,0 +1,47 @@
+"""A training that obeys the orders of `ftslurm inject`, and whose weights tell whether anything was lost or done twice.
+
+It is the demonstration's (`ftslurm.demo.program`): data-parallel in whole numbers, over TCP, without any library, so that
+the weights after a step depend on the step's number alone. It ends at a step that all ranks agree on, once the file
+--until exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ftslurm.demo.program import Place, digest, gradients, load, loss_of, moved, samples, save, summed, together
+from ftslurm.faults.willing import Willing
+from ftslurm.training import beat
+
+
+def main() -> None:
+    """Train until told."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--until", type=Path, required=True)
+    parser.add_argument("--pace", type=float, default=0.05)
+    parser.add_argument("--every", type=int, default=20)
+    args = parser.parse_args()
+    place, willing = Place.from_environment(), Willing.from_environment()
+    (step, weights), over = load(), False
+    share = samples()[place.rank :: place.world]
+    with together(place) as channels:
+        while not over:
+            began = time.monotonic()
+            told = willing.obey(step)
+            time.sleep(args.pace)
+            busy_s = time.monotonic() - began
+            sums, over = summed(place, channels, gradients(weights, share), stop=args.until.exists())
+            weights = moved(weights, sums)
+            if told.flip:
+                weights = (weights[0] ^ 1, *weights[1:])
+            step += 1
+            beat(step, loss=float("nan") if told.nan else loss_of(sums), busy_s=busy_s)
+            if place.rank == 0 and step % args.every == 0:
+                save(step, weights)
+    print(f"final step {step} digest {digest(weights)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
