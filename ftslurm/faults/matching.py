@@ -204,7 +204,7 @@ def _times(case: Case, injection: Injection, hit: Incident) -> dict[str, float]:
 
 def _lost_steps(case: Case, hit: Incident) -> int | None:
     """Steps that were done and have to be done again."""
-    if hit.released is None or hit.attempt not in case.steps:
+    if hit.released is None or hit.attempt is None or hit.attempt not in case.steps:
         return None
     again = hit.restored_from.step if hit.restored_from is not None else 0
     return max(case.steps[hit.attempt][1] - again, 0)

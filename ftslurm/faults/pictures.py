@@ -96,8 +96,8 @@ def _times(axes: Axes, found: Score) -> None:
     for y, values in enumerate(found.times.values()):
         axes.plot([values["p50"], values["p99"]], [y, y], color=GREY, linewidth=4, solid_capstyle="round", zorder=1)
     for marker, share, colour in (("o", "p50", BLUE), ("s", "p90", ORANGE), ("D", "p99", GREEN)):
-        values = [each[share] for each in found.times.values()]
-        axes.scatter(values, range(len(names)), marker=marker, color=colour, label=share, zorder=2)
+        points = [each[share] for each in found.times.values()]
+        axes.scatter(points, range(len(names)), marker=marker, color=colour, label=share, zorder=2)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(left=0)
     axes.invert_yaxis()
