@@ -7,7 +7,9 @@ from ftslurm.faults.arrivals import Replay, Weibull
 from ftslurm.faults.campaign import known
 from ftslurm.faults.planfile import Known, load, parse, plain, source_of, weights_of
 
-KNOWN = Known(weights={"kill": 3.0, "node-cut": 1.0, "gpu-reset": 1.0, "nan": 0.0}, destructive=frozenset({"gpu-reset"}))
+KNOWN = Known(
+    weights={"kill": 3.0, "node-cut": 1.0, "gpu-reset": 1.0, "nan": 0.0}, destructive=frozenset({"gpu-reset"})
+)
 LEAST = "name: nightly\nconfig: train.yaml\ntargets: {lab: {nodes: 4}}\n"
 
 
