@@ -40,7 +40,7 @@ def page(found: Score, past: Sequence[Score], worse: Sequence[str] = ()) -> str:
     return environment.get_template(TEMPLATE).render(
         name=visible(found.name),
         sentences=reporting.sentences(found),
-        worse=worse,
+        worse=[visible(each) for each in worse],
         tables=tables,
         pictures=pictures(found, past),
     )

@@ -6,11 +6,13 @@ Letters are drawn as paths: nothing in a name can become markup, and the page ne
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ftslurm.errors import UsageError
 from ftslurm.faults.reporting import STAGE_NAMES, moment
+from ftslurm.insight.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,13 +56,19 @@ def _svg(draw: Callable[[Axes], None], height_in: float) -> str:
         axes = figure.add_subplot()
         draw(axes)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": None})
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    # Remarks hold the labels as they are; matplotlib sees to it that none of them ends early.
+    return re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+
+
+def _label(name: str) -> str:
+    """A name in letters that every font has."""
+    return visible(name).encode("ascii", "backslashreplace").decode()
 
 
 def _shares(axes: Axes, found: Score) -> None:
-    names = [row.fault for row in found.rows]
+    names = [_label(row.fault) for row in found.rows]
     places = range(len(names))
     right = [row.right / row.injected if row.injected else 0 for row in found.rows]
     axes.barh([y - 0.2 for y in places], [row.recall or 0 for row in found.rows], 0.4, color=BLUE, label="noticed")
@@ -80,13 +88,17 @@ def _confusion(axes: Axes, found: Score) -> None:
     said = sorted({slug for row in found.confusion.values() for slug in row})
     counts = [[found.confusion[name].get(slug, 0) for slug in said] for name in names]
     most = max(max(row) for row in counts)
-    axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(most, 1), aspect="auto")
+    columns, lines = range(len(said)), range(len(names))
+    axes.pcolormesh(
+        columns, lines, counts, cmap="Blues", vmin=0, vmax=max(most, 1), edgecolors="white", shading="nearest"
+    )
+    axes.invert_yaxis()
     for y, row in enumerate(counts):
         for x, number in enumerate(row):
             if number:
                 axes.text(x, y, str(number), ha="center", va="center", color="white" if number > most / 2 else BLACK)
-    axes.set_xticks(range(len(said)), said, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(said)), [_label(each) for each in said], rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), [_label(each) for each in names])
     axes.set_ylabel("injected")
     axes.set_xlabel("said")
 

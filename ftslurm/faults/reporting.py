@@ -31,7 +31,7 @@ def faults(found: Score) -> Rows:
     head = ["FAULT", "INJECTED", "NOTICED", "RECALL", "PRECISION", "RIGHT"]
     rows = [
         [
-            row.fault,
+            visible(row.fault),
             str(row.injected),
             f"{row.detected}/{row.due}" if row.due else "not due",
             percent(row.recall),
@@ -51,8 +51,11 @@ def faults(found: Score) -> Rows:
 def confusion(found: Score) -> Rows:
     """What was said of which fault."""
     said = sorted({slug for row in found.confusion.values() for slug in row})
-    rows = [[fault, *(str(row.get(slug, 0) or ".") for slug in said)] for fault, row in sorted(found.confusion.items())]
-    return [["INJECTED \\ SAID", *said], *rows]
+    rows = [
+        [visible(fault), *(str(row.get(slug, 0) or ".") for slug in said)]
+        for fault, row in sorted(found.confusion.items())
+    ]
+    return [["INJECTED \\ SAID", *map(visible, said)], *rows]
 
 
 def times(found: Score) -> Rows:
