@@ -16,6 +16,7 @@ from ftslurm.core.events import Phase
 from ftslurm.demo.advice import waiting
 from ftslurm.demo.program import EVERY, REQUESTS
 from ftslurm.errors import FtslurmError, RunFailed, ServiceUnavailable, TryAgain
+from ftslurm.faults.deeds import Send, to_record
 from ftslurm.insight.summary import Cache, Summary
 from ftslurm.insight.text import count, folded, visible
 from ftslurm.paths import RunPaths
@@ -192,12 +193,14 @@ class Course:
         rank, node = len(placement) - 1, placement[-1]
         self._say(f"now rank {rank} on {node} is killed (SIGKILL)")
         step = ["srun", "--overlap", "--jobid", self.job_id, "-w", node, "-N1", "-n1", "--mpi=none", "--input=none"]
-        step += ["-D", "/", "--immediate=15", *PYTHON, "-m", "ftslurm.demo.injury", self.paths.run_id, str(rank)]
+        order = json.dumps({"deed": to_record(Send(signal="SIGKILL")), "rank": rank})
+        step += ["-D", "/", "--immediate=15", *PYTHON, "-m", "ftslurm.faults.hand", str(self.paths.root), order]
         try:
             answer = self.client.run(step, timeout_s=STEP_S).check()
-            said = json.loads(answer.stdout.strip().rpartition("\n")[2])  # a site may greet every step
-            return Killed(rank=rank, node=node, at=float(said["at"]), by="srun --overlap", pid=int(said["pid"]))
-        except (FtslurmError, ValueError, KeyError, TypeError) as error:
+            # A site may greet every step, and the hand's last line says that it is done.
+            said = json.loads(answer.stdout.strip().splitlines()[-2])
+            return Killed(rank=rank, node=node, at=float(said["at"]), by="srun --overlap", pid=int(said["pids"][0]))
+        except (FtslurmError, ValueError, LookupError, TypeError) as error:
             why = str(error)
         self._say(f"no job step from here ({visible(why)}): the rank is asked to kill itself")
         (self.paths.root / REQUESTS / f"kill-{rank}").touch()

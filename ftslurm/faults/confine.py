@@ -16,7 +16,9 @@ from ftslurm.errors import ServiceUnavailable
 from ftslurm.faults.deeds import Confine
 
 ROOT = Path("/sys/fs/cgroup")
-PERIOD_US = 100_000
+PERIOD_US = 500_000
+LEAST_US = 1000
+LOOK_S = 2.0
 REMOVE_S = 5.0
 LEAST_BYTES = 4096
 
@@ -51,7 +53,7 @@ def confine(pids: Sequence[int], deed: Confine) -> Group:
     """
     controller = "memory" if deed.memory_bytes is not None else "cpu"
     try:
-        hierarchy, files = _limits(controller, deed)
+        hierarchy, files = _limits(controller, deed, pids)
         path = hierarchy / f"ftslurm-fault-{os.getpid()}"
         path.mkdir()
     except OSError as error:
@@ -70,9 +72,9 @@ def confine(pids: Sequence[int], deed: Confine) -> Group:
     return group
 
 
-def _limits(controller: str, deed: Confine) -> tuple[Path, dict[str, str]]:
+def _limits(controller: str, deed: Confine, pids: Sequence[int]) -> tuple[Path, dict[str, str]]:
     """Where the controller's groups are, and what to write into one."""
-    quota = int((deed.core or 1.0) * PERIOD_US)
+    quota = max(int(deed.cpu_share * _use(pids) * PERIOD_US), LEAST_US) if deed.cpu_share is not None else 0
     memory = str(max(deed.memory_bytes or 0, LEAST_BYTES))
     if (ROOT / "cgroup.controllers").exists():
         enabled = ROOT / "cgroup.subtree_control"
@@ -84,6 +86,22 @@ def _limits(controller: str, deed: Confine) -> tuple[Path, dict[str, str]]:
     if controller == "memory":
         return ROOT / "memory", {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory}
     return ROOT / "cpu", {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota)}
+
+
+def _use(pids: Sequence[int]) -> float:
+    """How much of a core the processes use, as seen for a while."""
+    before = sum(map(_cpu_s, pids))
+    time.sleep(LOOK_S)
+    return max(sum(map(_cpu_s, pids)) - before, 0.0) / LOOK_S
+
+
+def _cpu_s(pid: int) -> float:
+    """The CPU seconds of a process so far; 0 when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _of(pid: int, controller: str) -> str:

@@ -72,10 +72,10 @@ class Limit(Deed):
 
 @dataclass(frozen=True, kw_only=True)
 class Confine(Deed):
-    """A cgroup of its own, of version 1 or 2, with so many bytes above what it has, or so much of a core."""
+    """A cgroup of its own, of version 1 or 2, with so many bytes more, or such a share of its CPU time."""
 
     memory_bytes: int | None = None
-    core: float | None = None
+    cpu_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from ftslurm.faults.deeds import Deed
 
+SLOW_S = 90.0
+"""A slow rank is named after five windows of ten seconds."""
+
 
 class Where(StrEnum):
     """What a fault is done to. NODE is one that the supervisor does not run on, HOST the one that it does."""

@@ -192,8 +192,9 @@ class OwnMeans:
         owner = self.paths.root.stat().st_uid
         scratch = self._config().get("checkpoint", {}).get("scratch", "auto")
         more = {"generation": wanted.generation, "file": wanted.file, "uid": owner, "scratch": scratch}
-        for node in placing(self.paths, training=False).allocation:
-            held = self.hand(node, deed, more=more)
+        nodes = placing(self.paths, training=False).allocation
+        # All at once: the next checkpoint may be under way.
+        for node, held in {node: self.hand(node, deed, more=more) for node in nodes}.items():
             told.append(f"{node}: {held.done()['note']}")
             held.end()
         return Struck(at=at, note=f"checkpoint {wanted.generation}: {'; '.join(told)}")

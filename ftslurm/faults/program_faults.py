@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
 from ftslurm.faults.deeds import Ask
-from ftslurm.faults.fault import Expected, Fault, Need, Where
+from ftslurm.faults.fault import SLOW_S, Expected, Fault, Need, Where
 
 WILLING = frozenset({Need.PROGRAM})
 UNTIL = "the order is withdrawn; what has been done by then stays done"
@@ -132,7 +132,7 @@ FAULTS = (
         stops_training=False,
         expected_action=Expected.TELL,
         undo=UNTIL,
-        lasts_s=60.0,
+        lasts_s=SLOW_S,
     ),
     Fault(
         name="clock",

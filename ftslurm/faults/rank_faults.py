@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
-from ftslurm.faults.deeds import Confine, Limit, ReportXid, ResetGpu, Send, Stutter
-from ftslurm.faults.fault import Expected, Fault, Need, Where
+from ftslurm.faults.deeds import Confine, ReportXid, ResetGpu, Send, Stutter
+from ftslurm.faults.fault import SLOW_S, Expected, Fault, Need, Where
 
 FAULTS = (
     Fault(
@@ -54,27 +54,17 @@ FAULTS = (
         stand_in="memory",
     ),
     Fault(
-        name="memory-limit",
-        row=6,
-        what="a rank's program gets no more address space (RLIMIT_AS): its next larger allocation fails",
-        where=Where.RANK,
-        deed=Limit(resource="AS", value=2**20),
-        causes=frozenset({Cause.OOM_HOST, Cause.APPLICATION_ERROR, Cause.RANK_CRASHED}),
-        undo="the limit is what it was",
-        lasts_s=60.0,
-    ),
-    Fault(
         name="slow-quota",
         row=14,
-        what="a rank's program gets a tenth of a core (cgroup cpu.max, or cpu.cfs_quota_us of version 1)",
+        what="a rank's program gets a fifth of the CPU time that it used (cgroup cpu.max, or cpu.cfs_quota_us)",
         where=Where.RANK,
-        deed=Confine(core=0.1),
+        deed=Confine(cpu_share=0.2),
         needs=frozenset({Need.ROOT}),
         causes=frozenset({"straggler"}),
         stops_training=False,
         expected_action=Expected.TELL,
         undo="the processes go back to their cgroup, the new one is removed",
-        lasts_s=60.0,
+        lasts_s=SLOW_S,
         stand_in="slow",
     ),
     Fault(
@@ -87,7 +77,7 @@ FAULTS = (
         stops_training=False,
         expected_action=Expected.TELL,
         undo="SIGCONT",
-        lasts_s=60.0,
+        lasts_s=SLOW_S,
     ),
     Fault(
         name="xid",

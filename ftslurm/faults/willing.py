@@ -50,6 +50,13 @@ class AskedToFail(RuntimeError):
     """The exception of a program that was asked for one."""
 
 
+class NoGpuMemory(RuntimeError):
+    """Looks like torch's exception, where there is no GPU whose memory could be used up."""
+
+
+NoGpuMemory.__module__, NoGpuMemory.__qualname__ = "torch", "OutOfMemoryError"
+
+
 @dataclass(slots=True)
 class Told:
     """What the program has to do itself in this step: nobody else knows its loss and its weights."""
@@ -161,21 +168,22 @@ def _gil(told: Told) -> None:
 
 def _memory(told: Told) -> None:
     del told
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, hard))
-    bytearray(4 * SPARE_BYTES)
+    try:
+        bytearray(4 * SPARE_BYTES)
+    finally:
+        # With no room at all the interpreter could not end in order: glibc loads a library for that.
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _gpu_memory(told: Told) -> None:
     del told
-    torch = sys.modules.get("torch")
-    if torch is None:
-        raise MemoryError(GPU_WORDS)
-    kept = []
-    while torch.cuda.is_available():
+    torch, kept = sys.modules.get("torch"), []
+    while torch is not None and torch.cuda.is_available():
         kept.append(torch.empty(2**31, dtype=torch.uint8, device="cuda"))
-    raise torch.OutOfMemoryError(GPU_WORDS)
+    raise NoGpuMemory(GPU_WORDS)
 
 
 def _no_room(told: Told) -> None:

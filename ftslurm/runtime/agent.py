@@ -11,7 +11,6 @@ the job ends, or when its run's supervisor has not come back for a long time.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -26,7 +25,7 @@ from typing import Any
 from ftslurm.core.events import Event, NodeFenced, RestoreRefused
 from ftslurm.core.records import from_record
 from ftslurm.paths import PRIVATE_FILE, LocalPaths, RunPaths
-from ftslurm.runtime import attempt_env, container, fence
+from ftslurm.runtime import agentfile, attempt_env, container, fence
 from ftslurm.runtime.control import Channel, Credentials, serve
 from ftslurm.runtime.keeper import Post
 from ftslurm.runtime.keys import private_folder, read_key
@@ -43,7 +42,7 @@ from ftslurm.runtime.spec import AgentSpec
 from ftslurm.runtime.succession import send_tail
 from ftslurm.runtime.successor import Legacy
 from ftslurm.runtime.takeover import Place, Takeover
-from ftslurm.runtime.uplink import Uplink
+from ftslurm.runtime.uplink import REPLACED, Uplink
 from ftslurm.runtime.vault import Vault
 from ftslurm.runtime.vitals import Vitals
 
@@ -109,6 +108,7 @@ class Agent:
             "requeue": lambda message: self._later(self._requeue, message),
             "ring": self._ring.obey,
             "leave": self._leave,
+            REPLACED: self._replaced,
             **self._vault.commands(self._later),
         }
 
@@ -156,7 +156,8 @@ class Agent:
         """Serve until the run is over."""
         server = await serve(("", 0), self._who, epoch=self._spec.epoch, on_channel=self._on_channel)
         self._port = server.port
-        self._write_agent_file()
+        file = self._local.agent_file(self._node)
+        agentfile.write(file, port=self._port, epoch=self._spec.epoch, node=self._node, key=self._who.key.hex())
         self._shipper.start()
         self._vault.start()
         self._probes.start()
@@ -170,7 +171,7 @@ class Agent:
             task.cancel()
         await server.close()
         await self._takeover.over()
-        self._local.agent_file(self._node).unlink(missing_ok=True)
+        agentfile.remove(file, self._port)
         if not any(self._local.root.iterdir()):
             self._local.root.rmdir()
 
@@ -190,18 +191,6 @@ class Agent:
         shutil.rmtree(self._local.root / "logs", ignore_errors=True)
         for path in (*self._local.root.glob("step-*.out"), self._local.journal_tail(self._node)):
             path.unlink(missing_ok=True)
-
-    def _write_agent_file(self) -> None:
-        """Say where ranks find this agent; the key is in it so that ranks never touch shared storage."""
-        path = self._local.agent_file(self._node)
-        record = {"port": self._port, "epoch": self._spec.epoch, "node": self._node, "key": self._who.key.hex()}
-        part = path.with_suffix(f".{os.getpid()}")
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
-        try:
-            os.write(handle, json.dumps(record).encode())
-        finally:
-            os.close(handle)
-        part.replace(path)
 
     def _open_tail(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -347,7 +336,11 @@ class Agent:
 
     def _journal(self, message: Mapping[str, Any]) -> None:
         """Keep the journal's tail: a record is safe when a majority of the agents has it."""
-        os.write(self._tail, (str(message["line"]) + "\n").encode())
+        try:
+            os.write(self._tail, (str(message["line"]) + "\n").encode())
+        except OSError as error:  # the disk is full: then the record is not safe here, and nothing else follows
+            log.error("the journal's tail cannot be written: %s", error)  # noqa: TRY400 - the reason is enough
+            return
         self._uplink.say({"t": "journaled", "n": message["n"]})
 
     def _requeue(self, message: Mapping[str, Any]) -> None:
@@ -362,6 +355,11 @@ class Agent:
     def _leave(self, message: Mapping[str, Any]) -> None:
         self._tidy = bool(message["tidy"])
         self._ring.leave()
+        self._leaving.set()
+
+    def _replaced(self, message: Mapping[str, Any]) -> None:
+        del message
+        log.error("leaving: another agent has taken this one's place")
         self._leaving.set()
 
     def _report(self, event: Event) -> None:

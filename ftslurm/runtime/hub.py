@@ -28,7 +28,7 @@ from ftslurm.core.detector import (
 )
 from ftslurm.core.events import AgentLost, AgentUp, Event, NodeHeard, NodeSuspected
 from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, Limits, serve
-from ftslurm.runtime.uplink import SUPERSEDED
+from ftslurm.runtime.uplink import REPLACED, SUPERSEDED
 from ftslurm.runtime.wire import encode
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Hub:
         self._emit = emit
         self._on_message = on_message
         self._peers: dict[str, _Peer] = {}
+        self._agents: dict[str, dict[int, None]] = {}
         self._histories: dict[str, History] = {}
         self._suspected: set[str] = set()
         self._own_address = own_address
@@ -179,6 +180,9 @@ class Hub:
         if int(hello.get("epoch") or 0) > self._epoch:
             self._on_message(node, {"t": SUPERSEDED, "epoch": hello["epoch"]})
             return
+        if self._is_replaced(node, int(hello.get("port", 0))):
+            channel.send({"t": REPLACED})
+            return
         known = self._peers.get(node)
         self._peers[node] = peer = _Peer(channel=channel, hello=dict(hello))
         if known is not None:
@@ -202,6 +206,15 @@ class Hub:
                 patience = self._patience(self._histories.pop(node, None))
                 self._suspected.discard(node)
                 self._emit(AgentLost(node=node, reason=reason, patience=patience))
+
+    def _is_replaced(self, node: str, port: int) -> bool:
+        """Whether a later agent of this node has connected: two would take each other's place for ever."""
+        ports = self._agents.setdefault(node, {})
+        if port in ports and port != next(reversed(ports)):
+            log.warning("an agent of %s (port %d) is told that another one has taken its place", node, port)
+            return True
+        ports[port] = None
+        return False
 
     def _take(self, node: str, message: dict[str, Any]) -> None:
         self._heard(node)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.25
 PEER_DEADLINE_S = 2.0
 SUPERSEDED = "superseded"
+REPLACED = "replaced"
 HELLO_PEER = {"role": "peer"}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from faults import DidNotCome, environ_of
 
 from ftslurm import journal
+from ftslurm.faults.catalogue import by_name
 from ftslurm.lab.cluster import Cluster
 from ftslurm.paths import RunPaths
 
@@ -118,41 +119,42 @@ class Kind:
     """A class of faults.
 
     Attributes:
+        fault: its name in the catalogue, which says what is right to conclude from it.
         break_it: injects it and returns when.
         where: the target: "rank" or "node" (not the supervisor's), "host" (the supervisor's), "none".
-        costs_node: it is right to exclude the target.
-        stops_training: a new attempt must follow; else a successor of the supervisor, and training must not stop.
         verdict: the action that is the verdict; "epoch": a later supervisor.
-        slugs: what the run may rightly say of it.
     """
 
+    fault: str
     break_it: Callable[[Target], float]
-    where: str
-    slugs: frozenset[str]
-    costs_node: bool = True
-    stops_training: bool = True
+    where: str = "none"
     verdict: str = "FenceAttempt"
 
+    @property
+    def slugs(self) -> frozenset[str]:
+        """What the run may rightly say of it."""
+        return by_name(self.fault).causes
 
-GONE = frozenset({"node_unreachable", "node_down"})
+    @property
+    def costs_node(self) -> bool:
+        """Whether it is right to exclude the target."""
+        return by_name(self.fault).costs_node
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether a new attempt must follow; else a successor of the supervisor, and training must not stop."""
+        return by_name(self.fault).stops_training
+
+
 CLASSES: dict[str, Kind] = {
-    "kill": Kind(
-        break_it=_signal_rank(signal.SIGKILL), where="none", slugs=frozenset({"rank_killed"}), costs_node=False
+    "kill": Kind(fault="kill", break_it=_signal_rank(signal.SIGKILL)),
+    "cut": Kind(fault="node-cut", break_it=_on_node(Cluster.cut), where="node"),
+    "stop": Kind(fault="stop", break_it=_signal_rank(signal.SIGSTOP)),
+    "power": Kind(fault="node-power", break_it=_on_node(Cluster.kill), where="node"),
+    "freeze": Kind(fault="node-freeze", break_it=_on_node(Cluster.freeze), where="node"),
+    "oneway": Kind(
+        fault="net-one-way", break_it=_on_node(lambda lab, node: lab.slow(node, loss_percent=100)), where="node"
     ),
-    "cut": Kind(break_it=_on_node(Cluster.cut), where="node", slugs=GONE),
-    "stop": Kind(
-        break_it=_signal_rank(signal.SIGSTOP), where="none", slugs=frozenset({"program_hang"}), costs_node=False
-    ),
-    "power": Kind(break_it=_on_node(Cluster.kill), where="node", slugs=GONE),
-    "freeze": Kind(break_it=_on_node(Cluster.freeze), where="node", slugs=frozenset({"node_frozen"})),
-    "oneway": Kind(break_it=_on_node(lambda lab, node: lab.slow(node, loss_percent=100)), where="node", slugs=GONE),
-    "supervisor": Kind(
-        break_it=_kill_supervisor,
-        where="none",
-        slugs=frozenset({"supervisor_restarted", "taken_over"}),
-        costs_node=False,
-        stops_training=False,
-        verdict="epoch",
-    ),
-    "host": Kind(break_it=_on_node(Cluster.cut), where="host", slugs=GONE),
+    "supervisor": Kind(fault="supervisor-kill", break_it=_kill_supervisor, verdict="epoch"),
+    "host": Kind(fault="host-cut", break_it=_on_node(Cluster.cut), where="host"),
 }

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ftslurm.demo import injury, program, sweep
-from ftslurm.errors import UsageError
+from ftslurm.demo import program, sweep
+from ftslurm.faults.deeds import Send
+from ftslurm.faults.hand import Order, grasp
 from ftslurm.paths import LocalPaths
 
 HURRIED = [sys.executable, "-I", "-c", "from ftslurm.demo import program; program.PACE_S = 0.01; program.main()"]
@@ -59,7 +60,7 @@ def test_any_number_of_ranks_computes_the_same(tmp_path, start):
     state = json.loads(saved(tmp_path, program.EVERY).read_text())
     assert tuple(state["weights"]) == program.trained(program.EVERY)
     # One is killed, as the demonstration does it: the others cannot go on.
-    assert injury.kill("r", 2)["pid"] == ranks[2].pid
+    assert grasp(Order(run_dir=Path("/nowhere/r"), deed=Send(signal="SIGKILL"), rank=2)).pids == [ranks[2].pid]
     assert ranks[2].wait(60) == -signal.SIGKILL
     assert [rank.wait(60) for rank in ranks[:2]] == [1, 1]
     rank, _ = start(2, attempt=1, checkpoint=saved(tmp_path, program.EVERY))
@@ -83,12 +84,6 @@ def test_the_training_learns():
     everything = program.samples()
     first, later = (program.loss_of(program.gradients(program.trained(steps), everything)) for steps in (0, 200))
     assert later < first / 2
-
-
-def test_nothing_is_killed_that_is_not_the_rank():
-    """Where no process of the rank is, nothing happens."""
-    with pytest.raises(UsageError, match="no process of rank 7"):
-        injury.kill("no-such-run", 7)
 
 
 def test_sweeping_takes_this_run_alone(tmp_path, monkeypatch):

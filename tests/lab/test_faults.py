@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,24 @@ pytestmark = pytest.mark.lab
 
 WILLING = {
     "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1", "OBEY_FAULTS": "1"}},
-    "checkpoint": {"files": "step_*.json", "settle": "1s"},
+    "checkpoint": {"files": "step_*", "settle": "1s"},
     "progress": {"hang_after": "4s"},
-    "recovery": {"min_nodes": 2},
+    "recovery": {"min_nodes": 2, "max_attempts": 1000, "no_progress_limit": 1000},
 }
 QUIET_S = 8.0
 OVER = frozenset({"cancel", "requeue"})
 """Faults that end the job."""
 
-MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs and fault.name != "gpu-mask"]
+MUST_BE_SAID = frozenset({"straggler", "loss_nan", "supervisor_restarted", "taken_over", "agent_lost"})
+"""What has to be heard of faults that do not stop the training; of the others something may be, or not."""
+
+MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs]
 
 
-def willing(lab: Cluster, name: str, nodes: int, **more: Any) -> LabRun:
+def willing(lab: Cluster, name: str, nodes: int, *, every: int = 20, **more: Any) -> LabRun:
     """Submit a training that obeys until `enough` is told, and wait until it has two checkpoints."""
     work = workplace(lab, name, more.get("user"))
-    command = program("willing", "--until", work / "enough")
+    command = program("willing", "--until", work / "enough", "--every", every)
     run = submit(lab, command, name=name, nodes=nodes, work=work, **WILLING, **more)
     run.wait("two checkpoints", lambda: len(run.durable()) > 1)
     return run
@@ -60,11 +64,6 @@ def on_ill_storage(lab: Cluster, name: str) -> LabRun:
     return run
 
 
-def slugs(run: LabRun) -> set[str]:
-    """All that was said, in one word each."""
-    return {str(action.get("slug", "")) for action in run.actions("Say")}
-
-
 def excluded(run: LabRun) -> set[str]:
     """The nodes that were given up."""
     return {action["facts"]["excluded"] for action in run.actions("Say") if "excluded" in action.get("facts", {})}
@@ -72,81 +71,159 @@ def excluded(run: LabRun) -> set[str]:
 
 def is_undisturbed(run: LabRun) -> bool:
     """Whether every rank ends with the weights that an undisturbed training has after as many steps."""
-    logs = [run.rank_log(run.actions("ReleaseRanks")[-1]["attempt"], rank) for rank in range(len(run.launches()[-1]))]
-    ends = {line for log in logs for line in log.splitlines() if line.startswith("final step")}
-    (end,) = ends
-    step = int(end.split()[2])
-    return end == f"final step {step} digest {digest(trained(step))}"
+    ends = [path.read_text() for path in run.work.glob("final-*")]
+    assert len(ends) == len(run.launches()[-1])
+    step = int(ends[0].split()[2])
+    return set(ends) == {f"final step {step} digest {digest(trained(step))}"}
 
 
 class Strike:
-    """One fault in one run, by the means of the lab."""
+    """One fault in one run, by the means of the lab, and what was there before it."""
 
-    def __init__(self, run: LabRun, name: str, **wish: Any) -> None:
-        self.run, self.fault, self.paths = run, by_name(name), RunPaths(run.root)
+    def __init__(self, run: LabRun, fault: Fault, *, avoid: Sequence[str] = ()) -> None:
+        self.run, self.fault, self.paths = run, fault, RunPaths(run.root)
         self.means = LabMeans.of_lab(run.lab, self.paths, consent=True)
         self.truth = Truth(self.paths)
-        target = choose(self.fault, self.paths, placing(self.paths), Wish(seed=1, **wish))
-        self.attempts, self.newest = len(run.restored_steps()), run.newest()
-        self.done = inject(self.fault, target, self.means, self.truth)
+        self.attempts, self.said, self.given_up = len(run.restored_steps()), len(said(run)), excluded(run)
+        target = choose(fault, self.paths, placing(self.paths), Wish(seed=sum(fault.name.encode()), avoid=avoid))
+        self.done = inject(fault, target, self.means, self.truth)
 
-    def undo(self) -> Injection:
-        """Mend it."""
-        return undo(self.done, self.means, self.truth)
+    def heard(self) -> set[str]:
+        """What was said since then, in one word each."""
+        return {str(action.get("slug", "")) for action in said(self.run)[self.said :]}
+
+    def follow(self) -> None:
+        """Wait for what is right to follow while the fault lasts, and mend it."""
+        run, fault = self.run, self.fault
+        if fault.stops_training:
+            run.wait("the next attempt", lambda: len(run.restored_steps()) > self.attempts)
+        elif fault.causes & MUST_BE_SAID:
+            run.wait(f"one of {sorted(fault.causes)}", lambda: self.heard() & fault.causes)
+        else:
+            let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
+        mended = self.mend()
+        assert (mended.undone_at is not None) == bool(fault.undo)
+        assert mended in self.truth.read()
+        newest = run.newest()
+        run.wait("checkpoints go on", lambda: run.newest() > newest + 20, 60)
+
+    def mend(self) -> Injection:
+        """Undo it, once."""
+        self.done = undo(self.done, self.means, self.truth)
+        return self.done
+
+    def wrong(self) -> str:
+        """What was not right; empty: all was."""
+        try:
+            self.follow()
+        except AssertionError as error:
+            self.mend()
+            return f"{self.fault.name}: {str(error).splitlines()[0]}; heard {sorted(self.heard())}"
+        found, run, fault = [], self.run, self.fault
+        if (fault.stops_training or fault.causes & MUST_BE_SAID) and not self.heard() & fault.causes:
+            found.append(f"heard {sorted(self.heard())} instead of one of {sorted(fault.causes)}")
+        lost = excluded(run) - self.given_up
+        if bool(lost) != fault.costs_node:
+            found.append(f"given up: {sorted(lost)}")
+        if not fault.stops_training and len(run.restored_steps()) != self.attempts:
+            found.append(f"another attempt: {sorted(self.heard())}")
+        return f"{fault.name}: {'; '.join(found)}" if found else ""
 
 
-def expect(strike: Strike) -> None:
-    """Wait for what is right to follow while the fault lasts."""
-    run, fault = strike.run, strike.fault
-    if fault.where is Where.CHECKPOINT:  # it is seen when somebody reads it
-        run.processes("rank")[-1].send(signal.SIGKILL)
-    elif not fault.stops_training and not fault.causes:
-        let_pass(min(fault.lasts_s or QUIET_S, QUIET_S))
-    if fault.stops_training or fault.where is Where.CHECKPOINT:
-        run.wait("the next attempt", lambda: len(run.restored_steps()) > strike.attempts)
-    if fault.causes and fault.where is not Where.CONTROLLER:
-        run.wait(f"one of {sorted(fault.causes)}", lambda: slugs(run) & fault.causes, 60)
+def said(run: LabRun) -> list[dict[str, Any]]:
+    """All that the core has said."""
+    return run.actions("Say")
 
 
-@pytest.mark.parametrize("fault", MAKEABLE, ids=lambda fault: fault.name)
-@long_test("every fault of the catalogue")
-def test_what_is_right_to_follow_does(lab: Cluster, fault: Fault) -> None:
-    """The cause is called by its name, the node is given up where it is right to, and the run goes on to its end."""
-    run = on_ill_storage(lab, fault.name) if fault.where is Where.STORAGE else willing(lab, fault.name, 4)
-    strike = Strike(run, fault.name)
-    assert strike.done.outcome is Outcome.DONE
-    if fault.name in OVER:
-        end_with(run, fault)
-        return
-    expect(strike)
-    mended = strike.undo()
-    assert (mended.undone_at is not None) == bool(fault.undo)
-    newest = run.newest()
-    run.wait("checkpoints go on", lambda: run.newest() > newest + 20)
-    if fault.costs_node:
-        assert len(excluded(run)) == 1
-    else:
-        assert not excluded(run)
-    if not fault.stops_training and fault.where is not Where.CHECKPOINT:
-        assert len(run.restored_steps()) == strike.attempts
+def finish(run: LabRun, *, right: bool = True) -> None:
+    """End it well; the weights are right unless a bit of them was changed."""
     run.enough()
     assert run.wait_end() == ("finished", 0)
-    assert fault.name == "bit-flip" or is_undisturbed(run)
+    assert is_undisturbed(run) == right
     await_that("nothing is left", lambda: not run.processes(), 60, run.story)
-    (known, *_) = strike.truth.read()
-    assert known == mended
 
 
-def end_with(run: LabRun, fault: Fault) -> None:
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("quiet", [True, False], ids=["goes-on", "starts-again"])
+def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
+    """One after another in one run: each is called by its name, and the weights are right in the end."""
+    elsewhere = (Where.STORAGE, Where.CHECKPOINT)
+    faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where not in elsewhere]
+    mine = [fault for fault in faults if fault.stops_training != quiet and fault.name not in OVER]
+    run = willing(lab, "quiet" if quiet else "again", 4)
+    wrong = [Strike(run, fault).wrong() for fault in mine if fault.name != "bit-flip"]
+    assert list(filter(None, wrong)) == [], run.story()
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_a_damaged_checkpoint_is_refused(lab: Cluster) -> None:
+    """In every way of damage: a rank that is killed begins with the checkpoint before it."""
+    run = willing(lab, "damage", 2, every=200)
+    for fault in (fault for fault in MAKEABLE if fault.where is Where.CHECKPOINT):
+        before, newest = len(run.restored_steps()), run.newest()
+        run.wait("a fresh checkpoint", lambda newest=newest: run.newest() > newest)
+        strike = Strike(run, fault)
+        damaged = run.newest()
+        run.processes("rank")[-1].send(signal.SIGKILL)
+        run.wait("the next attempt", lambda before=before: len(run.restored_steps()) > before)
+        assert run.restored_steps()[-1] < damaged, f"{fault.name}: {strike.done.note}"
+        assert strike.heard() & fault.causes, f"{fault.name}: {sorted(strike.heard())}"
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_faults_of_storage(lab: Cluster) -> None:
+    """The run waits until its storage is well again."""
+    run = on_ill_storage(lab, "storage")
+    wrong = [Strike(run, fault).wrong() for fault in MAKEABLE if fault.where is Where.STORAGE]
+    assert list(filter(None, wrong)) == [], run.story()
+    finish(run)
+    lab.storage.detach()
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("fault", [fault for fault in MAKEABLE if fault.costs_node], ids=lambda fault: fault.name)
+def test_faults_that_cost_a_node(lab: Cluster, fault: Fault) -> None:
+    """That node is given up, and no other."""
+    run = willing(lab, fault.name, 4)
+    strike = Strike(run, fault)
+    assert strike.wrong() == "", run.story()
+    hit = {each.node for each in strike.truth.read() if by_name(each.fault).costs_node and each.node}
+    assert excluded(run) <= hit
+    finish(run)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+def test_a_flipped_bit_is_seen_by_nobody_but_in_the_weights(lab: Cluster) -> None:
+    """Silent corruption inside of a program: the catalogue says so."""
+    run = willing(lab, "bit-flip", 2)
+    assert Strike(run, by_name("bit-flip")).wrong() == "", run.story()
+    finish(run, right=False)
+
+
+@pytest.mark.timeout(1200)
+@long_test("every fault of the catalogue")
+@pytest.mark.parametrize("name", sorted(OVER))
+def test_faults_that_end_the_job(lab: Cluster, name: str) -> None:
     """A job that is cancelled ends its run; one that is requeued goes on as another incarnation."""
-    if fault.name == "cancel":
+    run = willing(lab, name, 2)
+    Strike(run, by_name(name))
+    if name == "cancel":
         run.wait("the end", run.end)
-        assert run.end() == ("cancelled", run.end()[1])
+        end = run.end()
+        assert end is not None
+        assert end[0] == "cancelled"
         return
-    run.wait("another incarnation", lambda: len(run.events("AllocationGranted")) > 1)
+    # Slurm lets a requeued job wait for two minutes.
+    run.wait("another incarnation", lambda: len(run.events("AllocationGranted")) > 1, 300)
     run.wait("training", lambda: len(run.restored_steps()) > 1)
-    run.enough()
-    assert run.wait_end() == ("finished", 0)
+    finish(run)
 
 
 def test_two_faults_in_one_run(lab: Cluster) -> None:

@@ -88,7 +88,7 @@ def test_demo_survives_and_leaves_nothing(lab: Cluster, nothing_left: None) -> N
 def test_demo_in_other_circumstances(lab: Cluster, nothing_left: None) -> None:
     """Without srun here the rank kills itself; one node is enough; Ctrl-C ends and removes all."""
     work = workplace(lab, "demo-bin", lab.user)
-    script = '#!/bin/sh\ncase "$*" in *ftslurm.demo.injury*) echo no steps from here >&2; exit 1;; esac\nexec /usr/bin/srun "$@"\n'
+    script = '#!/bin/sh\ncase "$*" in *ftslurm.faults.hand*) echo no steps from here >&2; exit 1;; esac\nexec /usr/bin/srun "$@"\n'
     (work / "srun").write_text(script)
     (work / "srun").chmod(0o755)
     done = demo(lab, "--json", "--nodes", "1", PATH=f"{work}:{Path(sys.prefix, 'bin')}:/usr/bin:/bin")

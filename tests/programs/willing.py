@@ -2,18 +2,27 @@
 
 It is the demonstration's (`ftslurm.demo.program`): data-parallel in whole numbers, over TCP, without any library, so that
 the weights after a step depend on the step's number alone. It ends at a step that all ranks agree on, once the file
---until exists.
+--until exists, and leaves its last words beside that file, too: final-RANK.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
 from ftslurm.demo.program import Place, digest, gradients, load, loss_of, moved, samples, save, summed, together
 from ftslurm.faults.willing import Willing
 from ftslurm.training import beat
+
+
+def note(step: int) -> None:
+    """A second file for the checkpoint of this step."""
+    folder = Path(os.environ["FTSLURM_CHECKPOINT_DIR"])
+    part = folder / f".note_{step:08d}"
+    part.write_text(f"written at step {step}\n" * 10)
+    part.replace(folder / f"step_{step:08d}.note")
 
 
 def main() -> None:
@@ -31,8 +40,9 @@ def main() -> None:
             began = time.monotonic()
             told = willing.obey(step)
             time.sleep(args.pace)
+            own = gradients(weights, share)
             busy_s = time.monotonic() - began
-            sums, over = summed(place, channels, gradients(weights, share), stop=args.until.exists())
+            sums, over = summed(place, channels, own, stop=args.until.exists())
             weights = moved(weights, sums)
             if told.flip:
                 weights = (weights[0] ^ 1, *weights[1:])
@@ -40,7 +50,10 @@ def main() -> None:
             beat(step, loss=float("nan") if told.nan else loss_of(sums), busy_s=busy_s)
             if place.rank == 0 and step % args.every == 0:
                 save(step, weights)
-    print(f"final step {step} digest {digest(weights)}", flush=True)
+                note(step)
+    words = f"final step {step} digest {digest(weights)}"
+    print(words, flush=True)
+    (args.until.parent / f"final-{place.rank}").write_text(words)
 
 
 if __name__ == "__main__":

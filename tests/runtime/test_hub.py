@@ -18,7 +18,7 @@ from ftslurm.core.events import AgentLost, AgentUp, Event, NodeHeard, NodeSuspec
 from ftslurm.errors import ServiceUnavailable
 from ftslurm.runtime.control import Channel, Credentials, OldEpoch, connect
 from ftslurm.runtime.hub import Hub
-from ftslurm.runtime.uplink import SUPERSEDED
+from ftslurm.runtime.uplink import REPLACED, SUPERSEDED
 from ftslurm.runtime.wire import HEAD, Wire
 from tests.runtime.stage import PATIENCE_S, wait_until
 
@@ -279,3 +279,23 @@ def test_a_word_said_twice_is_heard_once(listener: Listener) -> None:
         sock.sendall(frame)
         listener.wait_for(AgentLost)
     assert len(listener.said) == 1
+
+
+def test_of_two_agents_of_a_node_the_later_one_stays(listener: Listener) -> None:
+    """The other one is told so when it comes back, and takes nobody's place: else they would hang up on each other for ever."""
+    first = {"role": "agent", "node": "n2", "port": 7001}
+    meet(listener.port, WHO, first)
+    meet(listener.port, WHO, first)
+    meet(listener.port, WHO, {**first, "port": 7002})
+    listener.wait_for(AgentUp, 3)
+
+    async def again() -> Mapping[str, Any]:
+        channel = await connect(("127.0.0.1", listener.port), WHO, first)
+        try:
+            return await channel.recv()
+        finally:
+            await channel.close()
+            await asyncio.sleep(0.05)  # the transport closes its socket in its loop's next turn
+
+    assert asyncio.run(again()) == {"t": REPLACED}
+    assert [event.port for event in listener.of(AgentUp)] == [7001, 7001, 7002]
