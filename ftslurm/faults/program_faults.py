@@ -92,7 +92,7 @@ FAULTS = (
     Fault(
         name="die-in-save",
         row=10,
-        what="a rank is killed in the middle of its next save, at an fsync",
+        what="a rank is killed in the middle of its next save, at an fsync; name one that saves (--rank 0)",
         where=Where.PROGRAM,
         deed=Ask(word="die-in-save"),
         needs=WILLING,

@@ -52,7 +52,7 @@ FAULTS = (
     Fault(
         name="file-limit",
         row=8,
-        what="a rank's program can write to no file (RLIMIT_FSIZE): its next save fails",
+        what="a rank can write to no file (RLIMIT_FSIZE): its next save fails; name one that saves (--rank 0)",
         where=Where.RANK,
         deed=Limit(resource="FSIZE", value=0),
         causes=frozenset({Cause.STORAGE, Cause.APPLICATION_ERROR}),
