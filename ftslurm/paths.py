@@ -41,6 +41,11 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen) if chosen else Path.home() / ".ftslurm"
 
 
+def campaigns(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of fault campaigns (`faults.book`)."""
+    return home(environ) / "campaigns"
+
+
 def default_run_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Return where runs are kept unless the configuration says otherwise: FTSLURM_RUN_ROOT, or <home>/runs."""
     chosen = environ.get(RUN_ROOT)

@@ -219,3 +219,27 @@ def test_results_name_no_machine() -> None:
         text = path.read_text(encoding="utf-8")
         for word in (str(ROOT), str(Path.home()), "/var/lib", "/tmp/"):
             assert word not in text, f"{path.name} holds {word}"
+
+
+@long_test("cron looks at its lines once a minute")
+@pytest.mark.lab
+@pytest.mark.timeout(900)
+def test_campaign(lab_name: str, tmp_path: Path) -> None:
+    """Cron drives two injections, although the first call is killed; the page has their score."""
+    value, page = bench("campaign", "--lab", lab_name, "--out", tmp_path)
+    assert value["score"]["injected"] == 2
+    assert value["score"]["weights"]["different"] == 0
+    assert "| all | 2 |" in page
+
+
+@long_test("two jobs of twenty seconds")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_mtbf(lab_name: str, tmp_path: Path) -> None:
+    """Ranks are killed at the moments that were drawn, and the share of steps that stay is on the page."""
+    value, page = bench("mtbf", "--lab", lab_name, "--out", tmp_path)
+    undisturbed, disturbed = value["samples"]
+    assert (undisturbed["mtbf_s"], disturbed["mtbf_s"]) == (None, 10.0)
+    assert undisturbed["steps"] > 0
+    assert disturbed["killed"] + disturbed["void"] > 0
+    assert "| 10 s | **ftslurm** |" in page

@@ -54,6 +54,7 @@ COMMANDS: dict[str, Place] = {
     "inject": Place("ftslurm.cli.inject", "inject", "Break a run of your own on purpose, and undo it."),
     "doctor": Place("ftslurm.cli.doctor", "doctor", "Find what at this site would stop or weaken a run."),
     "lab": Place("ftslurm.cli.lab", "lab", "A real Slurm cluster on this machine, whose nodes can fail."),
+    "campaign": Place("ftslurm.cli.campaign", "campaign", "Make many faults by a plan, and keep score."),
     "completion": Place("ftslurm.cli.completion", "completion", "Print the completion script for your shell."),
 }
 

@@ -170,7 +170,8 @@ def from_record(record: Mapping[str, Any]) -> Deed:
     """
     values = dict(record)
     name = values.pop("deed", "")
-    kind = next((each for each in Deed.__subclasses__() if each.__name__ == name), None)
+    # With slots a class is made twice, and the first of the two may still be there: the later one counts.
+    kind = {each.__name__: each for each in Deed.__subclasses__()}.get(name)
     if kind is None:
         raise UsageError(f"there is no deed {name!r}")
     words: dict[str, type[StrEnum]] = {"to": Prey, "way": Way, "moment": Moment}
