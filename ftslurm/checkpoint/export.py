@@ -44,7 +44,11 @@ class Exported:
 
 
 def export(
-    folder: GenerationPaths, target: Path, *, prefix: str = MODEL, tell: Callable[[int, int], None] = lambda _d, _a: None
+    folder: GenerationPaths,
+    target: Path,
+    *,
+    prefix: str = MODEL,
+    tell: Callable[[int, int], None] = lambda _d, _a: None,
 ) -> Exported:
     """Write all tensors whose key begins with `prefix`, without it, to `target`; an older file is replaced.
 
@@ -96,9 +100,7 @@ def _size(tensor: Tensor) -> int:
     return math.prod(tensor.shape) * DTYPES[tensor.dtype]
 
 
-def _told(
-    generation: Generation, tensors: Sequence[Tensor], tell: Callable[[int, int], None]
-) -> Iterator[memoryview]:
+def _told(generation: Generation, tensors: Sequence[Tensor], tell: Callable[[int, int], None]) -> Iterator[memoryview]:
     """The bytes of the tensors, verified, one tensor after the other."""
     done, size = 0, sum(map(_size, tensors))
     for tensor in tensors:

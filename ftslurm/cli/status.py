@@ -47,16 +47,16 @@ DAYS = 7
 @run_argument("names", "[RUN_OR_JOB]...", nargs=-1)
 @click.option("--watch", is_flag=True, help="Go on until every run named has ended; q or Ctrl-C leaves.")
 @click.option(
-    "--interval", type=click.FloatRange(min=0.2, max=3600), metavar="SECONDS",
+    "--interval",
+    type=click.FloatRange(min=0.2, max=3600),
+    metavar="SECONDS",
     help=f"How often --watch looks at the journals; {INTERVAL_S:g} s, if left out.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--parsable", is_flag=True, help="Columns separated by |, nothing cut.")
 @click.option("-h", "--noheader", is_flag=True, help="No line of headers.")
 @click.option("-o", "--format", "columns", metavar="COLS", help="Columns; +COLS adds to the usual ones.")
-@click.option(
-    "--all", "everything", is_flag=True, help=f"Also runs that have been quiet for more than {DAYS} days."
-)
+@click.option("--all", "everything", is_flag=True, help=f"Also runs that have been quiet for more than {DAYS} days.")
 def status(
     names: tuple[str, ...],
     *,

@@ -47,7 +47,7 @@ def build(kind: type[Kind], value: Any) -> Kind:  # noqa: ANN401 - JSON
         ValueError: it is none.
     """
     try:
-        return cast("Kind", _reader(kind)(value))
+        return cast("Kind", _reader(cast("Any", kind))(value))
     except (TypeError, KeyError, IndexError, OverflowError, DataDamaged) as error:
         raise ValueError(f"no {kind.__name__}: {error}") from error
 
@@ -56,6 +56,8 @@ def build(kind: type[Kind], value: Any) -> Kind:  # noqa: ANN401 - JSON
 def _reader(hint: Any) -> Reader:  # noqa: ANN401 - a type
     """What turns JSON into a value of this type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None:
+        return lambda value: _a(type(None), value)
     if origin in (typing.Union, types.UnionType):
         (inner,) = (_reader(each) for each in arguments if each is not type(None))
         return lambda value: None if value is None else inner(value)
@@ -73,7 +75,8 @@ def _reader(hint: Any) -> Reader:  # noqa: ANN401 - a type
         hints = typing.get_type_hints(hint)
         names = [spec.name for spec in dataclasses.fields(hint)]
         fields = _row(tuple, [_reader(hints[name]) for name in names])
-        return lambda value: hint(**dict(zip(names, fields(value), strict=True)))
+        make = cast("Callable[..., Any]", hint)
+        return lambda value: make(**dict(zip(names, fields(value), strict=True)))
     if issubclass(hint, Enum):
         return cast("Reader", hint)
     return lambda value: _a((int, float) if hint is float else hint, value)

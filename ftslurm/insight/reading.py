@@ -17,12 +17,12 @@ from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight.summary import Fold, Summary
 from ftslurm.paths import RunPaths
 
-MARK_BYTES = 256
+MARK_BYTES = 1024
 Stamp = tuple[tuple[int, int, int], ...]
 
 
-class _NotFurther(Exception):  # noqa: N818 - not an error: a reason to read anew
-    """The journal has not just grown."""
+class _NotFurther(Exception):
+    """The journal has not just grown: a reason to read it anew."""
 
 
 @dataclass(frozen=True, slots=True)

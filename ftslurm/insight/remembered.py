@@ -1,8 +1,8 @@
 """Where many runs stand, without reading their journals again: in memory, and from one command to the next in a file.
 
-The file lies in the user's ftslurm folder, is the user's alone, and is only ever a shortcut. What it says of a run counts
-while the run's journal has the same files, sizes and times of change; of a long journal that has grown only what is new
-is read. A file that is damaged, or was written by other code than this, counts for nothing and is written anew.
+The file lies in the user's ftslurm folder, is the user's alone, and is only ever a shortcut. What it says of a run
+counts while the run's journal has the same files, sizes and times of change; of a long journal that has grown only what
+is new is read. A file that is damaged, or was written by other code than this, counts for nothing and is written anew.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cache:
         """
         # Before the journal is read: what is written meanwhile is read the next time.
         stamp = reading.stamp(paths)
-        known = self._known.get(paths.root) or (self._disk and self._disk.summary(paths.root))
+        known = self._known.get(paths.root) or (self._disk.summary(paths.root) if self._disk else None)
         if known is None or known[0] != stamp:
             known = (stamp, self._read(paths))
             self._fresh.add(paths.root)
@@ -59,8 +59,8 @@ class Cache:
         return known[1]
 
     def _read(self, paths: RunPaths) -> Summary:
-        mine = self._readings.pop(paths.root, None) or (self._disk and self._disk.reading(paths.root)) or Reading()
-        found = mine.catch_up(paths)
+        mine = self._readings.pop(paths.root, None) or (self._disk.reading(paths.root) if self._disk else None)
+        found = (mine := mine or Reading()).catch_up(paths)
         if not found.over:
             self._readings[paths.root] = mine
         return found
@@ -140,7 +140,7 @@ class Disk:
         part = self._folder / f".{secrets.token_hex(6)}.part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
         try:
-            with open(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(record, file, separators=(",", ":"))
             part.replace(path)
         except OSError:
@@ -152,7 +152,7 @@ def _loaded(path: Path) -> dict[str, Any]:
     """A file of this folder, if it is ours and this code has written it."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
+        with os.fdopen(handle, "rb") as file:
             about = os.fstat(handle)
             record = json.load(file) if about.st_uid == os.geteuid() and not about.st_mode & 0o022 else {}
     except FileNotFoundError:
@@ -167,5 +167,5 @@ def _loaded(path: Path) -> dict[str, Any]:
 def rules() -> str:
     """What tells one version of the reading code from another, also while somebody works on it."""
     modules = (codec, facts, glance, ills, reading, saves, summary)
-    stats = [os.stat(str(module.__file__)) for module in modules]
+    stats = [Path(str(module.__file__)).stat() for module in modules]
     return f"{__version__} {' '.join(f'{about.st_size}.{about.st_mtime_ns:x}' for about in stats)}"

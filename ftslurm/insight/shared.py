@@ -17,17 +17,18 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import which
+from typing import Protocol
 
 from ftslurm.errors import FtslurmError
 from ftslurm.insight import codec
 from ftslurm.paths import PRIVATE_FILE, host_folder
 from ftslurm.runtime.keys import private_folder
-from ftslurm.slurm.client import TIMEOUT_S, SlurmClient
+from ftslurm.slurm.client import TIMEOUT_S
 from ftslurm.slurm.records import JobInfo
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,20 @@ class Answer:
         return 0.0 <= now - self.at < self.pause_s and all(job in self.about for job in wanted)
 
 
-def ask(client: SlurmClient, wanted: Collection[str]) -> Answer:
+class Client(Protocol):
+    """Who asks Slurm, and in which environment."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The variables that tell which Slurm it is."""
+        ...
+
+    def jobs(self, job_ids: Iterable[str], /) -> Mapping[str, JobInfo]:
+        """What slurmctld knows of these jobs; raises FtslurmError where it does not answer."""
+        ...
+
+
+def ask(client: Client, wanted: Collection[str]) -> Answer:
     """Ask now, for oneself alone."""
     now = time.time()
     try:
@@ -74,11 +88,13 @@ def ask(client: SlurmClient, wanted: Collection[str]) -> Answer:
 class Shared:
     """The answer that all displays of this user share, on this host and for this Slurm."""
 
-    def __init__(self, client: SlurmClient | None = None, folder: Path | None = None) -> None:
-        self._client = client or SlurmClient()
+    def __init__(self, client: Client, folder: Path | None = None) -> None:
+        """`folder` is the user's on this host, if not the usual one."""
+        self._client = client
         self._folder = folder or host_folder()
         self._file = self._folder / f"slurm-{_which_slurm(self._client.environ)}.json"
         self._last = Answer()
+        self._sharing = True
 
     def answer(self, wanted: Collection[str]) -> Answer:
         """What Slurm says of these jobs, as far as it is known; waits for an answer only where there is none at all."""
@@ -115,9 +131,11 @@ class Shared:
 
     def _known(self) -> Answer:
         """The newest answer, of the file or of our own."""
+        if not self._sharing:
+            return self._last
         try:
             handle = os.open(self._file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            with open(handle, "rb") as file:
+            with os.fdopen(handle, "rb") as file:
                 about = os.fstat(handle)
                 private = about.st_uid == os.geteuid() and not about.st_mode & 0o077
                 found = codec.build(Answer, json.load(file)) if private else Answer()
@@ -129,10 +147,12 @@ class Shared:
         return found if found.at >= self._last.at else self._last
 
     def _write(self, answer: Answer) -> None:
+        if not self._sharing:
+            return
         part = self._folder / f".{secrets.token_hex(6)}.part"
         try:
             handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
-            with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(codec.plain(answer), file)
             part.replace(self._file)
         except OSError as error:
@@ -149,6 +169,7 @@ class Shared:
             handle = os.open(self._file.with_suffix(".lock"), flags, PRIVATE_FILE)
         except (OSError, FtslurmError) as error:
             log.info("Slurm's answers cannot be shared: %s", error)
+            self._sharing = False
             yield True
             return
         try:
@@ -170,4 +191,6 @@ def _which_slurm(environ: Mapping[str, str]) -> str:
     """Which cluster is asked, and by which program: answers of another one are none."""
     names = [environ.get(name, "") for name in ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER")]
     program = which("squeue", path=environ.get("PATH"))
-    return hashlib.blake2b("\0".join([*names, str(program)]).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    return hashlib.blake2b(
+        "\0".join([*names, str(program)]).encode("utf-8", "surrogateescape"), digest_size=6
+    ).hexdigest()

@@ -1,12 +1,12 @@
 """A picture of runs as lines for a terminal of any size: a table of all, and below it each run that is alive.
 
-    2 runs: 1 live, 1 over                            Slurm spoke 3 s ago    14:02:55    q leaves
-    JOBID NAME      ST PHASE    ATTEMPT NODES STEP ...
-    gpt-small-20260225-abcdef, job 101: training
-      steps  400, 12.1 a second, saved 0:32 ago; on shared storage: 380
-      time   [###########.........] 42:10 of 1:00:00, 17:50 left: about step 12800 by then
-      nodes  ooo-o.   n4 lost
-      14:01:12 node_unreachable: n4 was silent ...: attempt 1 trains from step 300, 5.6 s later
+2 runs: 1 live, 1 over                            Slurm spoke 3 s ago    14:02:55    q leaves
+JOBID NAME      ST PHASE    ATTEMPT NODES STEP ...
+gpt-small-20260225-abcdef, job 101: training
+  steps  400, 12.1 a second, saved 0:32 ago; on shared storage: 380
+  time   [###########.........] 42:10 of 1:00:00, 17:50 left: about step 12800 by then
+  nodes  ooo-o.   n4 lost
+  14:01:12 node_unreachable: attempt 1 trains from step 300, 5.6 s later; n4 was silent for 3.1 s ...
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STALE_S = 15.0
 HAPPENINGS = 3
 _BAR = (10, 40)
-_BESIDE_BAR = 60
+_BESIDE_BAR = 76
 _ORDER = (
     Standing.LIVE, Standing.UNCERTAIN, Standing.LOST, Standing.DAMAGED, Standing.WAITING, Standing.OVER,
 )  # fmt: skip
@@ -172,6 +172,7 @@ def _folded(text: Text, width: int) -> list[Text]:
 
 
 def _happening(each: Happening) -> Text:
-    text = Text(f"  {time_of_day(each.t)} ", style="dim")
-    text.append(visible(f"{each.cause}: {each.text}"), style="" if each.over else "bold")
-    return text.append(visible(f": {each.then}") if each.then else " ...", style="dim")
+    """What followed comes before the reason: that may be long, and `explain` has it."""
+    text = Text(f"  {time_of_day(each.t)} ")
+    text.append(visible(f"{each.cause}: "), style="" if each.over else "bold")
+    return text.append(visible(f"{each.then}; {each.text}" if each.then else each.text))

@@ -48,11 +48,9 @@ class Terminal:
         self.master, self.slave = pty.openpty()
         self.resize(size)
         self.modes = termios.tcgetattr(self.slave)
-        self.process = subprocess.Popen(
-            argv, stdin=self.slave, stdout=self.slave, stderr=self.slave, start_new_session=True,
-            env={**os.environ, "TERM": "xterm-256color"},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        # A session takes the terminal that its first process opens for its own.
+        opened = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self.slave), *argv]
+        self.process = subprocess.Popen(opened, start_new_session=True, env={**os.environ, "TERM": "xterm-256color"})
         self.written = ""
 
     def resize(self, size: tuple[int, int]) -> None:
