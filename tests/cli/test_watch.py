@@ -1,19 +1,12 @@
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +14,11 @@ import pytest
 from ftslurm import cli
 from ftslurm.paths import RunPaths
 from ftslurm.slurm.client import SlurmClient
+from tests.cli.onterminal import LIMIT_S, Terminal, terminal, without_sequences
 from tests.insight.journals import Tale, config_policy, make_run
 
 SCRIPT = "#!/bin/bash\ntrue\n"
 WATCH = [sys.executable, "-m", "ftslurm", "status", "--watch", "--interval", "0.2"]
-LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -41,57 +34,6 @@ def squeues(slurm) -> int:
     return sum(call[0] == "squeue" for call in slurm.calls)
 
 
-class Terminal:
-    """A program on a terminal of its own, and everything that it has written there."""
-
-    def __init__(self, argv: list[str], size: tuple[int, int]) -> None:
-        self.master, self.slave = pty.openpty()
-        self.resize(size)
-        self.modes = termios.tcgetattr(self.slave)
-        # A session takes the terminal that its first process opens for its own.
-        opened = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self.slave), *argv]
-        self.process = subprocess.Popen(opened, start_new_session=True, env={**os.environ, "TERM": "xterm-256color"})
-        self.written = ""
-
-    def resize(self, size: tuple[int, int]) -> None:
-        """Give the window another size, in columns and rows; the program hears of it."""
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-
-    def press(self, keys: str) -> None:
-        """Type something."""
-        os.write(self.master, keys.encode())
-
-    def read(self, what: str, enough: Callable[[str], object]) -> str:
-        """Everything that was written since the last time, as soon as it is enough."""
-        fresh, deadline = "", time.monotonic() + LIMIT_S
-        while not enough(fresh):
-            assert time.monotonic() < deadline, f"{what} did not come in {fresh!r}"
-            if select.select([self.master], [], [], 0.2)[0]:
-                fresh += os.read(self.master, 1 << 16).decode()
-        self.written += fresh
-        return fresh
-
-    def end(self) -> int:
-        """The exit code, when it has ended."""
-        code = self.process.wait(timeout=LIMIT_S)
-        while select.select([self.master], [], [], 0)[0]:
-            self.written += os.read(self.master, 1 << 16).decode()
-        return code
-
-
-@contextlib.contextmanager
-def terminal(argv: list[str], size: tuple[int, int] = (100, 24)) -> Iterator[Terminal]:
-    """A program on a terminal; it is ended in any case."""
-    on = Terminal(argv, size)
-    try:
-        yield on
-    finally:
-        on.process.kill()
-        on.process.wait(timeout=LIMIT_S)
-        os.close(on.master)
-        os.close(on.slave)
-
-
 def assert_given_back(on: Terminal) -> None:
     """The cursor, the screen and the modes of the terminal are as they were."""
     assert on.written.count("\x1b[?1049h") == on.written.count("\x1b[?1049l") > 0
@@ -103,13 +45,13 @@ def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live, slurm):
     """It shows the run, sends only the lines that change, repaints after a resize, and `q` gives the terminal back."""
     tale, paths = live
     with terminal(WATCH) as on:
-        first = on.read("the picture", lambda text: "q leaves" in text)
+        first = on.read("q leaves")
         assert "\x1b[?1049h" in first
         assert "training" in first
         assert "oooo" in first
         tale.silent("n3")
         tale.write(paths)
-        news = on.read("the suspicion", lambda text: "n3 suspected" in text)
+        news = on.read("n3 suspected")
         assert "NODELIST" not in news
         on.resize((60, 12))
         small = on.read("the smaller picture", lambda text: "\x1b[2J" in text and "q leaves" in text)
@@ -126,15 +68,14 @@ def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live, slurm):
 
 def plain_lines(picture: str) -> list[str]:
     """The lines of a painted picture, without colours."""
-    lines = re.split(r"\x1b\[\d+;1H", picture)[1:]
-    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in lines]
+    return [without_sequences(line) for line in re.split(r"\x1b\[\d+;1H", picture)[1:]]
 
 
 @pytest.mark.parametrize("how", ["key", "SIGTERM"])
 def test_an_interrupted_picture_leaves_nothing_behind(live, how):
     """Ctrl-C (or SIGTERM) gives the terminal back, prints nothing more, and the exit code is 130."""
     with terminal(WATCH) as on:
-        on.read("the picture", lambda text: "q leaves" in text)
+        on.read("q leaves")
         if how == "key":
             on.press("\x03")
         else:
@@ -147,9 +88,9 @@ def test_an_interrupted_picture_leaves_nothing_behind(live, how):
 def test_a_stopped_picture_goes_on_where_it_was(live):
     """Ctrl-Z gives the shell its terminal, and the picture is painted anew when it goes on."""
     with terminal(WATCH) as on:
-        on.read("the picture", lambda text: "q leaves" in text)
+        on.read("q leaves")
         on.process.send_signal(signal.SIGTSTP)
-        on.read("the leaving", lambda text: "\x1b[?1049l" in text)
+        on.read("\x1b[?1049l")
         assert termios.tcgetattr(on.slave) == on.modes
         assert os.WIFSTOPPED(os.waitpid(on.process.pid, os.WUNTRACED)[1])
         on.process.send_signal(signal.SIGCONT)
@@ -163,9 +104,9 @@ def test_the_picture_ends_with_the_runs_that_were_named(live):
     """With every run named at its end the picture stays, and the command returns."""
     tale, paths = live
     with terminal([*WATCH, paths.run_id]) as on:
-        on.read("the picture", lambda text: "q leaves" in text)
+        on.read("q leaves")
         tale.finish().write(paths)
-        on.read("the leaving", lambda text: "\x1b[?1049l" in text)
+        on.read("\x1b[?1049l")
         assert on.end() == 0
         assert "finished" in on.written
 

@@ -46,7 +46,7 @@ def screen(*rows: Row, size: tuple[int, int] = (100, 24), **more) -> list[str]:
 def test_the_usual_picture():
     """A header, a table, and of each run that is alive its steps, its time, its nodes and what has happened to it."""
     assert screen(shown(summarise(story().entries))) == [
-"1 run: 1 live                                                        Slurm spoke 0:04 ago   06:15:01",
+        "1 run: 1 live                                                        Slurm spoke 0:04 ago   06:15:01",
         "JOBID NAME      ST PHASE      ATTEMPT NODES STEP CKPT_AGE TIME TIME_LEFT NODELIST(REASON)",
         "  101 gpt-small R  suspecting       1     3  400     0:43 1:40     58:20 n[1-2,4]",
         "gpt-small-20260225-abcdef, job 101: suspecting",
