@@ -22,7 +22,6 @@ from ftslurm.insight import codec, facts, glance, ills, reading, saves, summary
 from ftslurm.insight.reading import Reading, Stamp
 from ftslurm.insight.summary import Summary
 from ftslurm.paths import PRIVATE_FILE, RunPaths, memory_folder
-from ftslurm.runtime.keys import private_folder
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +135,8 @@ class Disk:
         return self._folder / f"reading-{hashlib.blake2b(bytes(root), digest_size=12).hexdigest()}.json"
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:
+        from ftslurm.runtime.keys import private_folder
+
         private_folder(self._folder)
         part = self._folder / f".{secrets.token_hex(6)}.part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)

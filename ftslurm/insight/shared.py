@@ -27,7 +27,6 @@ from typing import Protocol
 from ftslurm.errors import FtslurmError
 from ftslurm.insight import codec
 from ftslurm.paths import PRIVATE_FILE, host_folder
-from ftslurm.runtime.keys import private_folder
 from ftslurm.slurm.client import TIMEOUT_S
 from ftslurm.slurm.records import JobInfo
 
@@ -163,6 +162,8 @@ class Shared:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         """Whether nobody else asks just now; where there can be no lock, everybody asks for himself."""
+        from ftslurm.runtime.keys import private_folder
+
         try:
             private_folder(self._folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
