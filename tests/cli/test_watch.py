@@ -52,7 +52,7 @@ def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live, slurm):
         tale.silent("n3")
         tale.write(paths)
         news = on.read("n3 suspected")
-        assert "NODELIST" not in news
+        assert "q leaves" not in news
         on.resize((60, 12))
         small = on.read("the smaller picture", lambda text: "\x1b[2J" in text and "q leaves" in text)
         picture = small[small.rindex("\x1b[2J") :]
