@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ LONG_BYTES = 1 << 18
 """Of a journal longer than this, also how it was read is kept; a shorter one is read anew within milliseconds."""
 
 MOST_RUNS = 20_000
+KEEP_EVERY_S = 60.0
+"""A display that goes on for days shall not write into a home on NFS all the time."""
 
 
 class Cache:
@@ -40,6 +43,7 @@ class Cache:
         self._known: dict[Path, tuple[Stamp, Summary]] = {}
         self._readings: dict[Path, Reading] = {}
         self._fresh: set[Path] = set()
+        self._next = float("-inf")
 
     def of(self, paths: RunPaths) -> Summary:
         """Return where a run stands now.
@@ -66,8 +70,9 @@ class Cache:
 
     def keep(self) -> None:
         """Write down what was read; where that is not possible it is read again the next time."""
-        if self._disk is None or not self._fresh:
+        if self._disk is None or not self._fresh or time.monotonic() < self._next:
             return
+        self._next = time.monotonic() + KEEP_EVERY_S
         try:
             self._disk.keep({root: self._known[root] for root in self._fresh})
             for root in self._fresh & self._readings.keys():

@@ -41,7 +41,7 @@ def assert_given_back(on: Terminal) -> None:
     assert termios.tcgetattr(on.slave) == on.modes
 
 
-def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live, slurm):
+def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live):
     """It shows the run, sends only the lines that change, repaints after a resize, and `q` gives the terminal back."""
     tale, paths = live
     with terminal(WATCH) as on:
@@ -62,8 +62,7 @@ def test_a_picture_is_painted_kept_up_to_date_and_taken_away(live, slurm):
         assert on.end() == 0
         assert_given_back(on)
         # The last picture stays.
-        assert "training" in on.written[on.written.rindex("\x1b[?1049l") :]
-    assert squeues(slurm) == 1
+        assert "n3 suspected" in on.written[on.written.rindex("\x1b[?1049l") :]
 
 
 def plain_lines(picture: str) -> list[str]:
@@ -111,7 +110,7 @@ def test_the_picture_ends_with_the_runs_that_were_named(live):
         assert "finished" in on.written
 
 
-def test_off_a_terminal_there_is_a_line_for_each_change(live, slurm, capfd):
+def test_off_a_terminal_there_is_a_line_for_each_change(live):
     """Nothing is painted: a line for what the run is at, one for each change, and the end with the run."""
     tale, paths = live
     with subprocess.Popen(
@@ -136,7 +135,6 @@ def test_off_a_terminal_there_is_a_line_for_each_change(live, slurm, capfd):
     assert "training attempt=1 nodes=3 ranks=6 step=200 durable=200 (n3 lost)" in lines[3]
     assert "finished" in lines[-1]
     assert not any("\x1b" in line for line in lines)
-    assert squeues(slurm) <= 2
 
 
 def test_json_is_an_object_a_change(slurm, root, capfd):
@@ -161,7 +159,11 @@ def test_columns_off_a_terminal(slurm, root, capfd):
 
 def test_three_watchers_ask_slurm_once(live, slurm):
     """However many watch, squeue is asked by one of them."""
-    watchers = [subprocess.Popen(WATCH, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    patient = (
+        "import sys; from ftslurm import cli; from ftslurm.insight import shared; shared.EVERY_S = 3600.0; cli.main()"
+    )
+    argv = [sys.executable, "-c", patient, *WATCH[3:]]
+    watchers = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     try:
         for each in watchers:
             assert each.stdout is not None

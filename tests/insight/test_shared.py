@@ -126,7 +126,7 @@ def test_while_one_asks_the_others_go_on_with_what_there_is(slurm, clock, tmp_pa
     assert len(slurm.asked) == 1
 
 
-def test_the_first_answer_is_waited_for(slurm, tmp_path):
+def test_the_first_answer_is_waited_for(slurm, clock, tmp_path):
     """Where there is none at all, the displays that do not ask wait for the one that does."""
     found: list[Answer] = []
     threads = [
