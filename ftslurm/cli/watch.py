@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 2.0
 REDRAW_S = 1.0
+SPARE = 10.0
+"""A picture of thousands of runs comes more seldom: a login host is not there for displays."""
 LEAVE = frozenset("qQ\x04")
 
 
@@ -117,12 +119,15 @@ class Gatherer(threading.Thread):
 
     def run(self) -> None:
         """Until it is told that it is over."""
-        while not self._over.wait(self._interval_s):
+        took_s = 0.0
+        while not self._over.wait(max(self._interval_s, took_s * SPARE)):
+            began_s = time.thread_time()
             try:
                 self.picture = self._board.picture()
             except Exception as error:  # noqa: BLE001 - raised again where the command can end
                 self.error = error
                 self._over.set()
+            took_s = time.thread_time() - began_s
             self._wake()
 
     def end(self) -> None:
