@@ -11,6 +11,7 @@ a terminal's stdout belongs into `wait.aside()`.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -102,6 +103,8 @@ class Waiting:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+        # A signal that is delivered to this thread, or to rich's, would not end the read or sleep of the one that works.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         console = Console(stderr=True)
         spinner = SpinnerColumn("dots" if console.encoding.startswith("utf") else "line")
         bar = BarColumn(bar_width=20)
