@@ -103,7 +103,7 @@ class Waiting:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        # A signal that is delivered to this thread, or to rich's, would not end the read or sleep of the one that works.
+        # A signal that is delivered to this thread, or to rich's, would not end the read or sleep of who works.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         console = Console(stderr=True)
         spinner = SpinnerColumn("dots" if console.encoding.startswith("utf") else "line")
