@@ -52,6 +52,19 @@ def default_run_root(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen) if chosen else home(environ) / "runs"
 
 
+def memory_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where is kept what was read of journals, so that it need not be read again (`insight.remembered`)."""
+    return home(environ) / "cache"
+
+
+def host_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's folder on this host, for what its processes share: below XDG_RUNTIME_DIR, or in /tmp."""
+    given = environ.get("XDG_RUNTIME_DIR")
+    if given and Path(given).is_dir():
+        return Path(given) / "ftslurm"
+    return Path("/tmp") / f"ftslurm-{os.getuid()}" / "shared"  # noqa: S108 - a 0700 folder that is checked on use
+
+
 def is_hosts_own(folder: Path) -> bool:
     """Tell whether a folder is one that every host has for itself: what lies in it is seen by no other host."""
     real = folder.resolve()

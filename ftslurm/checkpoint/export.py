@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,8 +43,16 @@ class Exported:
     size_bytes: int
 
 
-def export(folder: GenerationPaths, target: Path, *, prefix: str = MODEL) -> Exported:
+def export(
+    folder: GenerationPaths,
+    target: Path,
+    *,
+    prefix: str = MODEL,
+    tell: Callable[[int, int], None] = lambda _d, _a: None,
+) -> Exported:
     """Write all tensors whose key begins with `prefix`, without it, to `target`; an older file is replaced.
+
+    `tell` hears how many of the bytes are written.
 
     Raises:
         UsageError: there is none; or one of a type that the format does not know.
@@ -61,7 +69,7 @@ def export(folder: GenerationPaths, target: Path, *, prefix: str = MODEL) -> Exp
         header = _header([(name, chosen[name]) for name in ordered], about)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            size = _write(temporary, header, generation, [chosen[name] for name in ordered])
+            size = _write(temporary, header, _told(generation, [chosen[name] for name in ordered], tell))
             temporary.replace(target)
             disk.fsync_folder(target.parent)
         except OSError as error:
@@ -92,12 +100,21 @@ def _size(tensor: Tensor) -> int:
     return math.prod(tensor.shape) * DTYPES[tensor.dtype]
 
 
-def _write(path: Path, header: bytes, generation: Generation, tensors: Sequence[Tensor]) -> int:
+def _told(generation: Generation, tensors: Sequence[Tensor], tell: Callable[[int, int], None]) -> Iterator[memoryview]:
+    """The bytes of the tensors, verified, one tensor after the other."""
+    done, size = 0, sum(map(_size, tensors))
+    for tensor in tensors:
+        yield raw_bytes(generation, tensor)
+        done += _size(tensor)
+        tell(done, size)
+
+
+def _write(path: Path, header: bytes, tensors: Iterable[memoryview]) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         disk.write_all(descriptor, header)
         for tensor in tensors:
-            disk.write_all(descriptor, raw_bytes(generation, tensor))
+            disk.write_all(descriptor, tensor)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ def cancel(names: tuple[str, ...], *, as_json: bool) -> int:
     linked = index.jobs_by_run(*{paths.root.parent for paths in named})
     jobs_of = {paths.root: linked.get(paths.root.resolve(), ()) for paths in named}
     client = SlurmClient()
-    known = client.jobs(job for jobs in jobs_of.values() for job in jobs)
-    results = [_cancel(client, paths, jobs_of[paths.root], known) for paths in named]
+    results: list[Result] = []
+    with waiting("cancelling", quiet=as_json) as wait:
+        known = client.jobs(job for jobs in jobs_of.values() for job in jobs)
+        for paths in named:
+            results.append(_cancel(client, paths, jobs_of[paths.root], known))
+            wait(len(results), len(named))
     if as_json:
         click.echo(json.dumps({"meta": {"schema": 1}, "runs": [_plain(each) for each in results]}, indent=2))
     else:

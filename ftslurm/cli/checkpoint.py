@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ftslurm.cli.checkpoint_log import diff, log
 from ftslurm.cli.checkpoint_names import rollback, tag, untag
 from ftslurm.cli.checkpoint_now import now
 from ftslurm.cli.checkpoint_prune import prune
+from ftslurm.cli.progress import Waiting, waiting
 from ftslurm.cli.storearg import json_option, print_json, short_age, short_size, store_argument, store_of, table
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from ftslurm.checkpoint.inventory import Row
 
-PROGRESS_AFTER_S = 1.0
-PROGRESS_EVERY_S = 0.2
 LS_EXAMPLES = """\b
 Examples:
   ftslurm checkpoint ls 4711                          # a job id, a run id, or the run's folder
@@ -91,7 +89,8 @@ def verify(run_or_job: str, *, step: int | None, as_json: bool) -> int:
     from ftslurm.errors import DataDamaged, StorageError, UsageError
 
     root = store_of(run_or_job).root
-    verdicts = _verify_all(root, step, (lambda _: None) if as_json else _say)
+    with waiting("reading checkpoints", quiet=as_json, unit=short_size) as wait:
+        verdicts = _verify_all(root, step, wait, None if as_json else _say)
     if not verdicts and step is not None:
         raise UsageError(f"there is no durable checkpoint of step {step} in {root}")
     states = {verdict["state"] for verdict in verdicts}
@@ -154,7 +153,9 @@ class Found(StrEnum):
     UNREADABLE = "UNREADABLE"
 
 
-def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def _verify_all(
+    root: Path, step: int | None, wait: Waiting, tell: Callable[[dict[str, Any]], None] | None
+) -> list[dict[str, Any]]:
     """The verdict on every generation that claims to be durable, each told as soon as it is known."""
     from ftslurm.checkpoint.store import scan
     from ftslurm.checkpoint.versions import versions
@@ -172,20 +173,23 @@ def _verify_all(root: Path, step: int | None, tell: Callable[[dict[str, Any]], N
             state = Found.DAMAGED if refused[name].damaged else Found.UNREADABLE
             verdict = _as_verdict(name, None, state, [{"file": "", "chunk": None, "what": refused[name].reason}])
         else:
-            verdict = _read(root, name, sizes[name])
-        tell(verdict)
+            wait.say(name)
+            verdict = _read(root, name, sizes[name], wait)
+        if tell is not None:
+            with wait.aside():
+                tell(verdict)
         verdicts.append(verdict)
     return verdicts
 
 
-def _read(root: Path, name: str, size_bytes: int) -> dict[str, Any]:
+def _read(root: Path, name: str, size_bytes: int, wait: Waiting) -> dict[str, Any]:
     from ftslurm.checkpoint.examine import check_whole, has_indexes
     from ftslurm.checkpoint.pacing import Pacer
     from ftslurm.checkpoint.store import verify as read_all
     from ftslurm.errors import DataDamaged, StorageError
 
     try:
-        found = read_all(root, name, Pacer(progress=Meter(name), total=size_bytes))
+        found = read_all(root, name, Pacer(progress=wait, total=size_bytes))
         if found.ok and has_indexes(root, name):
             check_whole(root, name)
     except (DataDamaged, StorageError) as error:
@@ -197,28 +201,6 @@ def _read(root: Path, name: str, size_bytes: int) -> dict[str, Any]:
 
 def _as_verdict(name: str, size_bytes: int | None, state: Found, problems: list[dict[str, Any]]) -> dict[str, Any]:
     return {"generation": name, "state": str(state), "size_bytes": size_bytes, "problems": problems}
-
-
-class Meter:
-    """Progress on stderr, only for people who wait at a terminal."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._began = time.monotonic()
-        self._told = 0.0
-        self._wanted = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` bytes are read."""
-        now = time.monotonic()
-        if not self._wanted or now - self._began < PROGRESS_AFTER_S:
-            return
-        if done >= total:
-            click.echo("\r\x1b[K", nl=False, err=True)
-        elif now - self._told >= PROGRESS_EVERY_S:
-            self._told = now
-            speed = short_size(int(done / (now - self._began)))
-            click.echo(f"\r\x1b[K{self._label}: {100 * done // max(total, 1)} %, {speed}/s", nl=False, err=True)
 
 
 def _say(verdict: dict[str, Any]) -> None:

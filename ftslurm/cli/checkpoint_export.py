@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.storearg import json_option, print_json, short_size, store_argument, store_of
 
 EXAMPLES = """\b
@@ -52,7 +53,8 @@ def export(run_or_job: str, of: str, *, target: Path, prefix: str, force: bool, 
         from ftslurm.checkpoint.export import export as write
     except ImportError as error:
         raise UsageError(f"export needs {error.name}", hint="pip install 'ftslurm[torch]'") from error
-    done = write(folder, target, prefix=prefix)
+    with waiting(f"writing {target.name}", quiet=as_json, unit=short_size) as wait:
+        done = write(folder, target, prefix=prefix, tell=wait)
     if as_json:
         told = {"file": str(target), "tensors": done.tensors, "size_bytes": done.size_bytes}
         print_json({"store": str(root), "generation": version.generation, "digest": version.digest, **told})

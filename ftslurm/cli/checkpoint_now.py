@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import Waiting, waiting
 from ftslurm.cli.storearg import json_option, print_json, store_argument, store_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def now(run_or_job: str, *, wait: bool, timeout: float, as_json: bool) -> int:
     refuse_without_way(store.run, hint="set checkpoint.save_on: signal:TERM or file:PATH, as the program understands")
     before = _newest(store.root)
     path = request_save(store.run.requests)
-    found = _wait_for(store.root, path, before, timeout) if wait else ""
+    left = "not waited for any longer; the request stays"
+    with waiting("waiting for the checkpoint", quiet=as_json, interrupted=left) as shown:
+        found = _wait_for((store.root, path), before, timeout, shown) if wait else ""
     if wait and not found:
         raise TryAgain(
             f"no new checkpoint is durable after {timeout:.0f} s", hint=f"`ftslurm explain {run_or_job}` says more"
@@ -67,29 +69,22 @@ def _newest(root: Path) -> tuple[int, int]:
     return max([*whole, *((each.step, each.attempt) for each in local_records(root))], default=(-1, -1))
 
 
-def _wait_for(root: Path, request: Path, before: tuple[int, int], timeout_s: float) -> str:
-    """The first generation after `before` that becomes durable; "" for none in time."""
+def _wait_for(place: tuple[Path, Path], before: tuple[int, int], timeout_s: float, shown: Waiting) -> str:
+    """The first generation after `before` that becomes durable; "" for none in time. `place`: store and request."""
     from ftslurm.checkpoint.store import read_latest
     from ftslurm.core.manifest import parse_generation
     from ftslurm.errors import TryAgain
 
-    began, told = time.monotonic(), ""
+    root, request = place
+    began = time.monotonic()
     while (passed := time.monotonic() - began) < timeout_s:
         latest = read_latest(root)
         if latest and parse_generation(latest) > before:
-            _say("", told)
             return latest
         waits = request.exists()
         if waits and passed > TAKEN_S:
             request.unlink(missing_ok=True)
             raise TryAgain(f"no supervisor has taken the request within {TAKEN_S:.0f} s", hint="is the run alive?")
-        told = _say(f"{passed:.0f} s: " + ("not seen by the run yet" if waits else "asked; not durable yet"), told)
+        shown.say("not seen by the run yet" if waits else "the program is asked; not durable yet")
         time.sleep(POLL_S)
     return ""
-
-
-def _say(text: str, before: str) -> str:
-    """One line on stderr that is written over, only for people who wait at a terminal."""
-    if sys.stderr.isatty() and text != before:
-        click.echo(f"\r{text:<{len(before)}}", nl=False, err=True)
-    return text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.storearg import (
     Store,
     dry_run_option,
@@ -60,8 +61,9 @@ def prune(run_or_job: str, *, dry_run: bool, force: bool, as_json: bool, abandon
         refuse_if_alive(store, force=force)
     config = store.config
     manage = config is not None and config.checkpoint.manage
-    seen = retention.foresee(store.root, rules, (), now)
-    deleted = seen.go if dry_run else retention.apply(store.root, rules, now=now, manage=manage)
+    with waiting("deleting checkpoints", quiet=as_json):
+        seen = retention.foresee(store.root, rules, (), now)
+        deleted = seen.go if dry_run else retention.apply(store.root, rules, now=now, manage=manage)
     if as_json:
         told = {"deleted": list(deleted), "freed_bytes": seen.freed_bytes, "kept": dict(seen.stay), "dry_run": dry_run}
         print_json({"store": str(store.root), **told})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.interruption import ended_as_interrupted
+from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -74,7 +75,8 @@ def demo(
     with ended_as_interrupted():
         course = plan.submit(before)
         _say(f"job {course.job_id} is submitted to partition {plan.partition}; Ctrl-C ends and removes all of it")
-        story, found = _survive(course, before, plan)
+        with waiting(f"job {course.job_id}", quiet=as_json):
+            story, found = _survive(course, before, plan)
     kept = str(course.paths.root) if keep else None
     if as_json:
         _print_json(course, story, found, kept)

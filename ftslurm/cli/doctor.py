@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.interruption import ended_as_interrupted
+from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ftslurm.config import Config
@@ -69,7 +70,8 @@ def doctor(
     proven = siteprofile.for_submission(loaded, SlurmClient()).run_root if loaded else ""
     root = named or submission.run_root_of(loaded, None, profile=proven, script=config)
     request = Request(partition=partition, nodes=nodes, options=options, wait_s=_duration(wait)) if probe else None
-    visit = _visit(loaded, root, request, named)
+    with waiting("waiting for the probe job" if probe else "asking Slurm, looking at this host", quiet=as_json):
+        visit = _visit(loaded, root, request, named)
     if as_json:
         click.echo(json.dumps(visit.record(), indent=1))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def explain(run: str, *, as_json: bool, verbose: bool) -> None:
     from ftslurm.insight.text import terminal_width
 
     paths = runs.find_run(run)
-    entries = list(journal.read(paths))
-    told = story(entries, now=_now(paths))
+    with waiting("reading the journal", quiet=as_json):
+        entries = list(journal.read(paths))
+        told = story(entries, now=_now(paths))
     if as_json:
         document = {
             "meta": {"schema": SCHEMA},

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.progress import waiting
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,7 +68,8 @@ def up(nodes: int, prefix: str, name: str) -> None:
     from ftslurm.lab.layout import LabSpec
 
     cluster = _cluster(name)
-    cluster.up(nodes, shape=LabSpec(prefix=prefix))
+    with waiting(f"starting lab {name}"):
+        cluster.up(nodes, shape=LabSpec(prefix=prefix))
     click.echo(f"lab {name} is up: {', '.join(cluster.nodes)}; export SLURM_CONF={cluster.slurm_conf}", err=True)
 
 
@@ -75,7 +78,8 @@ def up(nodes: int, prefix: str, name: str) -> None:
 @name_option
 def down(name: str, *, purge: bool) -> None:
     """Take the lab down; nothing of it is left running."""
-    _cluster(name).down(purge=purge)
+    with waiting(f"taking lab {name} down"):
+        _cluster(name).down(purge=purge)
 
 
 @lab.command(epilog=FAULT_EXAMPLES.replace("{verb} n2", "status --json | jq .up"))

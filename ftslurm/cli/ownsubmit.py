@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
+
 if TYPE_CHECKING:
     from ftslurm.ownscript import Addition, Examined
     from ftslurm.ownsubmission import Request
@@ -81,7 +83,7 @@ def submit_own(script: Path, words: Sequence[str], wish: Wish) -> int:
     click.echo(told if wish.quiet else f"Submitted batch job {job_id}")
     if not wish.quiet:
         click.echo(f"follow it with: ftslurm status {job_id}   ftslurm logs -f {job_id}", err=True)
-    return wait_for_job(client, job_id) if wish.wait else 0
+    return wait_for_job(client, job_id, quiet=wish.quiet) if wish.wait else 0
 
 
 def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient) -> Request:
@@ -208,31 +210,33 @@ def _plain(request: Request, job_id: str | None) -> dict[str, object]:
     }
 
 
-def wait_for_job(client: SlurmClient, job_id: str) -> int:
+def wait_for_job(client: SlurmClient, job_id: str, *, quiet: bool = False) -> int:
     """Wait until the job has left Slurm for good, or the one that it has handed its runs to; returns its exit code."""
     from ftslurm.cli.submit import SLOW_POLL_S, WAIT_POLL_S, hurry
     from ftslurm.errors import RunFailed, ServiceUnavailable, TryAgain
     from ftslurm.slurm.records import JobState
 
     pause, gone = WAIT_POLL_S, 0
-    while True:
-        try:
-            info = _last_of(client, job_id)
-            hurry(client, info)
-        except (ServiceUnavailable, TryAgain) as error:
-            click.echo(f"ftslurm: {error}; still waiting", err=True)
-        else:
-            # Twice: a job that is requeued is over for a moment.
-            gone = gone + 1 if info.state.is_over and info.state is not JobState.COMPLETING else 0
-            code = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", info.exit_code)
-            if gone > 1 and info.state in (JobState.COMPLETED, JobState.FAILED) and code:
-                return int(code[1]) or (128 + int(code[2]) if int(code[2]) else 0)
-            if gone > 2:
-                raise RunFailed(
-                    f"job {info.job_id} is {info.state}", hint=f"`ftslurm explain {job_id}` tells what happened"
-                )
-        time.sleep(pause)
-        pause = min(pause * 1.2, SLOW_POLL_S)
+    left = f"not waited for any longer; job {job_id} goes on: squeue -j {job_id}"
+    with waiting(f"job {job_id}", quiet=quiet, interrupted=left) as wait:
+        while True:
+            try:
+                info = _last_of(client, job_id)
+                hurry(client, info)
+            except (ServiceUnavailable, TryAgain) as error:
+                click.echo(f"ftslurm: {error}; still waiting", err=True)
+            else:
+                wait.say(f"job {info.job_id} is {info.state}")
+                # Twice: a job that is requeued is over for a moment.
+                gone = gone + 1 if info.state.is_over and info.state is not JobState.COMPLETING else 0
+                code = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", info.exit_code)
+                if gone > 1 and info.state in (JobState.COMPLETED, JobState.FAILED) and code:
+                    return int(code[1]) or (128 + int(code[2]) if int(code[2]) else 0)
+                if gone > 2:
+                    hint = f"`ftslurm explain {job_id}` tells what happened"
+                    raise RunFailed(f"job {info.job_id} is {info.state}", hint=hint)
+            time.sleep(pause)
+            pause = min(pause * 1.2, SLOW_POLL_S)
 
 
 def _last_of(client: SlurmClient, job_id: str) -> JobInfo:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.holding import refuse_if_held
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def resume(
 
     allowed = {"again": again, "from_start": from_start, "force": force, "use_ledger": not no_ledger}
     wishes = Wishes(nodes=nodes, time=time_limit, exclude=exclude, start=start, **allowed)
-    plan = prepare(paths := runs.find_run(run), client := SlurmClient(), wishes, sbatch_options)
+    with waiting("looking at the run and its checkpoints", quiet=as_json):
+        plan = prepare(paths := runs.find_run(run), client := SlurmClient(), wishes, sbatch_options)
     for line in plan.notes:
         click.echo(f"ftslurm: {line}", err=True)
     if dry_run:
@@ -106,11 +108,12 @@ def resume(
         _roll_back(paths, plan, start)
     from ftslurm.cli.submit import follow, wait_for, words_of
 
-    jobs = (job_id := _submit(client, paths, plan), *follow(client, paths, plan.config, job_id))
+    with waiting("submitting", quiet=as_json):
+        jobs = (job_id := _submit(client, paths, plan), *follow(client, paths, plan.config, job_id))
     text = job_id if parsable else words_of(jobs)
     told = {"meta": {"schema": 1}, "job_id": job_id, "job_ids": list(jobs), **plan.plain(paths)}
     click.echo(json.dumps(told, indent=2) if as_json else text)
-    return wait_for(client, paths, job_id, after=plan.summary.entries) if wait else 0
+    return wait_for(client, paths, job_id, after=plan.summary.entries, quiet=as_json) if wait else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,25 +7,25 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
+from ftslurm.cli.watch import INTERVAL_S, Look, complain
+from ftslurm.cli.watch import watch as keep_up
 
 if TYPE_CHECKING:
     from ftslurm.insight.board import Row
-    from ftslurm.insight.summary import Summary
-    from ftslurm.paths import RunPaths
-    from ftslurm.slurm.records import JobInfo
 
 EXAMPLES = """\b
 Examples:
   ftslurm status                                      # your runs of the last 7 days, newest first
-  ftslurm status 101 --watch                          # redraw until the run has ended
+  ftslurm status --watch                              # a picture that is kept up to date; q leaves
+  ftslurm status 101 --watch | tee -a run.log         # off a terminal: one line for each change, until it has ended
+  ftslurm status 101 --watch --json                   # the same, one JSON object a line
   ftslurm status -o +EXCLUDED,DURABLE                 # more columns; -o NAME,PHASE,STEP: only these
   ftslurm status --json | jq '.runs[] | select(.standing == "lost") | .run_id'
   ftslurm status 101 --parsable -h -o PHASE           # one word for a script
@@ -40,58 +40,28 @@ Exit codes:
   0 shown; 2 no such run or column; 65 a journal is damaged (all other runs are shown); 74 a folder cannot be read.
   Slurm not answering is no error: what the journals say is shown, with a line on stderr.
 """
-DAYS = 7.0
-REDRAW_S = 2.0
-ASK_S = 10.0
-ASK_SELDOM_S = 60.0
-
-
-class Draw(Protocol):
-    """Gives the lines of a picture, cut to a width."""
-
-    def __call__(self, *, width: int | None) -> list[str]:
-        """The lines."""
-        ...
-
-
-Show = Callable[[Draw, list[str]], None]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How the rows are to be printed."""
-
-    columns: str | None
-    header: bool
-    parsable: bool
-    as_json: bool
-
-    def lines(self, rows: Sequence[Row], *, width: int | None) -> list[str]:
-        from ftslurm.insight import table
-
-        if self.as_json:
-            document = {"meta": {"schema": 1, "time": round(time.time(), 3)}, "runs": [row.plain() for row in rows]}
-            return [json.dumps(document, indent=2)]
-        columns = table.choose(self.columns)
-        if self.parsable:
-            return table.parsable(rows, columns, header=self.header)
-        return table.table(rows, columns, header=self.header, width=width)
+DAYS = 7
 
 
 @click.command(epilog=EXAMPLES)
 @run_argument("names", "[RUN_OR_JOB]...", nargs=-1)
-@click.option("--watch", is_flag=True, help="Redraw every 2 s until every run named has ended; end with Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Go on until every run named has ended; q or Ctrl-C leaves.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.2, max=3600),
+    metavar="SECONDS",
+    help=f"How often --watch looks at the journals; {INTERVAL_S:g} s, if left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--parsable", is_flag=True, help="Columns separated by |, nothing cut.")
 @click.option("-h", "--noheader", is_flag=True, help="No line of headers.")
 @click.option("-o", "--format", "columns", metavar="COLS", help="Columns; +COLS adds to the usual ones.")
-@click.option(
-    "--all", "everything", is_flag=True, help=f"Also runs that have been quiet for more than {DAYS:.0f} days."
-)
+@click.option("--all", "everything", is_flag=True, help=f"Also runs that have been quiet for more than {DAYS} days.")
 def status(
     names: tuple[str, ...],
     *,
     watch: bool,
+    interval: float | None,
     as_json: bool,
     parsable: bool,
     noheader: bool,
@@ -102,172 +72,44 @@ def status(
 
     RUN_OR_JOB is a run id, a job id or a run's folder; without any, your runs of the last days are shown.
     """
-    from ftslurm.insight import table
+    from ftslurm.insight import shared, table
+    from ftslurm.insight.gathering import Board
+    from ftslurm.slurm.client import SlurmClient
 
     table.choose(columns)
-    look = _Look(columns=columns, header=not noheader, parsable=parsable, as_json=as_json)
-    board = Board(names, everything=everything)
+    look = Look(
+        columns=columns, header=not noheader, parsable=parsable, as_json=as_json, interval_s=interval or INTERVAL_S
+    )
+    if interval is not None and not watch:
+        raise click.UsageError("--interval is for --watch")
+    client = SlurmClient()
+    ask = shared.Shared(client).answer if watch else functools.partial(shared.ask, client)
+    board = Board(names, ask, everything=everything)
+    with waiting("reading journals", quiet=as_json) as wait:
+        picture = board.picture(wait)
     if watch:
-        return _watch(board, look)
-    rows = board.rows(fresh=True)
-    for line in look.lines(rows, width=_width()):
+        return keep_up(board, picture, look)
+    for line in _lines(look, picture.rows):
         click.echo(line)
-    if not rows:
-        click.echo(
-            "no run yet" if everything else f"no run in the last {DAYS:.0f} days; --all shows older ones", err=True
-        )
-    _complain(board.problems)
-    return board.code
+    if not picture.rows:
+        click.echo("no run yet" if everything else f"no run in the last {DAYS} days; --all shows older ones", err=True)
+    complain(picture.problems)
+    return picture.code
 
 
-class Board:
-    """The runs that are shown, put together again and again."""
+def _lines(look: Look, rows: Sequence[Row]) -> list[str]:
+    """The picture as it is printed once."""
+    from ftslurm.insight import table
 
-    def __init__(self, names: Sequence[str], *, everything: bool) -> None:
-        """`names` are those of the command line; without any, all runs are shown, or those of the last days."""
-        from ftslurm.insight.summary import Cache
-
-        self._names = tuple(names)
-        self._days = float("inf") if everything else DAYS
-        self._cache = Cache()
-        self._slurm = _Slurm()
-        self.code = 0
-        self.problems: list[str] = []
-
-    def rows(self, *, fresh: bool = False) -> list[Row]:
-        """One row a run, newest first; `fresh` has Slurm asked even if it was asked a moment ago.
-
-        Raises:
-            UsageError: a name is not that of a run.
-        """
-        from ftslurm.errors import DataDamaged
-        from ftslurm.insight import board, index
-
-        paths = self._paths()
-        jobs = index.jobs_by_run(*{each.root.parent for each in paths})
-        told: dict[board.Identity, Summary] = {}
-        damaged: dict[board.Identity, DataDamaged] = {}
-        for each in paths:
-            who = index.identity(each, jobs)
-            try:
-                told[who] = self._cache.of(each)
-            except DataDamaged as error:
-                damaged[who] = error
-        answer = self._slurm.jobs(
-            [job for who, summary in told.items() for job in _may_live(who.job_ids, summary)], fresh
-        )
-        self.code = DataDamaged.exit_code if damaged else 0
-        self.problems = [*map(str, damaged.values()), *([self._slurm.problem] if self._slurm.problem else [])]
-        now = time.time()
-        return [
-            board.damaged(who, str(damaged[who])) if who in damaged else board.row(who, told[who], answer, now)
-            for who in (index.identity(each, jobs) for each in paths)
-        ]
-
-    @property
-    def endless(self) -> bool:
-        """Whether there is no end to wait for: no run was named."""
-        return not self._names
-
-    def _paths(self) -> list[RunPaths]:
-        from ftslurm import runs
-        from ftslurm.insight import index
-
-        if self._names:
-            found = [runs.find_run(name) for name in self._names]
-            return list({paths.root.resolve(): paths for paths in found}.values())
-        return index.recent(self._days)
-
-
-class _Slurm:
-    """Slurm's word on jobs: one query for all of them, seldom, and more seldom while nothing changes."""
-
-    def __init__(self) -> None:
-        self.problem = ""
-        self._known: dict[str, JobInfo] | None = None
-        self._about: frozenset[str] = frozenset()
-        self._next = float("-inf")
-        self._pause_s = ASK_S
-
-    def jobs(self, wanted: Sequence[str], fresh: bool) -> dict[str, JobInfo] | None:  # noqa: FBT001 - passed through
-        """What slurmctld knows of these jobs; None when it does not answer."""
-        from ftslurm.errors import FtslurmError
-        from ftslurm.slurm.client import SlurmClient
-
-        if not fresh and time.monotonic() < self._next and frozenset(wanted) <= self._about:
-            return self._known
-        before = self._known
-        try:
-            self._known, self.problem = SlurmClient().jobs(wanted), ""
-        except FtslurmError as error:
-            self._known, self.problem = None, f"Slurm cannot be asked, so this is what the journals say: {error}"
-        self._about = frozenset(wanted)
-        self._pause_s = min(self._pause_s * 1.5, ASK_SELDOM_S) if self._known == before else ASK_S
-        self._next = time.monotonic() + self._pause_s
-        return self._known
-
-
-def _may_live(linked: Sequence[str], summary: Summary) -> list[str]:
-    """The jobs to ask about: all of a run that has not ended, and of one that has, those that came later."""
-    if not summary.over:
-        return list(dict.fromkeys([*linked, *([summary.job_id] if summary.job_id else [])]))
-    return list(linked[linked.index(summary.job_id) + 1 :]) if summary.job_id in linked else list(linked)
+    if look.as_json:
+        document = {"meta": {"schema": 1, "time": round(time.time(), 3)}, "runs": [row.plain() for row in rows]}
+        return [json.dumps(document, indent=2)]
+    columns = table.choose(look.columns)
+    if look.parsable:
+        return table.parsable(rows, columns, header=look.header)
+    return table.table(rows, columns, header=look.header, width=_width())
 
 
 def _width() -> int | None:
     """Lines are cut to the terminal's width, where there is one."""
     return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else None
-
-
-def _complain(problems: Sequence[str]) -> None:
-    from ftslurm.insight.text import visible
-
-    for problem in problems:
-        click.echo(f"ftslurm: {visible(problem)}", err=True)
-
-
-def _watch(board: Board, look: _Look) -> int:
-    """Draw until every run that was named has ended."""
-    from ftslurm.insight.board import Standing
-
-    draw = _in_place if sys.stdout.isatty() and not (look.parsable or look.as_json) else _in_blocks
-    with draw() as show:
-        while True:
-            rows = board.rows()
-            show(functools.partial(look.lines, rows), board.problems)
-            if not board.endless and all(row.standing in (Standing.OVER, Standing.DAMAGED) for row in rows):
-                return board.code
-            time.sleep(REDRAW_S)
-
-
-@contextmanager
-def _in_place() -> Iterator[Show]:
-    """Redraw on the terminal; the last picture stays."""
-    from rich.live import Live
-    from rich.text import Text
-
-    from ftslurm.insight.text import visible
-
-    with Live(auto_refresh=False, vertical_overflow="visible") as live:
-
-        def show(draw: Draw, problems: list[str]) -> None:
-            lines = [*draw(width=live.console.width), *map(visible, problems)]
-            live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
-
-        yield show
-
-
-@contextmanager
-def _in_blocks() -> Iterator[Show]:
-    """Print one picture after the other, complaints to stderr when they change."""
-    said: list[str] = []
-
-    def show(draw: Draw, problems: list[str]) -> None:
-        for line in draw(width=None):
-            click.echo(line)
-        if problems != said:
-            _complain(problems)
-            said[:] = problems
-        sys.stdout.flush()
-
-    yield show

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def stop(run: str, *, after_save: bool, as_json: bool) -> int:
     from ftslurm.insight.text import visible
 
     paths = runs.find_run(run)
-    phase = _end_of(paths) or _ask(paths, run, after_save=after_save)
+    left = f"not waited for any longer; the request stays: ftslurm status {run}"
+    with waiting("waiting until the run has heard it", quiet=as_json, interrupted=left):
+        phase = _end_of(paths) or _ask(paths, run, after_save=after_save)
     ended = bool(phase)
     words = "is asked to save and to stop" if after_save else "is asked to stop"
     words = f"has ended already: {phase}" if ended else words

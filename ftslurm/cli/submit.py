@@ -11,6 +11,7 @@ import click
 
 from ftslurm.cli.origin import begin_from, origin_of
 from ftslurm.cli.ownsubmit import OwnScript
+from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,9 +91,10 @@ def submit(
     if origin is not None:
         begin_from(origin, config, paths)
     request = replace(submission.request_of(config, paths, sbatch_options), exclude=out)
-    jobs = (job_id := send(client, paths, request), *follow(client, paths, config, job_id))
+    with waiting("submitting", quiet=as_json):
+        jobs = (job_id := send(client, paths, request), *follow(client, paths, config, job_id))
     _report(jobs, paths, config, parsable=parsable, as_json=as_json)
-    return wait_for(client, paths, job_id) if wait else 0
+    return wait_for(client, paths, job_id, quiet=as_json) if wait else 0
 
 
 def _settled(client: SlurmClient, file: Path, run_root: Path | None) -> tuple[Config, Taken, Path]:
@@ -247,36 +249,44 @@ def newest(client: SlurmClient, paths: RunPaths, job_id: str) -> JobInfo:
     return later[0] if later else info
 
 
-def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 0) -> int:
+def wait_for(client: SlurmClient, paths: RunPaths, job_id: str, *, after: int = 0, quiet: bool = False) -> int:
     """Wait until the run has ended, or its job has left Slurm for good; returns the run's exit code.
 
-    An end among the first `after` journal entries is that of an earlier job.
+    An end among the first `after` journal entries is that of an earlier job; `quiet`: show no progress.
     """
-    from ftslurm import journal
-    from ftslurm.core.actions import EndRun
-    from ftslurm.core.events import ENDED
     from ftslurm.errors import RunFailed, ServiceUnavailable, TryAgain
 
     pause = WAIT_POLL_S
     gone = 0
-    while True:
-        new = (entry for entry in journal.read(paths) if entry.number >= after)
-        ends = [action for entry in new for action in entry.actions if isinstance(action, EndRun)]
-        if ends and ends[-1].phase in ENDED:
-            return ends[-1].code
-        try:
-            info = newest(client, paths, job_id)
-            state = info.state
-            hurry(client, info)
-        except (ServiceUnavailable, TryAgain) as error:
-            click.echo(f"ftslurm: {error}; still waiting", err=True)
-        else:
-            # Twice: the journal's last line and Slurm's last word come in any order.
-            gone = gone + 1 if state.is_over else 0
-            if gone > 2:
-                raise RunFailed(
-                    f"job {info.job_id} is {state} and run {paths.run_id} has not ended by its own word",
-                    hint=f"`ftslurm explain {job_id}` tells what happened; `ftslurm resume {job_id}` continues it",
-                )
-        time.sleep(pause)
-        pause = min(pause * 1.2, SLOW_POLL_S)
+    left = f"not waited for any longer; run {paths.run_id} goes on: ftslurm status {job_id}"
+    with waiting(f"run {paths.run_id}", quiet=quiet, interrupted=left) as wait:
+        while (end := _end_of(paths, after)) is None:
+            try:
+                info = newest(client, paths, job_id)
+                state = info.state
+                hurry(client, info)
+            except (ServiceUnavailable, TryAgain) as error:
+                click.echo(f"ftslurm: {error}; still waiting", err=True)
+            else:
+                wait.say(f"run {paths.run_id}: job {info.job_id} is {state}")
+                # Twice: the journal's last line and Slurm's last word come in any order.
+                gone = gone + 1 if state.is_over else 0
+                if gone > 2:
+                    raise RunFailed(
+                        f"job {info.job_id} is {state} and run {paths.run_id} has not ended by its own word",
+                        hint=f"`ftslurm explain {job_id}` tells what happened; `ftslurm resume {job_id}` continues it",
+                    )
+            time.sleep(pause)
+            pause = min(pause * 1.2, SLOW_POLL_S)
+    return end
+
+
+def _end_of(paths: RunPaths, after: int) -> int | None:
+    """The exit code of a run that has ended since so many journal entries; None for one that has not."""
+    from ftslurm import journal
+    from ftslurm.core.actions import EndRun
+    from ftslurm.core.events import ENDED
+
+    new = (entry for entry in journal.read(paths) if entry.number >= after)
+    ends = [action for entry in new for action in entry.actions if isinstance(action, EndRun)]
+    return ends[-1].code if ends and ends[-1].phase in ENDED else None

@@ -17,7 +17,8 @@ from ftslurm.demo.advice import waiting
 from ftslurm.demo.program import EVERY, REQUESTS
 from ftslurm.errors import FtslurmError, RunFailed, ServiceUnavailable, TryAgain
 from ftslurm.faults.deeds import Send, to_record
-from ftslurm.insight.summary import Cache, Summary
+from ftslurm.insight.remembered import Cache
+from ftslurm.insight.summary import Summary
 from ftslurm.insight.text import count, folded, visible
 from ftslurm.paths import RunPaths
 from ftslurm.runtime.launcher import PYTHON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ DAY_S = 86_400.0
 def jobs_by_run(*roots: Path) -> dict[Path, tuple[str, ...]]:
     """Every run's jobs, oldest first, as the default root and `roots` know them."""
     found: dict[Path, dict[str, int]] = {}
+    real = functools.cache(Path.resolve)
     for root in {default_run_root(), *roots}:
         folder = by_job(root, "x").parent
         try:
@@ -27,7 +29,7 @@ def jobs_by_run(*roots: Path) -> dict[Path, tuple[str, ...]]:
             continue
         for link in links:
             if link.is_symlink() and is_job_id(link.name):
-                target = (folder / os.readlink(link.path)).resolve()
+                target = real(folder / os.readlink(link.path))
                 found.setdefault(target, {})[link.name] = link.stat(follow_symlinks=False).st_mtime_ns
     return {run: tuple(sorted(jobs, key=lambda job: (jobs[job], job))) for run, jobs in found.items()}
 
@@ -43,7 +45,9 @@ def is_job_id(text: str) -> bool:
 
 def identity(paths: RunPaths, jobs: dict[Path, tuple[str, ...]]) -> Identity:
     """The run and its jobs."""
-    return Identity(run_id=paths.run_id, run_dir=str(paths.root), job_ids=jobs.get(paths.root.resolve(), ()))
+    # Most roots are real paths already, and to find that out costs more than all the rest of it.
+    linked = jobs.get(paths.root) or jobs.get(paths.root.resolve(), ())
+    return Identity(run_id=paths.run_id, run_dir=str(paths.root), job_ids=linked)
 
 
 def touched(paths: RunPaths) -> float:

@@ -51,16 +51,15 @@ class Save:
         return any(not (frozenset({owner}) | self.copies.get(owner, frozenset())) - set(gone) for owner in exposed)
 
 
+@dataclass(slots=True)
 class Saves:
-    """All checkpoints of a run; `see` every entry in order, then ask."""
+    """All checkpoints of a run; `see` every entry in order, then ask. `whole`: how many have become so."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, Save] = {}
-        self._seen: dict[str, float] = {}
-        self._wanted = ""
-        self._gone: set[str] = set()
-        self.whole = 0
-        """How many have become whole so far."""
+    whole: int = 0
+    _known: dict[str, Save] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)
+    _wanted: str = ""
+    _gone: set[str] = field(default_factory=set)
 
     @property
     def newest(self) -> Save | None:

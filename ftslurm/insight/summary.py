@@ -12,6 +12,7 @@ from ftslurm.core.actions import EndRun, LaunchAttempt
 from ftslurm.core.events import ENDED, AllocationGranted, Phase
 from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight.facts import actions, begins_incarnation, forgiven, given_up, is_requeue
+from ftslurm.insight.glance import Glance, Glancing
 from ftslurm.insight.ills import Ill, Ills
 from ftslurm.insight.saves import Save, Saves
 from ftslurm.insight.tail import start_of_last
@@ -39,6 +40,7 @@ class Summary:
         limit: when Slurm's time limit ends the job.
         last: when the newest entry was written.
         code: the exit code of a run that has ended.
+        glance: what else a display shows of it.
     """
 
     entries: int = 0
@@ -65,6 +67,7 @@ class Summary:
     last: float | None = None
     code: int | None = None
     reason: str = ""
+    glance: Glance = field(default_factory=Glance)
 
     @property
     def over(self) -> bool:
@@ -73,10 +76,11 @@ class Summary:
 
 
 @dataclass(slots=True)
-class _Fold:
-    """What is remembered while the entries go by."""
+class Fold:
+    """What is remembered while the entries go by: `see` them in order, then ask for the summary."""
 
     saves: Saves = field(default_factory=Saves)
+    glancing: Glancing = field(default_factory=Glancing)
     granted: AllocationGranted | None = None
     started: float | None = None
     launch: LaunchAttempt | None = None
@@ -86,11 +90,15 @@ class _Fold:
     excluded: dict[str, None] = field(default_factory=dict)
     ills: Ills = field(default_factory=Ills)
     requeues: int = 0
-    first: Entry | None = None
-    last: Entry | None = None
+    begun: float | None = None
+    last: float | None = None
+    epoch: int = 0
+    phase: str = Phase.SUBMITTED
+    number: int = -1
     count: int = 0
 
     def see(self, entry: Entry) -> None:
+        """Take the next entry in."""
         event = entry.event
         if isinstance(event, AllocationGranted):
             if begins_incarnation(entry):
@@ -104,13 +112,52 @@ class _Fold:
             self.excluded.pop(node, None)
         self.ills.see(entry)
         self.saves.see(entry, [verdict.where for verdict in lost])
+        self.glancing.see(entry, lost)
         for launch in actions(entry, LaunchAttempt):
             self.launch, self.launched_here = launch, True
         for end in actions(entry, EndRun):
             self.end, self.ended = end, entry.t
-        self.first = self.first or entry
-        self.last = entry
+        self.begun = entry.t if self.begun is None else self.begun
+        self.last, self.epoch, self.phase, self.number = entry.t, entry.epoch, entry.phase, entry.number
         self.count += 1
+
+    def summary(self) -> Summary:
+        """Where the run stands.
+
+        Raises:
+            DataDamaged: the last entry names a phase that this release does not know.
+        """
+        if self.begun is None:
+            return Summary()
+        granted, launch, end = self.granted, self.launch, self.end
+        here = launch if launch and self.launched_here else None
+        return Summary(
+            entries=self.count,
+            phase=_phase(self.number, self.phase),
+            epoch=self.epoch,
+            job_id=granted.job_id if granted else "",
+            restart=granted.restart if granted else 0,
+            requeues=self.requeues,
+            allocation=granted.nodes if granted else (),
+            supervisor=(granted.host or granted.batch_host) if granted else "",
+            taken_over=bool(granted and granted.takeover),
+            wanted=(granted.wanted_nodes or len(granted.nodes)) if granted else None,
+            attempt=launch.attempt if launch else None,
+            nodes=here.nodes if here else (),
+            ranks=here.world_size if here else None,
+            excluded=tuple(self.excluded),
+            ills=self.ills.now(),
+            newest=self.saves.newest,
+            durable=self.saves.newest_durable,
+            begun=self.begun,
+            started=self.started,
+            ended=self.ended,
+            limit=granted.end_time if granted else None,
+            last=self.last,
+            code=end.code if end else None,
+            reason=end.reason if end else "",
+            glance=self.glancing.now(),
+        )
 
 
 def summarise(entries: Iterable[Entry]) -> Summary:
@@ -119,38 +166,10 @@ def summarise(entries: Iterable[Entry]) -> Summary:
     Raises:
         DataDamaged: an entry names a phase that this release does not know.
     """
-    fold = _Fold()
+    fold = Fold()
     for entry in entries:
         fold.see(entry)
-    if fold.last is None or fold.first is None:
-        return Summary()
-    granted, launch, end = fold.granted, fold.launch, fold.end
-    return Summary(
-        entries=fold.count,
-        phase=phase_of(fold.last),
-        epoch=fold.last.epoch,
-        job_id=granted.job_id if granted else "",
-        restart=granted.restart if granted else 0,
-        requeues=fold.requeues,
-        allocation=granted.nodes if granted else (),
-        supervisor=(granted.host or granted.batch_host) if granted else "",
-        taken_over=bool(granted and granted.takeover),
-        wanted=(granted.wanted_nodes or len(granted.nodes)) if granted else None,
-        attempt=launch.attempt if launch else None,
-        nodes=launch.nodes if launch and fold.launched_here else (),
-        ranks=launch.world_size if launch and fold.launched_here else None,
-        excluded=tuple(fold.excluded),
-        ills=fold.ills.now(),
-        newest=fold.saves.newest,
-        durable=fold.saves.newest_durable,
-        begun=fold.first.t,
-        started=fold.started,
-        ended=fold.ended,
-        limit=granted.end_time if granted else None,
-        last=fold.last.t,
-        code=end.code if end else None,
-        reason=end.reason if end else "",
-    )
+    return fold.summary()
 
 
 def phase_of(entry: Entry) -> Phase:
@@ -159,35 +178,15 @@ def phase_of(entry: Entry) -> Phase:
     Raises:
         DataDamaged: this release does not know it.
     """
+    return _phase(entry.number, entry.phase)
+
+
+def _phase(number: int, word: str) -> Phase:
     try:
-        return Phase(entry.phase)
+        return Phase(word)
     except ValueError:
-        text = f"journal entry {entry.number} names the phase {entry.phase[:40]!r}"
+        text = f"journal entry {number} names the phase {word[:40]!r}"
         raise DataDamaged(text, hint="written by a newer ftslurm?") from None
-
-
-Stamp = tuple[tuple[str, int, int], ...]
-
-
-class Cache:
-    """Summaries of many runs, read again only where a journal has grown: for a display that is redrawn."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[Stamp, Summary]] = {}
-
-    def of(self, paths: RunPaths) -> Summary:
-        """Return where a run stands now.
-
-        Raises:
-            DataDamaged: its journal has a line that cannot be read.
-            StorageError: its journal cannot be read.
-        """
-        stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in journal_files(paths))
-        known = self._known.get(paths.root)
-        if known is None or known[0] != stamp:
-            known = (stamp, summarise(journal.read(paths)))
-            self._known[paths.root] = known
-        return known[1]
 
 
 def journal_files(paths: RunPaths) -> list[Path]:

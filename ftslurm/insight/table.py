@@ -17,6 +17,9 @@ UNKNOWN = "-"
 _CUT = "+"
 _NAME_CHARS = 24
 _LINE_CHARS = 1000
+_LAST_CHARS = 12
+_GIVEN_UP = ("ATTEMPT", "TIME", "CKPT_AGE", "ST", "NODES", "TIME_LEFT")
+"""What a narrow table goes without, the first first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,17 @@ def table(
         text = " ".join(parts).rstrip()
         lines.append(text if width is None else _cut(text, width))
     return lines
+
+
+def fitting(rows: Sequence[Row], columns: Sequence[Column], width: int) -> list[Column]:
+    """Those of the columns that fit into a width, with some room for the last; which run it is always stays."""
+    kept = list(columns)
+    for name in _GIVEN_UP:
+        beside_last = table(rows, kept[:-1], width=_LINE_CHARS)
+        if max(map(len, beside_last)) + _LAST_CHARS <= width:
+            break
+        kept = [column for column in kept if column.name != name]
+    return kept
 
 
 def parsable(rows: Iterable[Row], columns: Sequence[Column], *, header: bool = True) -> list[str]:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from ftslurm.checkpoint.commit import quarantine, write_local_record
 from ftslurm.checkpoint.drain import Target, drain_part
-from ftslurm.cli.checkpoint import Meter, checkpoint
+from ftslurm.cli.checkpoint import checkpoint
 from ftslurm.cli.storearg import short_age, short_size
 from ftslurm.errors import UsageError
 from tests.checkpoint.world import AT, World
@@ -120,13 +120,3 @@ def test_sizes_for_people(size: int, text: str) -> None:
 def test_ages_for_people(seconds: float, text: str) -> None:
     """The largest unit that still tells something."""
     assert short_age(seconds) == text
-
-
-def test_progress_is_only_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log file gets no progress bar."""
-    meter = Meter("x")
-    meter(1, 2)
-    assert capsys.readouterr().err == ""
-    meter._wanted, meter._began = True, -100.0
-    meter(1, 2)
-    assert "x: 50 %" in capsys.readouterr().err

@@ -16,6 +16,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         monkeypatch.setenv(name, fake.environ[name])
     monkeypatch.setenv("FTSLURM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "host").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "host"))
     monkeypatch.delenv("FTSLURM_RUN_ROOT", raising=False)
     return fake
 

@@ -183,43 +183,6 @@ def test_the_keys_of_the_json_are_stable(slurm, root, capfd):
     assert (row["exit_code"], row["reason"], row["error"], row["job_state"]) == (0, None, None, None)
 
 
-def test_watching_ends_when_the_runs_have_ended(slurm, root, capfd):
-    """Off a terminal a picture is printed at a time; with every run named at its end there is no second one."""
-    make_run(root, tale("77").start().finish())
-    assert cli.exit_code(["status", "77", "--watch"]) == 0
-    assert capfd.readouterr().out.count("JOBID") == 1
-
-
-def test_watching_asks_slurm_seldom(slurm, root):
-    """Pictures come every 2 s, questions to Slurm at most every 10 s."""
-    make_run(root, tale(job()).start())
-    code = "import ftslurm.cli.status as s; s.REDRAW_S = 0.05; from ftslurm import cli; cli.main(['status', '--watch'])"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for _ in range(20):
-            assert process.stdout.readline()
-        process.terminate()
-        process.stdout.read()
-        process.wait(timeout=30)
-    assert len(squeues(slurm)) == 1
-
-
-def test_an_interrupted_watch_is_130(slurm, root):
-    """Ctrl-C ends the display without a traceback."""
-    import signal
-
-    make_run(root, tale(job()).start())
-    argv = [sys.executable, "-m", "ftslurm", "status", "--watch"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline().startswith("JOBID")
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        assert process.stderr.read().strip() == ""
-        assert process.wait(timeout=30) == 130
-
-
 def test_the_tab_key_asks_nobody(slurm, root):
     """Run ids and job ids complete from the local index, without any command of Slurm's."""
     paths = make_run(root, None, job_id="777")
