@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from ftslurm.runtime.attempt_env import CHECKPOINT, CHECKPOINT_TAG, World, command, of_all, of_rank, placed, stale
+from ftslurm.runtime.attempt_env import (
+    CHECKPOINT,
+    CHECKPOINT_TAG,
+    World,
+    command,
+    of_all,
+    of_rank,
+    placed,
+    resume_args,
+    stale,
+)
 
 STALE = {
     "SLURM_NODELIST": "n[1-4]", "SLURM_JOB_NODELIST": "n[1-4]", "SLURM_JOB_NUM_NODES": "4", "MASTER_ADDR": "n2",
@@ -52,6 +62,15 @@ def test_a_checkpoint_is_handed_over_only_where_there_is_one():
     asked = ["--resume", "{checkpoint}", "{tag}"]
     assert command(["t", "{checkpoint}"], asked, handed) == ["t", "/c 1", "--resume", "/c 1", "t7"]
     assert command(["t"], asked, {}) == ["t"]
+
+
+def test_the_step_is_that_of_the_checkpoint():
+    """`{step}` is a number in the arguments for resuming; in the command it is the program's own template."""
+    asked = resume_args(["--ckpt-step", "{step}", "--load={step}/{checkpoint}"], world())
+    assert asked == ["--ckpt-step", "40", "--load=40/{checkpoint}"]
+    assert command(["t", "model_{step}.pt"], asked, {CHECKPOINT: "/c"}) == [
+        "t", "model_{step}.pt", "--ckpt-step", "40", "--load=40//c",
+    ]  # fmt: skip
 
 
 def test_torchrun_is_told_its_place():
