@@ -69,7 +69,7 @@ def verdict(framework: str, folder: Path, world: int) -> dict[str, list]:
             continue
         try:
             right = JUDGES[framework](path, world) == int(named[1])
-        except Exception:  # noqa: BLE001 - whatever keeps it from being loaded
+        except BaseException:  # noqa: BLE001 - whatever keeps it from being loaded; torch has errors of its own kind
             right = False
         if right:
             whole.append(int(named[1]))
