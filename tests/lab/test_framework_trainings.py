@@ -181,12 +181,14 @@ def await_save(training: Training, attempt: int) -> tuple[int, dict[int, Proc]]:
 
 
 def how_long(training: Training) -> float:
-    """The seconds that a save takes which nobody disturbs."""
+    """The seconds that a save takes which nobody disturbs; from then on the judge is awake, too."""
     step, _ = await_save(training, 0)
     began = time.monotonic()
     while training.framework.is_torn(training.path(step)):
         time.sleep(POLL_S)
-    return time.monotonic() - began
+    took_s = time.monotonic() - began
+    assert step - EVERY in training.whole()
+    return took_s
 
 
 def stand_still_in_a_save(training: Training, attempt: int, took_s: float) -> tuple[int, dict[int, Proc]]:
@@ -216,6 +218,14 @@ def kill_in_a_save(training: Training, attempt: int, took_s: float) -> int:
     for proc in ranks.values():
         proc.send(signal.SIGCONT)
     return step
+
+
+def assert_rightly_started(started: int, step: int, whole: list[int]) -> None:
+    """The newest whole checkpoint, which is the one before the save that was cut; or that save, if it had come to its end."""
+    if step in whole:
+        assert started in (step - EVERY, step), whole
+    else:
+        assert started == max(whole) == step - EVERY
 
 
 def check_end(training: Training, world: int, folder: Path, *first: tuple[int, int]) -> None:
@@ -254,11 +264,8 @@ def test_a_save_that_was_cut_is_never_resumed_from(train: Callable[..., Training
         attempt = len(run.launches()) - 1
         started, _ = training.started(attempt)
         assert started == training.restored(attempt)
-        if step in whole:
-            assert started in (step - EVERY, step), whole
-        else:
-            cut += 1
-            assert started == max(whole) == step - EVERY
+        assert_rightly_started(started, step, whole)
+        cut += step not in whole
         print(f"{layout}: killed in the save of {step}, whole are {whole}; attempt {attempt} from {started}; {cut} cut")
     assert cut >= CUTS
     run.wait("a checkpoint of the last attempt", lambda: run.durable()[-1].endswith(f"-{attempt:04d}"), PATIENCE_S)
@@ -278,13 +285,12 @@ def test_fsdp_goes_on_without_a_node(
     lab.cut(run.launches()[0][2])
     for proc in ranks.values():
         proc.send(signal.SIGCONT)
-    run.wait("the next attempt", lambda: len(run.launches()) == 2, PATIENCE_S)
-    started, path = training.started(1)
+    run.wait("the end of its ranks", lambda: not run.processes("rank", attempt=0), PATIENCE_S)
     whole = training.whole()
-    assert started == max(each for each in whole if each <= step)
+    started, path = training.started(1)
+    assert_rightly_started(started, step, whole)
+    assert training.restored(1) == started or step in whole
     assert path == str(training.path(started))
-    if step not in whole:
-        assert started == training.restored(1) == step - EVERY
     run.wait("checkpoints of the next attempt", lambda: run.durable()[-1].endswith("-0001"), PATIENCE_S)
     assert STARTS.search(run.rank_log(1, 0))[2] == "2"
     check_end(training, 2, tmp_path, (3, started))
