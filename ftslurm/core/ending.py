@@ -33,6 +33,9 @@ GRACE = "grace"
 FENCE = "fence"
 SETTLE = "settle"
 
+FENCE_SHARE, SETTLE_SHARE = 0.25, 0.6
+"""Of the time that Slurm leaves; what remains is for the last words, and for a machine that is slow."""
+
 TERMINATED = 143
 TEMPORARY = TryAgain.exit_code
 """Also of a job of a run that goes on in another one: what depends on its success must wait."""
@@ -69,7 +72,8 @@ def on_stop(run: Run, event: StopRequested, policy: Policy) -> tuple[Run, tuple[
     """Somebody wants the run to stop; with a save first where the program can be asked for one."""
     training = run.phase in (Phase.TRAINING, Phase.SUSPECTING)
     if not (training and event.save and policy.can_ask_to_save and run.attempt):
-        return leave(run, event.why, policy, reason=sentence(event))
+        run = replace(enter(run, Phase.DRAINING), stop=replace(event, save=False), code=0, reason=sentence(event))
+        return fence(run, policy, clean=False)
     run = replace(enter(run, Phase.DRAINING), stop=event, saw_save=False, reason=sentence(event))
     run, timer = set_timer(run, GRACE, policy.grace_s)
     text = f"{run.reason}: the program is asked to save, and has {policy.grace_s:.0f} s"
@@ -84,7 +88,13 @@ def on_stop_while_draining(run: Run, event: StopRequested, policy: Policy) -> tu
         return replace(run, stop=replace(event, save=run.stop.save), reason=sentence(event)), (said,)
     if event.why != CANCEL or (run.stop is not None and run.stop.why == CANCEL):
         return run, ()
-    return fence(replace(run, stop=event, reason=_SENTENCES[CANCEL]), policy, clean=False)
+    run = replace(run, stop=event, reason=_SENTENCES[CANCEL])
+    if SETTLE not in run.timers:
+        return fence(run, policy, clean=False)
+    # Slurm may leave less time than it had until now.
+    run, timer = set_timer(run, SETTLE, _in_time(run, policy.settle_s, SETTLE_SHARE))
+    run, more = check(run, policy)
+    return run, (timer, *more)
 
 
 def adopt(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
@@ -101,7 +111,7 @@ def fence(run: Run, policy: Policy, *, clean: bool) -> tuple[Run, tuple[Action, 
     if attempt is None or attempt.fencing:
         return check(run, policy)
     run = replace(run, attempt=replace(attempt, fencing=True))
-    run, timer = set_timer(run, FENCE, policy.fence_s)
+    run, timer = set_timer(run, FENCE, _in_time(run, policy.fence_s, FENCE_SHARE))
     actions: tuple[Action, ...] = (FenceAttempt(attempt=attempt.number, nodes=attempt.nodes, clean=clean), timer)
     run, more = check(run, policy)
     return run, actions + more
@@ -122,8 +132,14 @@ def check(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     run, more = next_target(run, policy)
     if SETTLE in run.timers:
         return run, actions + more
-    run, timer = set_timer(run, SETTLE, policy.settle_s)
+    run, timer = set_timer(run, SETTLE, _in_time(run, policy.settle_s, SETTLE_SHARE))
     return run, (*actions, *more, timer)
+
+
+def _in_time(run: Run, after_s: float, share: float) -> float:
+    """How long to wait, so that the run is marked as ended before Slurm kills what would mark it."""
+    within_s = run.stop.within_s if run.stop else 0.0
+    return min(after_s, share * within_s) if within_s else after_s
 
 
 def on_fence_over(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:

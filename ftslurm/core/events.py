@@ -334,11 +334,15 @@ class SlurmReported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(Event):
-    """Somebody wants the run to stop. `why`: time_limit, cancel, preempt, user; `by`: which user, in words."""
+    """Somebody wants the run to stop. `why`: time_limit, cancel, preempt, user; `by`: which user, in words.
+
+    `within_s`: Slurm ends what is left of the job after so many seconds; 0: nobody knows, or it does not.
+    """
 
     why: str
     save: bool
     by: str = ""
+    within_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

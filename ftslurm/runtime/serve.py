@@ -338,7 +338,16 @@ class _Signals:
         if state in (JobState.PENDING, JobState.REQUEUED) or restart not in (None, own):
             log.info("SIGTERM belongs to a requeue; the new incarnation goes on")
             return
-        supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False))
+        supervisor.emit(StopRequested(why=why.get(state, CANCEL), save=False, within_s=_kill_wait_s()))
+
+
+def _kill_wait_s() -> float:
+    """From Slurm's SIGTERM to its SIGKILL; 0 where it does not say."""
+    try:
+        return float(SlurmClient(timeout_s=WHO_ELSE_S).config().kill_wait_s or 0)
+    except FtslurmError as error:
+        log.warning("how long the job may still run after SIGTERM is not known: %s", error)
+        return 0.0
 
 
 if __name__ == "__main__":

@@ -212,8 +212,8 @@ class Story(HealthWords, HangWords, ClusterWords, RingWords, SavingWords):
         self.happen(SlurmReported(job_state=words.plain[0], gone=gone, error=words.named.get("error", "")))
 
     def do_stop(self, words: Words) -> None:
-        save = words.flag("save")
-        self.happen(StopRequested(why=words.plain[0], save=save, by=words.named.get("by", "")))
+        by, within_s = words.named.get("by", ""), words.number("within", 0)
+        self.happen(StopRequested(why=words.plain[0], save=words.flag("save"), by=by, within_s=within_s))
 
     def do_requeue_answered(self, words: Words) -> None:
         self.happen(RequeueAnswered(ok=words.flag("ok"), detail=words.named.get("detail", "")))
