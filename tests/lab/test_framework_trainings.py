@@ -25,7 +25,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
 from tests.lab.training import LabRun, Proc, program, submit, workplace
-from tests.local_ranks import PROGRAMS, run_ranks
+from tests.local_ranks import PROGRAMS, Ranks
 
 pytestmark = pytest.mark.lab
 
@@ -34,7 +34,8 @@ CUTS = 20
 MOST_ROUNDS = 60
 POLL_S = 0.001
 PATIENCE_S = 480.0
-"""Two ranks that import a framework on a busy machine take their time."""
+UNDISTURBED_S = 1800.0
+"""Two ranks that import a framework on a busy machine take their time; hundreds of steps take more."""
 STARTS = re.compile(r"^rank (\d+) of (\d+) starts at step (\d+) from (.*)$", re.MULTILINE)
 ENDS = re.compile(r"^rank 0 ends at step (\d+) with (\w+)$", re.MULTILINE)
 
@@ -240,7 +241,8 @@ def check_end(training: Training, world: int, folder: Path, *first: tuple[int, i
         argv = [PROGRAMS / "framework_trainings.py", training.layout, "--output", folder / "out", "--steps", until]
         more = ["--every", until] if (ranks, until) in first else ["--every", 10**6]
         environ = {"LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "undisturbed", "GROUP_RANK": "0"}
-        done = run_ranks([str(word) for word in (*argv, *more)], ranks, folder / f"logs-{ranks}-{until}", **environ)
+        with Ranks([str(word) for word in (*argv, *more)], ranks, folder / f"{ranks}-{until}", **environ) as world:
+            done = world.wait(UNDISTURBED_S)
         assert set(done.codes) == {0}, done.outputs[0][-3000:]
         final = ENDS.search(done.outputs[0])
     assert final is not None
@@ -248,7 +250,7 @@ def check_end(training: Training, world: int, folder: Path, *first: tuple[int, i
 
 
 @long_test("a rank is killed in more than 20 saves of a real framework, one after the other")
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("layout", FRAMEWORKS)
 def test_a_save_that_was_cut_is_never_resumed_from(train: Callable[..., Training], tmp_path: Path, layout: str) -> None:
     """Killed in a save, again and again: each attempt starts from the newest whole checkpoint, and the end is right."""
@@ -273,7 +275,7 @@ def test_a_save_that_was_cut_is_never_resumed_from(train: Callable[..., Training
 
 
 @long_test("a program that saves in the same way is in tests/lab/test_in_place.py")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("resume_args", [(), ("--load-step", "{step}")], ids=["by itself", "told"])
 def test_fsdp_goes_on_without_a_node(
     lab: Cluster, train: Callable[..., Training], tmp_path: Path, resume_args: tuple[str, ...]
