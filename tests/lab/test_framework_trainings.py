@@ -241,8 +241,8 @@ def check_end(training: Training, world: int, folder: Path, *first: tuple[int, i
         argv = [PROGRAMS / "framework_trainings.py", training.layout, "--output", folder / "out", "--steps", until]
         more = ["--every", until] if (ranks, until) in first else ["--every", 10**6]
         environ = {"LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "undisturbed", "GROUP_RANK": "0"}
-        with Ranks([str(word) for word in (*argv, *more)], ranks, folder / f"{ranks}-{until}", **environ) as world:
-            done = world.wait(UNDISTURBED_S)
+        with Ranks([str(word) for word in (*argv, *more)], ranks, folder / f"{ranks}-{until}", **environ) as others:
+            done = others.wait(UNDISTURBED_S)
         assert set(done.codes) == {0}, done.outputs[0][-3000:]
         final = ENDS.search(done.outputs[0])
     assert final is not None
