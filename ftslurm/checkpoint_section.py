@@ -176,8 +176,8 @@ class Checkpoint(Section):
     )
     resume_args: Texts = Field(
         (),
-        description="Appended to the command when there is a checkpoint; may hold {checkpoint} and {tag}; not in the"
-        " library layout",
+        description="Appended to the command when there is a checkpoint; may hold {checkpoint}, {tag} and {step}; not"
+        " in the library layout",
     )
     grace: Annotated[float, *duration(1, 86400)] = Field(
         60.0, description="Time given to the last save before the time limit; too low loses the work since the last one"

@@ -69,7 +69,7 @@ class Ranks:
         for child in self.children:
             child.send_signal(number)
 
-    def wait(self, timeout: float = 120.0) -> Ended:
+    def wait(self, timeout: float = 480.0) -> Ended:
         """Wait for all ranks to end."""
         deadline = time.monotonic() + timeout
         codes = [child.wait(max(0.1, deadline - time.monotonic())) for child in self.children]

@@ -12,18 +12,23 @@ from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
 from ftslurm.checkpoint.tracker import name_of
 
 
-def notes(layout: str, words: Sequence[str], *, in_place: bool, manage: bool) -> tuple[str, ...]:
+def notes(
+    layout: str, command: Sequence[str], resume_args: Sequence[str], *, in_place: bool, manage: bool
+) -> tuple[str, ...]:
     """Return what a user must know; nothing where the refusal of a checkpoint holds by itself.
 
-    `words` are those of the command and of what is appended to it at a restart.
+    `resume_args` are appended to the command at a restart. `{step}` is filled in there only, and names a checkpoint of
+    the program's own folder as well as a path does, also where there is a tracker file.
     """
+    if in_place and any("{step}" in word for word in resume_args):
+        return ()
     framework = FRAMEWORKS.get(layout)
     if framework is None and not in_place:
         return ()
     restore_by = framework.restore_by if framework else "path"
     tracked = name_of(framework) if framework else ""
     names = {"path": "{checkpoint}", "tag": "{tag}"}.get(restore_by, "")
-    if names and any(names in word for word in words):
+    if names and any(names in word for word in (*command, *resume_args)):
         return ()
     if tracked and in_place and manage:
         return ()

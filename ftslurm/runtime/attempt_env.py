@@ -43,6 +43,7 @@ __all__ = [
     "command",
     "of_all",
     "of_rank",
+    "resume_args",
     "stale",
     "tracker_of",
 ]
@@ -146,6 +147,15 @@ def _trackers(world: World) -> dict[str, str]:
         "TENSORBOARD_LOGGING_DIR": f"{world.run_dir}/tensorboard",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def resume_args(arguments: Sequence[str], world: World) -> list[str]:
+    """Return the arguments for resuming with the step of the checkpoint in them.
+
+    `{step}` is filled in here only: in a command it often is a template of the program's own, as in
+    `--save-to model_{step}.pt`.
+    """
+    return [argument.replace("{step}", str(world.step)) for argument in arguments]
 
 
 def command(argv: Sequence[str], resume_args: Sequence[str], handed: Mapping[str, str]) -> list[str]:

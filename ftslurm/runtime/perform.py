@@ -277,7 +277,7 @@ class Performer:
             "common": {**config.launch.env, **attempt_env.of_all(world, inherited), **own},
             "unset": list(attempt_env.stale(world, starts_ranks=config.launch.launcher == "torchrun")),
             "argv": list(config.command),
-            "resume_args": list(config.checkpoint.resume_args),
+            "resume_args": attempt_env.resume_args(config.checkpoint.resume_args, world),
             "setup": list(config.launch.setup),
             "modules": list(config.launch.modules),
             "container": container.order(config.launch, of.context.paths, self._folders()),

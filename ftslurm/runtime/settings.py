@@ -79,8 +79,7 @@ def handover_notes(config: Config) -> tuple[str, ...]:
     from ftslurm.checkpoint.enforcement import notes
 
     saved = config.checkpoint
-    words = (*config.command, *saved.resume_args)
-    return notes(saved.layout, words, in_place=saved.in_place, manage=saved.manage)
+    return notes(saved.layout, config.command, saved.resume_args, in_place=saved.in_place, manage=saved.manage)
 
 
 def smaller_worlds(config: Config) -> tuple[str, ...]:

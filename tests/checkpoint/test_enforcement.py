@@ -10,6 +10,9 @@ from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
 @pytest.mark.parametrize(
     ("layout", "words", "in_place", "manage", "said"),
     [
+        ("dcp", "train --out step-{step}", True, False, "holds {checkpoint}"),
+        ("dcp", "train -- --checkpoint.load_step {step}", True, False, ""),
+        ("megatron", "train -- --ckpt-step {step}", True, False, ""),
         ("files", "train", False, False, ""),
         ("library", "train", False, False, ""),
         ("files", "train", True, False, "FTSLURM_CHECKPOINT but finds the newest"),
@@ -26,7 +29,8 @@ from ftslurm.checkpoint.frameworks.table import FRAMEWORKS
 )
 def test_what_cannot_be_enforced_is_said(layout: str, words: str, in_place: bool, manage: bool, said: str) -> None:
     """One sentence where a refused checkpoint can still be loaded, none where it cannot."""
-    found = notes(layout, words.split(), in_place=in_place, manage=manage)
+    command, _, appended = words.partition(" -- ")
+    found = notes(layout, command.split(), appended.split(), in_place=in_place, manage=manage)
     assert len(found) == bool(said)
     assert not said or said in found[0]
 

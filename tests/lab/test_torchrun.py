@@ -114,10 +114,23 @@ def test_a_resumed_run_has_the_same_weights(lab: Cluster, tmp_path: Path) -> Non
     assert_identical(run, undisturbed(tmp_path, 6))
 
 
+ACCELERATE = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_machines", "7", "--num_processes=70",
+              "--main_process_ip", "nowhere", "--machine_rank", "6", "--mixed_precision", "no"]  # fmt: skip
+
+
+def needs_accelerate() -> None:
+    """Skip where it is not installed."""
+    if importlib.util.find_spec("accelerate") is None:
+        pytest.skip("accelerate is not installed: scripts/setup --frameworks")
+
+
 @long_test("a killed worker is in the default suite")
-def test_a_cut_node_leaves_a_smaller_world(lab: Cluster, tmp_path: Path) -> None:
-    """Without a node torchrun is told of two nodes and four ranks, and training goes on as it would have."""
-    run = train(lab, TORCHRUN, name="torchrun-cut", nodes=3)
+@pytest.mark.parametrize("starter", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_cut_node_leaves_a_smaller_world(lab: Cluster, tmp_path: Path, starter: list[str]) -> None:
+    """Without a node the launcher is told of two nodes and four ranks, and training goes on as it would have."""
+    if starter is ACCELERATE:
+        needs_accelerate()
+    run = train(lab, starter, name="launcher-cut", nodes=3)
     run.wait("a committed checkpoint", lambda: run.durable() and run.step_of(0) > 25)
     lab.cut("n2")
     run.wait_step(1, run.step_of(0))
@@ -134,11 +147,8 @@ def test_a_cut_node_leaves_a_smaller_world(lab: Cluster, tmp_path: Path) -> None
 @long_test("a killed worker of torchrun's is in the default suite")
 def test_accelerate_is_told_its_world(lab: Cluster) -> None:
     """`accelerate launch` is rewritten as torchrun is; a killed rank and a smaller world are nothing special."""
-    if importlib.util.find_spec("accelerate") is None:
-        pytest.skip("accelerate is not installed")
-    starter = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_machines", "7", "--num_processes=70",
-               "--main_process_ip", "nowhere", "--machine_rank", "6", "--mixed_precision", "no"]  # fmt: skip
-    run = train(lab, starter, name="accelerate", nodes=2)
+    needs_accelerate()
+    run = train(lab, ACCELERATE, name="accelerate", nodes=2)
     fall(run, 1)
     check_end(run, 4)
     assert worlds(run) == {0: {4}, 1: {4}}

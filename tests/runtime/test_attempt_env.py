@@ -10,6 +10,7 @@ from ftslurm.runtime.attempt_env import (
     of_all,
     of_rank,
     placed,
+    resume_args,
     stale,
     tracker_of,
 )
@@ -70,6 +71,15 @@ def test_a_checkpoint_is_handed_over_only_where_there_is_one():
     asked = ["--resume", "{checkpoint}", "{tag}"]
     assert command(["t", "{checkpoint}"], asked, handed) == ["t", "/c 1", "--resume", "/c 1", "t7"]
     assert command(["t"], asked, {}) == ["t"]
+
+
+def test_the_step_is_that_of_the_checkpoint():
+    """`{step}` is a number in the arguments for resuming; in the command it is the program's own template."""
+    asked = resume_args(["--ckpt-step", "{step}", "--load={step}/{checkpoint}"], world())
+    assert asked == ["--ckpt-step", "40", "--load=40/{checkpoint}"]
+    assert command(["t", "model_{step}.pt"], asked, {CHECKPOINT: "/c"}) == [
+        "t", "model_{step}.pt", "--ckpt-step", "40", "--load=40//c",
+    ]  # fmt: skip
 
 
 def test_torchrun_is_told_its_place():
