@@ -117,7 +117,7 @@ def await_attempt(paths: RunPaths, after: int, patience_s: float, *, trains: boo
     Raises:
         TryAgain: that did not come in time.
     """
-    from ftslurm.insight.summary import Cache
+    from ftslurm.insight.remembered import Cache
 
     cache, until = Cache(), time.monotonic() + patience_s
     while True:

@@ -12,7 +12,7 @@ from ftslurm.errors import Refused
 from ftslurm.faults.course import NothingToBreak
 from ftslurm.faults.fault import Need
 from ftslurm.faults.own import OwnMeans
-from ftslurm.insight.summary import Cache
+from ftslurm.insight.remembered import Cache
 from ftslurm.runs import find_run
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from ftslurm.faults.hearing import signs
 from ftslurm.faults.inject import inject, undo
 from ftslurm.faults.means import Means, Target
 from ftslurm.faults.truth import Injection, Outcome, Truth
-from ftslurm.insight.summary import Cache, Summary
+from ftslurm.insight.remembered import Cache
+from ftslurm.insight.summary import Summary
 
 if TYPE_CHECKING:
     from ftslurm.faults.arrivals import Draw

@@ -27,7 +27,7 @@ from methods import CONFIG, METHODS, NODES, CannotStart, Place, make_place, subm
 
 from ftslurm.errors import FtslurmError
 from ftslurm.faults.arrivals import Draw, Weibull, draws
-from ftslurm.insight.summary import Cache
+from ftslurm.insight.remembered import Cache
 from ftslurm.lab.cluster import Cluster
 from ftslurm.paths import RunPaths
 
