@@ -181,7 +181,7 @@ class RunPaths:
         return self.logs / "current"
 
     def process_log(self, attempt: int | str, role: str, node: str) -> Path:
-        """The log of one of ftslurm's own processes (`runtime.logs`); roles: supervisor, parent, agent, ring."""
+        """The log of one of ftslurm's own processes (`runtime.logs`); roles: see `cli.ownlogs`."""
         return self.logs / str(attempt) / f"{role}-{node}.ndjson"
 
     def rank_notes(self, attempt: int, rank: int) -> Path:

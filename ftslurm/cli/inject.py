@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftslurm.cli.interruption import ended_as_interrupted
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import complete_runs
 
 if TYPE_CHECKING:
@@ -94,10 +95,18 @@ def _inject(name: str, run: str, asked: dict[str, Any], *, as_json: bool) -> Non
         click.echo(json.dumps(told, indent=2))
 
 
-def _make(fault: Fault, target: Target, means: Means, lasts_s: float | None) -> Injection:
-    """Make it, wait as long as it lasts, undo it; however that ends, it is undone."""
+def _let_pass(what: str, seconds: float) -> None:
     import time
 
+    end = time.monotonic() + seconds
+    with waiting(what) as wait:
+        while (left := end - time.monotonic()) > 0.0:
+            wait(int(seconds - left), int(seconds))
+            time.sleep(min(left, 0.5))
+
+
+def _make(fault: Fault, target: Target, means: Means, lasts_s: float | None) -> Injection:
+    """Make it, wait as long as it lasts, undo it; however that ends, it is undone."""
     from ftslurm.faults import inject as acts
     from ftslurm.faults.truth import Truth
     from ftslurm.insight.text import took
@@ -110,7 +119,7 @@ def _make(fault: Fault, target: Target, means: Means, lasts_s: float | None) -> 
         if fault.undo:
             last_s = lasts_s if lasts_s is not None else fault.lasts_s or 0.0
             _say(f"it lasts {took(last_s)}; Ctrl-C ends it now")
-            time.sleep(last_s)
+            _let_pass(fault.name, last_s)
     finally:
         mended = acts.undo(done, means, truth)
     if mended.undone_at is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 _LOUD = {**{name: number for number, name in enumerate(LEVELS)}, "critical": len(LEVELS)}
-ROLES = ("supervisor", "parent", "agent", "ring", "rank")
+ROLES = ("supervisor", "parent", "observer", "agent", "ring", "rank")
 """As the names of the files begin; those of rank wrappers begin with `rank`."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def report(run: str, *, out: Path | None, as_json: bool) -> int:
     from ftslurm.report.data import document
 
     paths = runs.find_run(run)
-    contents = gather(paths, _now(paths))
+    with waiting("reading the run", quiet=as_json):
+        contents = gather(paths, _now(paths))
     if as_json:
         click.echo(json.dumps(document(contents), indent=2, allow_nan=False))
     if out is not None or not as_json:
@@ -65,7 +67,8 @@ def report(run: str, *, out: Path | None, as_json: bool) -> int:
 def _write(contents: Contents, folder: Path, *, tell: bool) -> None:
     from ftslurm.report.writing import NO_PICTURES, write
 
-    written = write(contents, folder)
+    with waiting("drawing", quiet=not tell):
+        written = write(contents, folder)
     if tell:
         click.echo(written.page)
         click.echo(f"{len(written.files)} files beside it", err=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ftslurm import journal
 from ftslurm.errors import FtslurmError
@@ -21,6 +22,7 @@ from ftslurm.observer.notices import Noticing
 from ftslurm.observer.tally import Tally
 from ftslurm.observer.telling import Told, Way
 from ftslurm.paths import RunPaths
+from ftslurm.runtime import logs
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +109,9 @@ class Observer:
             return list(families(self._tally, self._live, max(time.time(), self._live.t)))
 
 
-def observe(paths: RunPaths, lines: IO[str]) -> None:
+def observe(paths: RunPaths, lines: Iterator[str]) -> None:
     """Follow a run until the lines end. Where they end without the word, the supervisor was killed: metrics stay."""
-    told = json.loads(lines.readline())
+    told = json.loads(next(lines))
     observer = Observer(paths, told["job"], told["observe"])
     observer.catch_up()
     for line in lines:
@@ -121,13 +123,16 @@ def observe(paths: RunPaths, lines: IO[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Follow the run whose folder is given."""
-    logging.basicConfig(format="[ftslurm] %(message)s", level=logging.WARNING)
     # Slurm ends all processes of a job together; this one ends after the supervisor, when its input does.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    paths = RunPaths(Path(argv[0]))
+    paths, first = RunPaths(Path(argv[0])), sys.stdin.readline()
+    if not first:
+        return 0  # the supervisor has ended before it had anything to tell
+    job_id = json.loads(first)["job"]["job_id"]
+    logs.to_file(logs.Process(paths=paths, role="observer", job_id=job_id, node=logs.own_node()), logging.WARNING)
     try:
-        observe(paths, sys.stdin)
+        observe(paths, itertools.chain([first], sys.stdin))
     except FtslurmError as error:
         log.error("the observer ends: %s", error)  # noqa: TRY400 - one sentence for the user
         return error.exit_code

@@ -96,8 +96,7 @@ def _training(of: _Of, tally: Tally, live: Live) -> Iterator[Metric]:
 
 def _time(of: _Of, tally: Tally, live: Live, now: float) -> Iterator[Metric]:
     spent = tally.wall(now)
-    # What was thought to be work may turn out to have been silence: a counter that went back would be taken for reset.
-    live.wall = {name: max(seconds, live.wall.get(name, 0.0)) for name, seconds in spent.items()}
+    live.wall = steadied(live.wall, spent)
     wall = [((name.value,), seconds) for name, seconds in live.wall.items()]
     yield of.counter("wall_seconds", "Where the time went; the categories sum to it.", wall, ("category",))
     windows = {"run": spent, "1h": tally.time.window(now, HOUR_S)}
@@ -107,6 +106,19 @@ def _time(of: _Of, tally: Tally, live: Live, now: float) -> Iterator[Metric]:
     ):
         found = [((window,), value) for window, parts in windows.items() if (value := share(parts)) is not None]
         yield of.gauge(name, text, found, ("window",))
+
+
+def steadied(before: Mapping[Category, float], spent: Mapping[Category, float]) -> dict[Category, float]:
+    """Seconds by category of which none is less than it was, and which sum to what was spent.
+
+    What was thought to be work may turn out to have been silence, but a counter that goes back is taken for a restart.
+    So a category that would fall stays, and the others grow by as much less until it has caught up.
+    """
+    grown = {name: seconds - before.get(name, 0.0) for name, seconds in spent.items()}
+    gain = sum(each for each in grown.values() if each > 0.0)
+    excess = -sum(each for each in grown.values() if each < 0.0)
+    share = max(1.0 - excess / gain, 0.0) if gain else 0.0
+    return {name: before.get(name, 0.0) + share * max(each, 0.0) for name, each in grown.items()}
 
 
 def _failures(of: _Of, tally: Tally, live: Live) -> Iterator[Metric]:

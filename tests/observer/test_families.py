@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ftslurm.core.conditions import NodeHealth
 from ftslurm.core.health import Level
 from ftslurm.insight.walltime import Category
-from ftslurm.observer.families import families
+from ftslurm.observer.families import families, steadied
 from ftslurm.observer.tally import Tally
 from tests.insight.journals import NODES, START, Tale, policy_for
 from tests.insight.test_against_core import deeds
@@ -93,6 +93,21 @@ def test_an_eventful_run():
     assert sum(wall.values()) == pytest.approx(tale.now - (START - 10), rel=1e-3)
     assert wall["queued"] == 10.0
     assert found["ftslurm_ettr_ratio", (("window", "run"),)] == pytest.approx(wall["productive"] / sum(wall.values()))
+
+
+SECONDS = st.dictionaries(st.sampled_from(Category), st.floats(0, 1e5), min_size=1)
+
+
+@given(before=SECONDS, moved=SECONDS, fresh=st.floats(0, 1e4))
+def test_no_counter_falls_and_all_sum_to_the_wall_time(before, moved, fresh):
+    """However time is told to belong elsewhere than was thought: none is less than before, and nothing counts twice."""
+    whole = sum(before.values()) + fresh
+    told = sum(moved.values())
+    spent = {name: whole * (moved.get(name, 0.0) / told if told else 1 / len(Category)) for name in Category}
+    found = steadied(before, spent)
+    assert all(found[name] >= before.get(name, 0.0) for name in Category)
+    assert sum(found.values()) == pytest.approx(whole, rel=1e-9, abs=1e-6)
+    assert steadied(found, spent) == pytest.approx(found)
 
 
 def test_an_unwell_node_has_its_worst_level():
