@@ -112,7 +112,13 @@ def find_run(text: str) -> RunPaths:
 
 def _checked(folder: Path, text: str) -> RunPaths:
     paths = RunPaths(folder)
-    if not paths.key.exists():
+    try:
+        known = paths.key.exists()
+    except PermissionError as error:
+        raise UsageError(
+            f"{text} is somebody else's: {error.strerror}", hint="`ftslurm status` lists your runs"
+        ) from error
+    if not known:
         raise UsageError(f"{text} is not the folder of a run", hint="`ftslurm status` lists your runs")
     return paths
 

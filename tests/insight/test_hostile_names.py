@@ -16,6 +16,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -216,13 +217,25 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 # ------------------------------------------------------------------------------------------------- the surfaces
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Nobody else hears what is logged: a lone surrogate in pytest's report cannot be sent from a worker."""
+    root = logging.getLogger()
+    before, root.handlers[:] = root.handlers[:], []
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+
+
 def said_by_a_process(place: Place) -> str:
     """Standard error of a process that logs, and its file."""
     place.capfd.readouterr()
-    logs.to_file(logs.Process(paths=place.run, role="agent", job_id=ALL, node="n2"))
-    error = OSError(ALL)
-    logs.complain(logging.getLogger("hostile"), error, ALL)
-    logs.finish(60.0)
+    with unheard():
+        logs.to_file(logs.Process(paths=place.run, role="agent", job_id=ALL, node="n2"))
+        error = OSError(ALL)
+        logs.complain(logging.getLogger("hostile"), error, ALL)
+        logs.finish(60.0)
     return place.capfd.readouterr().err + place.run.process_log(0, "agent", "n2").read_text()
 
 
@@ -242,10 +255,11 @@ def said_to_the_job(place: Place) -> str:
 def said_by_a_hook(place: Place) -> str:
     """A hook that prints hostile words: the supervisor's log and standard error."""
     place.capfd.readouterr()
-    logs.to_file(logs.Process(paths=place.run, role="supervisor", job_id=JOB, node="n1"))
     words = ALL.replace("\0", "").encode("utf-8", "replace").decode()
-    hooks.Hooks({}, place.run.run_id)._run((sys.executable, "-c", "import sys; print(sys.argv[1])", words), b"{}")
-    logs.finish(60.0)
+    with unheard():
+        logs.to_file(logs.Process(paths=place.run, role="supervisor", job_id=JOB, node="n1"))
+        hooks.Hooks({}, place.run.run_id)._run((sys.executable, "-c", "import sys; print(sys.argv[1])", words), b"{}")
+        logs.finish(60.0)
     return place.capfd.readouterr().err + place.run.process_log(0, "supervisor", "n1").read_text()
 
 

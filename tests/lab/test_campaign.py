@@ -19,7 +19,7 @@ from tests.local_ranks import ROOT
 
 pytestmark = pytest.mark.lab
 
-PLAN = """name: mine
+PLAN = """name: {name}
 seed: 3
 mtbf: 1s
 duration: 1h
@@ -32,7 +32,7 @@ targets: {{runs: [{run}]}}
 def planned(run: LabRun) -> Path:
     """A plan of one killed rank of this run, in a file of the user's."""
     file = run.work / "plan.yaml"
-    file.write_text(PLAN.format(run=json.dumps(str(run.root))))
+    file.write_text(PLAN.format(name=run.work.name, run=json.dumps(str(run.root))))
     os.chown(file, run.lab.uid, run.lab.uid)
     return file
 
@@ -91,7 +91,7 @@ def test_cron_on_the_login_host(lab: Cluster) -> None:
         await_that("a campaign", lambda: any(" over" in word for word in told()), 180, lambda: f"{told()}{run.story()}")
         await_that("another call", lambda: told().count("called") >= 2, 120, lambda: str(told()))
     (said,) = [word for word in told() if word != "called"]
-    assert "campaign mine today over" in said
+    assert f"campaign {run.work.name} today over" in said
     assert "recall 100%, right 100%, 0 wrong exclusions" in said
     assert len(run.launches()) == 2
     run.enough()
