@@ -6,6 +6,7 @@ import subprocess
 
 import yaml
 
+from ftslurm.insight import palette
 from ftslurm.observe_section import Observe
 from ftslurm.observer.__main__ import Observer
 from tests.conftest import ROOT
@@ -20,7 +21,7 @@ from tests.observer.prometheus import (
 )
 from tests.observer.worlds import JOB, eventful, now, run_with
 
-COLOURS = {"#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#999999", "#DDDDDD"}
+COLOURS = {*palette.CATEGORIES.values(), *palette.SERIES}
 """Those of Okabe and Ito, and two greys."""
 
 
