@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 10.0
 AGAIN_S = 60.0
 LEAVE_S = 10.0
+KILLED_S = 1.0
 MOST_WAITING = 10_000
 MODULE = "ftslurm.observer"
 
@@ -140,7 +141,8 @@ class Observing:
         except subprocess.TimeoutExpired:
             log.warning("the observer has not ended in time and is killed")
             child.kill()
-            child.wait()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel, on a folder that does not answer
+                child.wait(KILLED_S)
         if child.stdin is not None:
             with suppress(OSError):  # whoever could have read it is gone
                 child.stdin.close()

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from ftslurm.core.diagnosis import FailureClass, Scope
+from tests.conftest import ROOT
 from tests.corpus import incidents
 
 CORPUS = list(incidents())
-PRIVATE = ("/work/", "/root/", "/home/runner", "ftslurm-lab")
+PRIVATE = (f"{ROOT}/", "/root/", "/home/runner", "ftslurm-lab")
+"""Where these incidents were recorded is nobody's business."""
 
 
 def test_the_corpus_is_large_and_mostly_real():
