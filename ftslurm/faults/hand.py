@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,27 +185,35 @@ def _limit(order: Order, deed: Limit) -> Grip:
 # ---------------------------------------------------------------------------------------------------------- the holding
 
 
-def hold(grip: Grip, lasts_s: float | None) -> None:
-    """Return at the end of stdin, or when the time is over; let what has to go on go on."""
+class End:
+    """How it is told to end: by a signal, or by the end of stdin.
+
+    A signal leaves a byte in a pipe (`signal.set_wakeup_fd`), so that one that comes before the waiting has begun ends
+    it, too; an exception that the handler raises would be lost there.
+    """
+
+    def __init__(self) -> None:
+        self._told, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def comes_within(self, wait_s: float) -> bool:
+        """Wait for it; infinity: for ever."""
+        ready, _, _ = select.select([sys.stdin, self._told], [], [], None if wait_s == float("inf") else wait_s)
+        return self._told in ready or (sys.stdin in ready and not os.read(sys.stdin.fileno(), 1024))
+
+
+def hold(grip: Grip, lasts_s: float | None, end: End) -> None:
+    """Return at the end, or when the time is over; let what has to go on go on."""
     until = time.monotonic() + lasts_s if lasts_s is not None else float("inf")
     pause = float("inf") if grip.pulse is None else 0.0
     while (left := until - time.monotonic()) > 0:
         if grip.pulse is not None:
             pause = next(grip.pulse)
-        wait_s = min(left, pause)
-        ready, _, _ = select.select([sys.stdin], [], [], None if wait_s == float("inf") else wait_s)
-        if ready and not os.read(sys.stdin.fileno(), 1024):
+        if end.comes_within(min(left, pause)):
             return
-
-
-@contextmanager
-def _signals_are_the_end() -> Iterator[None]:
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
 
 
 def _tell(record: dict[str, Any]) -> None:
@@ -216,14 +223,13 @@ def _tell(record: dict[str, Any]) -> None:
 
 def main() -> None:
     """Do it, hold it, undo it."""
+    end = End()
     order = Order.parse(sys.argv[1], sys.argv[2])
     grip = grasp(order)
     try:
-        with _signals_are_the_end():
-            node = os.uname().nodename
-            _tell({"at": grip.at, "node": node, "pids": grip.pids, "note": grip.note})
-            if grip.undo is not None:
-                hold(grip, order.lasts_s)
+        _tell({"at": grip.at, "node": os.uname().nodename, "pids": grip.pids, "note": grip.note})
+        if grip.undo is not None:
+            hold(grip, order.lasts_s, end)
     finally:
         if grip.undo is not None:
             grip.undo()

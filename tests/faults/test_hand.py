@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,21 @@ def test_a_hand_that_is_ended_undoes_its_deed(start, number):
     os.kill(held._child.pid, number)
     await_state(victim.pid, "SR")
     held.end()
+
+
+def test_a_signal_before_the_waiting_is_not_lost():
+    """It comes after the deed and before anybody waits for the end."""
+    code = (
+        "import os, signal\nfrom ftslurm.faults.hand import End\nend = End()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\nprint(end.comes_within(60))\nprint(end.comes_within(0))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        began = time.monotonic()
+        assert child.stdout.read().split() == ["True", "True"]
+        assert time.monotonic() - began < 60
+    assert child.returncode == 0
 
 
 def test_a_deadly_signal_hits_the_program_alone(start):

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ftslurm.lab.cluster import Cluster
-from tests.lab.training import LabRun, Proc, await_that, program, submit, workplace
+from tests.lab.processes import Proc
+from tests.lab.training import LabRun, await_that, program, submit, workplace
 
 STEPS = 240
 ROWS, COLUMNS = 96, 16384

@@ -93,7 +93,7 @@ def end_its_time(hand: Typist) -> None:
     (job,) = hand.live("RUNNING")
     hand.types(f"scontrol update JobId={job} TimeLimit=2")
     # scancel --batch --signal does nothing for a task of an array, and returns 229 (22.05).
-    (supervisor,) = hand.run().processes("supervisor")
+    supervisor = hand.run().only("supervisor")
     supervisor.send(signal.SIGUSR2)
 
 

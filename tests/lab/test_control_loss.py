@@ -9,15 +9,10 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
-from tests.lab.training import LabRun, Proc, await_that, let_pass, patient
+from tests.lab.processes import Proc
+from tests.lab.training import await_that, let_pass, patient
 
 pytestmark = pytest.mark.lab
-
-
-def only(run: LabRun, kind: str, node: str = "") -> Proc:
-    """The one process of its kind."""
-    (found,) = run.processes(kind, node)
-    return found
 
 
 def ident(proc: Proc) -> tuple[int, int]:
@@ -37,20 +32,20 @@ def test_training_does_not_notice(lab: Cluster) -> None:
     assert len(ranks) == 2
 
     for node in ("n2", "n1"):  # n1 is the supervisor's own host
-        old = only(run, "agent", node)
+        old = run.only("agent", node)
         old.send(signal.SIGKILL)
         run.wait(
             f"a new agent on {node}", lambda node=node, old=old: identities(run.processes("agent", node)) - {ident(old)}
         )
     run.wait("both are known", lambda: len(run.events("AgentUp")) >= 4)
 
-    parent, old = only(run, "parent"), only(run, "supervisor")
+    parent, old = run.only("parent"), run.only("supervisor")
     old.send(signal.SIGKILL)
     run.wait("a new supervisor", lambda: run.processes("supervisor") and (run.root / "journal.2.jsonl").exists())
-    assert only(run, "parent") == parent
+    assert run.only("parent") == parent
     assert run.job_says()[0] == "RUNNING"
 
-    stopped = only(run, "supervisor")
+    stopped = run.only("supervisor")
     stopped.send(signal.SIGSTOP)
     let_pass(12)  # longer than the dead man's time
     stopped.send(signal.SIGCONT)

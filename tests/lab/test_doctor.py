@@ -95,12 +95,21 @@ def test_the_doctor_finds_what_the_lab_has(lab: Cluster) -> None:
     assert "checkpoint.scratch = /scratch (site profile " in dry.stderr
 
 
+TERM_WHEN_PENDING = """
+"$@" 2>"$0" & probe=$!
+for _ in $(seq 600); do grep -qF "PENDING (BeginTime)" "$0" && break; sleep 0.1; done
+kill -TERM $probe; wait $probe
+"""
+"""Argument 0: where the command's messages go."""
+
+
 def test_an_interrupted_probe_leaves_nothing(lab: Cluster) -> None:
     """A signal that ends the doctor cancels the job and removes its folder, as Ctrl-C does."""
-    runs = place(lab, "doctor-interrupted") / "runs"
+    work = place(lab, "doctor-interrupted")
+    runs, said = work / "runs", work / "said"
     probe = [*FTSLURM, "doctor", "--probe", "--sbatch", "--begin=now+1hour", "--run-root", str(runs)]
-    done = lab.login(["timeout", "--preserve-status", "-s", "TERM", "6", *probe], user=lab.user, timeout=60)
-    assert done.returncode == 130, done.stderr
-    assert "PENDING (BeginTime)" in done.stderr
+    done = lab.login(["bash", "-c", TERM_WHEN_PENDING, str(said), *probe], user=lab.user, timeout=100)
+    assert "PENDING (BeginTime)" in said.read_text()
+    assert done.returncode == 130, said.read_text()
     assert lab.login(["squeue", "-h"], timeout=30).stdout == ""
     assert list(runs.iterdir()) == []

@@ -24,7 +24,8 @@ import pytest
 
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
-from tests.lab.training import LabRun, Proc, program, submit, workplace
+from tests.lab.processes import Proc
+from tests.lab.training import LabRun, program, submit, workplace
 from tests.local_ranks import PROGRAMS, Ranks
 
 pytestmark = pytest.mark.lab

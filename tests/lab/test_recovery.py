@@ -143,7 +143,7 @@ def test_no_process_of_an_old_attempt_is_left(lab: Cluster) -> None:
     run = submit(lab, program("worker_tree", work / "tree", "--steps", 60), name="tree", nodes=2, work=work)
     run.wait("two whole trees", lambda: len(list((work / "tree").glob("attempt-0-*"))) == 8)
     assert len(run.processes("rank", attempt=0)) >= 8
-    (wrapper,) = run.processes("wrapper", "n2")
+    wrapper = run.only("wrapper", "n2")
     wrapper.send(signal.SIGKILL)  # nobody is left who could tell which processes were the rank's
 
     gone = last_seen(run, 0)

@@ -61,7 +61,7 @@ def test_ring_testifies_and_is_started_again(lab: Cluster) -> None:
     run.wait("the ring is up", lambda: ups(run))
     ranks = {(proc.pid, proc.start) for proc in run.processes("rank")}
 
-    (member,) = run.processes("ring", "n2")
+    member = run.only("ring", "n2")
     member.send(signal.SIGKILL)
     run.wait("another ring", lambda: len(ups(run)) == 2)
     assert {(proc.pid, proc.start) for proc in run.processes("rank")} == ranks

@@ -196,14 +196,14 @@ def test_stopped_supervisor_is_replaced(lab: Cluster) -> None:
     """Parent killed, then the supervisor stopped for 20 s: training goes on, nobody is left out, one supervisor acts."""
     run = patient(lab, name="stopped", nodes=4)
     ranks = identities(run, "rank")
-    (parent,) = run.processes("parent")
+    parent = run.only("parent")
     before = identities(run, "supervisor")
     parent.send(signal.SIGKILL)
     run.wait(
         "a new supervisor", lambda: identities(run, "supervisor") - before and len(run.events("AllocationGranted")) > 1
     )
     goes_on(run)
-    (stopped,) = run.processes("supervisor")
+    stopped = run.only("supervisor")
     stopped.send(signal.SIGSTOP)
     let_pass(20)
     stopped.send(signal.SIGCONT)
@@ -223,7 +223,7 @@ def test_stopped_parent_and_killed_supervisor(lab: Cluster) -> None:
     """Neither is there for 20 s: another node takes over; the parent, woken, waits for the end of the run."""
     run = patient(lab, name="both", nodes=3)
     ranks = identities(run, "rank")
-    (parent,), (supervisor,) = run.processes("parent"), run.processes("supervisor")
+    parent, supervisor = run.only("parent"), run.only("supervisor")
     parent.send(signal.SIGSTOP)
     supervisor.send(signal.SIGKILL)
     let_pass(20)

@@ -16,9 +16,10 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from tests.lab.library import right_digest
 from tests.lab.longer import long_test
+from tests.lab.processes import Proc
 from tests.lab.test_environment import environ_of
 from tests.lab.test_recovery import assert_identical, loss_of, state_of
-from tests.lab.training import LabRun, Proc, await_that, program, script, submit, workplace
+from tests.lab.training import LabRun, await_that, program, script, submit, workplace
 from tests.local_ranks import PROGRAMS, run_ranks
 
 pytestmark = pytest.mark.lab
@@ -164,7 +165,7 @@ def test_a_new_agent_knows_the_workers(lab: Cluster) -> None:
                  work=work, launch={"launcher": "torchrun"}, resources={"ranks_per_node": 2},
                  checkpoint={"layout": "library", "every": {"steps": 20}, "min_interval": "1s"})  # fmt: skip
     run.wait("a committed checkpoint", run.durable)
-    (agent,) = run.processes("agent", "n2")
+    agent = run.only("agent", "n2")
     agent.send(signal.SIGKILL)
     run.wait("another agent", lambda: run.processes("agent", "n2") and run.processes("agent", "n2") != [agent])
     known = set(run.durable())
