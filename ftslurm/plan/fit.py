@@ -4,9 +4,10 @@
     repair    the median of all outages (those not over count as longer than it); the mean is all time out over all ends
     Weibull   the shape that has the trace's variation of gaps (moments)
     Clustered, from the trace read fault by fault:
-      relapse, again  the share of repairs with a fault within a week, less what the rate alone makes; after a fault that
-                      was no relapse, and after one that was
-      delay           median and mean of the times from a repair to such a relapse
+      relapse, again  the share of repairs with a fault within a week, less what the rate alone makes; after a fault
+                      that was no relapse, and after one that was
+      soon, delay     the share of relapses within a day; median and mean of the times from a repair to one of them
+      hasty           the mean of repairs that a relapse followed, over that of the others
       burst           the share of moments with several faults that are no relapses, and how many those are
       quality         the variance of the nodes' counts of other faults beyond Poisson's (a gamma by moments)
       steadiness      the same for counts of moments per fortnight
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from ftslurm.core.lemons import DAY_S
 from ftslurm.errors import UsageError
 from ftslurm.plan.generators import PERIOD_S, WEEK_S, Clustered, Exponential, Generator, Lemons, Lognormal, Weibull
-from ftslurm.plan.measures import gaps_s, groups
+from ftslurm.plan.measures import gaps_s, groups, out_s
 from ftslurm.plan.trace import Outage, Trace
 
 LEAST_FAULTS = 20
@@ -53,7 +54,8 @@ def fit(trace: Trace) -> dict[str, Generator]:
 
 def rate_of(trace: Trace) -> float:
     """Faults in 1,000 node-days of nodes that are up."""
-    return 1000 * len(trace.outages) / (_up_s(trace) / DAY_S)
+    up_s = trace.nodes * trace.span_s - out_s(trace.outages, trace.span_s)
+    return 1000 * len(trace.outages) / (up_s / DAY_S)
 
 
 def repair_of(trace: Trace) -> Lognormal:
@@ -61,7 +63,7 @@ def repair_of(trace: Trace) -> Lognormal:
     over = [each.repair_s for each in trace.outages if each.end_s <= trace.span_s]
     if not over:
         raise UsageError("no outage of the trace is over: nothing is known of repairs")
-    mean_s = max(_out_s(trace) / len(over), _SHORTEST_S)
+    mean_s = max(out_s(trace.outages, trace.span_s) / len(over), _SHORTEST_S)
     median_s = statistics.median(each.repair_s if each.end_s <= trace.span_s else math.inf for each in trace.outages)
     return Lognormal(min(max(median_s, _SHORTEST_S), mean_s), mean_s)
 
@@ -177,11 +179,3 @@ def _gamma_shape(counts: Sequence[int]) -> float:
     mean = statistics.fmean(counts) if counts else 0.0
     excess = statistics.variance(counts) - mean if len(counts) > 1 else 0.0
     return mean**2 / excess if excess > 0 else math.inf
-
-
-def _up_s(trace: Trace) -> float:
-    return trace.nodes * trace.span_s - _out_s(trace)
-
-
-def _out_s(trace: Trace) -> float:
-    return sum(min(each.end_s, trace.span_s) - each.at_s for each in trace.outages)
