@@ -26,7 +26,11 @@ class FileOrCommand(click.Group):
     """A group whose first word is one of its commands, else a file: `plan CONFIG` and `plan fit TRACE`."""
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401 - click's own
     ) -> click.Context:
         """Let `forecast` have all words under the group's own name, where the first is none of the commands."""
         if args and args[0] in self.commands:
