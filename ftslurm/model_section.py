@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from ftslurm.fields import Count, Rate, duration, shown
+from ftslurm.fields import Count, Rate, duration, kind_of, shown
 from ftslurm.quantities import SIZE_PATTERN, format_size, parse_size
 from ftslurm.sections import Section
 
@@ -43,14 +43,12 @@ def words_of_parameters(count: int) -> str:
 def _size(value: object) -> int | None:
     if value is None:
         return None
-    if isinstance(value, int | float):
-        raise ValueError(f"a size needs a unit; write {getattr(value, 'text', value)}G")  # noqa: TRY004 - pydantic collects ValueErrors only
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = getattr(value, "text", value)
+        raise ValueError(f"a size needs a unit; write {number}G")  # noqa: TRY004 - pydantic collects ValueErrors only
     if not isinstance(value, str):
-        raise ValueError(f"expected a size such as 80G, got {shown(value)}")  # noqa: TRY004 - as above
-    size_bytes = parse_size(value)
-    if not 2**20 <= size_bytes <= 2**50:
-        raise ValueError("must be between 1M and 1P")
-    return size_bytes
+        raise ValueError(f"expected text, got {kind_of(value)}")  # noqa: TRY004 - as above
+    return parse_size(value)
 
 
 Parameters: TypeAlias = Annotated[
@@ -59,7 +57,7 @@ Parameters: TypeAlias = Annotated[
     PlainSerializer(words_of_parameters, return_type=str),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_NUMBER}$"}]}),
 ]
-MemorySize: TypeAlias = Annotated[
+Size: TypeAlias = Annotated[
     int | None,
     BeforeValidator(_size),
     PlainSerializer(lambda size: None if size is None else format_size(size), return_type=str | None),
@@ -101,7 +99,7 @@ class ModelSection(Section):
     recompute: Literal["none", "selective", "full"] = Field(
         "none", description="Activations that are computed a second time: selective those of attention, full all"
     )
-    gpu_memory: MemorySize = Field(
+    gpu_memory: Size = Field(
         None, description="Memory of a GPU, as in 80G; left out: what Slurm's names of GPUs tell, else unknown"
     )
     gpu_tflops: Annotated[float, Field(gt=0, le=1e6, strict=False)] | None = Field(
@@ -125,6 +123,8 @@ class ModelSection(Section):
             raise ValueError(f"pipeline: {self.pipeline} stages cannot share {self.layers} layers")
         if self.heads % self.tensor:
             raise ValueError(f"tensor: {self.tensor} ranks cannot share {self.heads} heads evenly")
+        if self.gpu_memory == 0:
+            raise ValueError("gpu_memory: a GPU has some")
         if self.hidden % self.heads:
             raise ValueError(f"hidden: {self.hidden} is no multiple of {self.heads} heads")
         if self.shards is not None and self.zero == 0:
