@@ -52,7 +52,7 @@ def forecast(
     """Say what to expect of the run that CONFIG describes: failures, saves, lost time, spares, jobs, room on disks."""
     from ftslurm.config import load
     from ftslurm.insight.text import terminal_width
-    from ftslurm.plan.forecast import parts
+    from ftslurm.plan.forecast import headline, parts
     from ftslurm.plan.inputs import gather
     from ftslurm.plan.table import document, text
 
@@ -62,9 +62,10 @@ def forecast(
         _draw(inputs, picture)
     told = parts(inputs)
     if as_json:
-        head = {"meta": {"schema": 1}, "name": loaded.name, "remarks": list(_remarks(inputs))}
+        head = {"meta": {"schema": 1}, "name": loaded.name, "says": headline(inputs), "remarks": [*_remarks(inputs)]}
         click.echo(json.dumps({**head, **document(told)}, indent=2, allow_nan=False))
         return
+    click.echo(f"{headline(inputs)}\n")
     click.echo(text(told, terminal_width()), nl=False)
     for remark in _remarks(inputs):
         click.echo(f"note: {remark}", err=True)
@@ -128,13 +129,13 @@ def _remarks(inputs: Inputs) -> tuple[str, ...]:
 def _draw(inputs: Inputs, path: Path) -> None:
     from importlib.util import find_spec
 
-    from ftslurm.errors import CannotCreate, UsageError
+    from ftslurm.errors import CannotCreate, ServiceUnavailable, UsageError
     from ftslurm.report.writing import NO_PICTURES
 
     if path.suffix not in _KINDS:
         raise UsageError(f"--picture {path}: expected a name that ends with .png or .svg")
     if find_spec("matplotlib") is None:
-        raise UsageError(NO_PICTURES)
+        raise ServiceUnavailable(NO_PICTURES)
     from ftslurm.report.draw_forecast import picture
 
     data = picture(inputs, vector=path.suffix == ".svg")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftslurm.core.interval import daly, optimum, young
-from ftslurm.insight.text import took
+from ftslurm.insight.text import count, took
 from ftslurm.plan import losses, table
 from ftslurm.plan.deadline import deadline
 from ftslurm.plan.inputs import Inputs
@@ -34,6 +34,8 @@ SHARES = {
     "restarting": ("restart and load", "may fail, too, and then begins anew"),
     "waiting": ("waiting for nodes", "nothing fails meanwhile"),
 }
+WORTH = 0.005
+"""An interval whose ETTR is less than this below the best one is as good."""
 MODEL = "nodes fail independently, at random (exponential); every failure ends the attempt"
 
 
@@ -66,6 +68,18 @@ def parts(inputs: Inputs) -> tuple[Part, ...]:
         Part("shrink", "shrink or wait", tuple(shrink_or_wait(inputs))),
         Part("deadline", "how long it takes", tuple(deadline(inputs, at.productive))),
         Part("space", "room for checkpoints", tuple(space(inputs, interval.seconds))),
+    )
+
+
+def headline(inputs: Inputs) -> str:
+    """Return the forecast in one sentence."""
+    best_s, used_s = optimum(inputs.save.value, inputs.mttf_s), interval_of(inputs).seconds
+    best, used = _ettr(inputs, best_s), _ettr(inputs, used_s)
+    every = f"with a save every {took(best_s)}"
+    better = every if best - used < WORTH else f"saving every {took(used_s)}; {table.percent(best)} {every}"
+    return (
+        f"{inputs.config.name} on {count(inputs.nodes, 'node')}: a failure every {took(inputs.mttf_s)};"
+        f" {table.percent(used)} of the time trains {better}"
     )
 
 

@@ -125,6 +125,10 @@ def _state(config: Config, measured: Measured | None) -> Known | None:
         return Known(config.plan.state, "given: plan.state")
     if measured is not None and measured.state_bytes is not None:
         return Known(*measured.state_bytes)
+    model = config.plan.model
+    if model is not None:
+        each = model.weight_bytes + model.optimizer_bytes
+        return Known(model.parameters * each, f"plan.model: {each:g} bytes of weights and optimizer a parameter")
     return None
 
 
@@ -135,7 +139,7 @@ def _save(config: Config, measured: Measured | None, state: Known | None, nodes:
     if measured is not None and measured.save_s is not None:
         return Known(*measured.save_s)
     if state is not None and config.checkpoint.in_place and plan.shared_bandwidth is not None:
-        return Known(state.value / plan.shared_bandwidth, "plan.state by plan.shared_bandwidth: saved in place")
+        return Known(state.value / plan.shared_bandwidth, "one checkpoint by plan.shared_bandwidth: saved in place")
     if state is not None and not config.checkpoint.in_place and plan.scratch_bandwidth is not None:
         each = state.value / nodes
         source = f"{short_size(round(each))} of every node by plan.scratch_bandwidth"

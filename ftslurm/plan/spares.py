@@ -51,11 +51,13 @@ def shrink_or_wait(inputs: Inputs) -> Iterator[Row]:
     if inputs.nodes < 2:
         yield table.words("only", "one node", "wait", "there is no smaller world than one node")
         return
-    efficiency = inputs.config.recovery.efficiency
-    lost = 1 - (inputs.nodes - 1) / inputs.nodes * efficiency
+    given = inputs.config.recovery.efficiency
+    lost = 1 - (inputs.nodes - 1) / inputs.nodes * (given or 1.0)
+    each = f"does {given:g} of it (recovery.efficiency)" if given else "is assumed to do as much as before"
     even_s = lost * inputs.repair.value
-    because = f"of the work with {count(inputs.nodes - 1, 'node')}, at recovery.efficiency {efficiency:g}"
-    yield table.share("lost", "one node less loses", lost, because)
+    yield table.share(
+        "lost", "one node less loses", lost, f"with {count(inputs.nodes - 1, 'node')}, of which each {each}"
+    )
     why = f"that share of {took(inputs.repair.value)} of repair; a shorter wait pays, a longer one does not"
     yield table.seconds("break_even", "wait at most", even_s, why)
     queue_s = inputs.config.plan.queue_wait
