@@ -199,7 +199,8 @@ def _interval(config: Config, measured: Measured | None, save: Known, mttf_s: fl
         best_s = daly(save.value, mttf_s)
         return Known(max(best_s, saved.min_interval), "checkpoint.every.time: auto, which is Daly's")
     if measured is not None and measured.interval_s is not None:
-        return Known(*measured.interval_s)
+        between_s, source = measured.interval_s
+        return Known(between_s - save.value, source) if between_s > save.value else None
     return None
 
 

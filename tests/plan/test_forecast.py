@@ -190,7 +190,7 @@ def test_what_is_said_counts_more_than_what_was_measured():
         Known(1.0, "m"),
         Known(9.0, "m"),
     )
-    assert (given.interval, given.state_bytes) == (Known(60.0, "m"), Known(7.0, "m"))
+    assert (given.interval, given.state_bytes) == (Known(57.0, "m"), Known(7.0, "m"))
     assert assumed(given) == ("repair",)
     assert assumed(gather(config(), TYPICAL)) == ("save", "restart", "repair")
 
