@@ -20,7 +20,8 @@ MOST_FAILURES = 100_000.0
 _DAY_S = 86400.0
 
 
-def _failure_rate(value: object) -> float | str:
+def failure_rate(value: object) -> float | str:
+    """A rate as somebody writes it: a name, or failures in 1,000 node-days. Raises ValueError."""
     if isinstance(value, str) and value in _NAMES:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -32,7 +33,7 @@ def _failure_rate(value: object) -> float | str:
 
 FailureRate: TypeAlias = Annotated[
     float | RateName,
-    BeforeValidator(_failure_rate),
+    BeforeValidator(failure_rate),
     WithJsonSchema({"anyOf": [{"enum": list(_NAMES)}, {"type": "number", "exclusiveMinimum": 0}]}),
 ]
 
