@@ -52,6 +52,7 @@ def forecast(
     """Say what to expect of the run that CONFIG describes: failures, saves, lost time, spares, jobs, room on disks."""
     from ftslurm.config import load
     from ftslurm.insight.text import terminal_width
+    from ftslurm.plan.advice import advise, asked
     from ftslurm.plan.forecast import headline, parts
     from ftslurm.plan.inputs import gather
     from ftslurm.plan.table import document, text
@@ -60,7 +61,7 @@ def forecast(
     inputs = gather(loaded, _rate(loaded, rate), _measured(earlier), nodes)
     if picture is not None:
         _draw(inputs, picture)
-    told = parts(inputs)
+    told = (*parts(inputs), *advise(inputs, asked(inputs)))
     if as_json:
         head = {"meta": {"schema": 1}, "name": loaded.name, "says": headline(inputs), "remarks": [*_remarks(inputs)]}
         click.echo(json.dumps({**head, **document(told)}, indent=2, allow_nan=False))

@@ -50,6 +50,7 @@ class Inputs:
         repair: the mean time until a lost node is back.
         interval: the work between two saves that the run will have; None: the program decides, or nobody knows.
         state_bytes: of one checkpoint; None: nobody knows.
+        stepped: (ranks, seconds of a step) of an earlier run, as often as measured.
         remarks: what the reader should know of all this.
     """
 
@@ -63,6 +64,7 @@ class Inputs:
     repair: Known
     interval: Known | None = None
     state_bytes: Known | None = None
+    stepped: tuple[tuple[int, float], ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -116,6 +118,7 @@ def gather(config: Config, rate: Rate, measured: Measured | None = None, nodes: 
         repair=_repair(config),
         interval=_interval(config, measured, save, rate.mttf_s(count)),
         state_bytes=state,
+        stepped=measured.stepped if measured is not None else (),
         remarks=measured.remarks if measured is not None else (),
     )
 

@@ -6,14 +6,16 @@ and a remark says so. Means, not medians: of many failures the sum counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from ftslurm.core.working import WorkPaused
+from ftslurm.core.actions import LaunchAttempt
+from ftslurm.core.working import WorkPaced, WorkPaused
 from ftslurm.insight.checkpoints import Checkpoint, checkpoints
+from ftslurm.insight.facts import actions
 from ftslurm.insight.text import count
 from ftslurm.insight.walltime import WORK, Category, Interval, of
 
@@ -37,6 +39,7 @@ class Measured:
         interval_s: the time between two saves, the save itself included.
         drain_s: from a whole checkpoint until it was on shared storage.
         state_bytes: of the largest of the newest checkpoints.
+        stepped: (ranks, seconds of a step), as often as measured.
         remarks: what is missing, and why.
     """
 
@@ -46,6 +49,7 @@ class Measured:
     interval_s: Sourced | None = None
     drain_s: Sourced | None = None
     state_bytes: Sourced | None = None
+    stepped: tuple[tuple[int, float], ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -103,8 +107,18 @@ def read(entries: Sequence[Entry], name: str) -> Measured:
         interval_s=(median(gaps), f"measured: median of {len(gaps)} gaps between saves of {name}") if gaps else None,
         drain_s=_mean(drains, f"{count(len(drains), 'drain')} of {name}"),
         state_bytes=(float(size), f"measured: the largest of the newest saves of {name}") if size else None,
+        stepped=tuple(paces(entries)),
         remarks=tuple(remarks),
     )
+
+
+def paces(entries: Iterable[Entry]) -> Iterator[tuple[int, float]]:
+    """Return the seconds of a step that were told, each with the number of ranks that it took them."""
+    sizes: dict[int, int] = {}
+    for entry in entries:
+        sizes.update((launch.attempt, launch.world_size) for launch in actions(entry, LaunchAttempt))
+        if isinstance(entry.event, WorkPaced) and entry.event.attempt in sizes and entry.event.step_s > 0:
+            yield sizes[entry.event.attempt], entry.event.step_s
 
 
 def outages(intervals: Iterable[Interval]) -> list[Outage]:

@@ -8,6 +8,7 @@ from ftslurm.insight.text import count, took
 from ftslurm.plan import table
 from ftslurm.plan.inputs import Inputs
 from ftslurm.plan.reliability import spares
+from ftslurm.plan.smaller import worth_of
 from ftslurm.plan.table import Row
 
 DAY_S = 86400.0
@@ -51,13 +52,10 @@ def shrink_or_wait(inputs: Inputs) -> Iterator[Row]:
     if inputs.nodes < 2:
         yield table.words("only", "one node", "wait", "there is no smaller world than one node")
         return
-    given = inputs.config.recovery.efficiency
-    lost = 1 - (inputs.nodes - 1) / inputs.nodes * (given or 1.0)
-    each = f"does {given:g} of it (recovery.efficiency)" if given else "is assumed to do as much as before"
+    worth = worth_of(inputs, inputs.nodes - 1)
+    lost = max(1 - (inputs.nodes - 1) / inputs.nodes * worth.share, 0.0)
     even_s = lost * inputs.repair.value
-    yield table.share(
-        "lost", "one node less loses", lost, f"with {count(inputs.nodes - 1, 'node')}, of which each {each}"
-    )
+    yield table.share("lost", "one node less loses", lost, f"with {count(inputs.nodes - 1, 'node')}: {worth.reason}")
     why = f"that share of {took(inputs.repair.value)} of repair; a shorter wait pays, a longer one does not"
     yield table.seconds("break_even", "wait at most", even_s, why)
     queue_s = inputs.config.plan.queue_wait
