@@ -146,6 +146,7 @@ def _save(config: Config, measured: Measured | None, state: Known | None, nodes:
     if state is not None and not config.checkpoint.in_place and plan.scratch_bandwidth is not None:
         each = state.value / nodes
         source = f"{short_size(round(each))} of every node by plan.scratch_bandwidth"
+        source += "; at most, for the library writes beside training" if config.checkpoint.in_library else ""
         return Known(each / plan.scratch_bandwidth, source)
     return Known(SAVE_S, "assumed, nobody measured it: give plan.save, or --from an earlier run", assumed=True)
 
