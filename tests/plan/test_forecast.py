@@ -153,6 +153,15 @@ def test_what_follows_a_job_is_said(recovery, plan, said):
     assert said in " ".join(text(parts(inputs), 400).split())
 
 
+def test_the_chance_to_be_given_up():
+    """A run fails after so many attempts: with twenty of them and twenty failures to come, one run in two does."""
+    said = told(plan="{work: 20d, save: 10s}", checkpoint="{layout: library}", nodes=256)["deadline"]
+    assert said["failures"] == pytest.approx(20, abs=0.5)
+    assert said["given_up_share"] == pytest.approx(0.5, abs=0.07)
+    many = told(plan="{work: 20d, save: 10s}", recovery="{max_attempts: 1000}", nodes=256)["deadline"]
+    assert many["given_up_share"] < 1e-6
+
+
 def test_what_never_gets_done():
     """A job that fails faster than it restarts is never done, and that is no number."""
     chain = told(Rate(per_1000_node_days=100_000, source="x"), plan="{work: 1d, restart: 7d}")
