@@ -69,7 +69,7 @@ class Decider:
         """The moment with numbers that make no difference replaced by one of their kind."""
         policy = self._policy
         return moment._replace(
-            idle=min(moment.idle, max(self._wanted - moment.kept, 1)),
+            idle=min(moment.idle, max(max(self._wanted, moment.nodes) - moment.kept, 1)),
             attempts=policy.max_attempts if moment.attempts >= policy.max_attempts else 1,
             fruitless=policy.no_progress_limit if moment.fruitless >= policy.no_progress_limit else 0,
             requeues=policy.max_requeues if moment.requeues >= policy.max_requeues else 0,

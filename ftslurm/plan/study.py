@@ -10,8 +10,8 @@ A value of a sweep that is wrong is told with its own line, whatever key of whic
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,12 @@ def load(path: Path) -> Study:
         DataDamaged: a trace is none, or out of order; with its file and line.
     """
     return parse(text_of(path), str(path), path.parent)
+
+
+def with_changes(study: Study, changes: Mapping[str, object]) -> Study:
+    """Return the study with these values of `seed` and `replications` in every case."""
+    cases = (replace(case, scenario=case.scenario.model_copy(update=dict(changes))) for case in study.cases)
+    return replace(study, cases=tuple(cases))
 
 
 def parse(text: str, file: str, folder: Path) -> Study:
@@ -183,8 +189,9 @@ def _recovery(scenario: Scenario, laid: Document) -> Iterator[Finding]:
         as_config(scenario)
     except ValidationError as error:
         for each in explain(error, laid, Config):
-            yield tuple(map(str, each.path)), each.message.replace("resources.nodes", "nodes").replace(
-                "resources.ranks_per_node", "gpus_per_node"
+            yield (
+                tuple(map(str, each.path)),
+                each.message.replace("resources.nodes", "nodes").replace("resources.ranks_per_node", "gpus_per_node"),
             )
 
 
@@ -227,5 +234,7 @@ class _Traces:
             return None, [(("faults", "trace"), f"it has {trace.nodes} nodes, and {scenario.among} are simulated")]
         if scenario.span > trace.span_s:
             days = trace.span_s / 86400
-            return None, [(("span",), f"the trace covers {days:.1f} days, and {scenario.span / 86400:.1f} are simulated")]
+            return None, [
+                (("span",), f"the trace covers {days:.1f} days, and {scenario.span / 86400:.1f} are simulated")
+            ]
         return trace, []
