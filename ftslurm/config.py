@@ -39,6 +39,7 @@ from ftslurm.fields import (
 )
 from ftslurm.observe_section import Observe, hide_secrets
 from ftslurm.passthrough import HIDDEN, SbatchOptions, Variables, hide_assignments, is_secret
+from ftslurm.plan_section import Plan
 from ftslurm.quantities import format_duration, format_slurm_time
 from ftslurm.sections import HealthRule, Hooks, Probes, Progress, Recovery, Section
 from ftslurm.srunline import refusals
@@ -154,6 +155,7 @@ class Config(Section):
     )
     hooks: Hooks = Hooks()
     observe: Observe = Observe()
+    plan: Plan = Plan()
 
     @property
     def world_size(self) -> int:

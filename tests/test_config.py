@@ -54,7 +54,7 @@ DEFAULTS = {
         "world_multiple_of": 1,
         "spares": 0,
         "world_sizes": [],
-        "efficiency": 1.0,
+        "efficiency": None,
         "placement": "round_robin",
         "ledger": None,
         "continue": "auto",
@@ -99,6 +99,20 @@ DEFAULTS = {
     "rules": [],
     "hooks": {"health": []},
     "observe": {"metrics": "textfile", "metrics_dir": None, "sample_every": "5s", "notify": []},
+    "plan": {
+        "rate": "typical",
+        "work": None,
+        "save": None,
+        "detect": None,
+        "restart": None,
+        "repair": None,
+        "queue_wait": None,
+        "availability": 0.99,
+        "state": None,
+        "scratch_bandwidth": None,
+        "shared_bandwidth": None,
+        "model": None,
+    },
 }
 
 FULL = """\
