@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftslurm.cli.progress import waiting
 from ftslurm.cli.planfit import fit
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import complete_runs
 
 if TYPE_CHECKING:
