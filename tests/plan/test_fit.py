@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftslurm.cli.plan import plan
 from ftslurm.cli.planfit import fit as command
 from ftslurm.core.lemons import DAY_S
 from ftslurm.errors import UsageError
@@ -156,6 +157,14 @@ def test_the_command_tells_the_same_twice(tmp_path, judged_on):
     assert "NaN" not in said[2].stdout
     assert max(map(len, said[0].stdout.splitlines())) <= 120
     assert ("FITTED" in said[0].stdout) is (judged_on != "whole")
+
+
+def test_fit_is_a_command_of_plan(tmp_path):
+    """`ftslurm plan fit TRACE`, beside `ftslurm plan CONFIG`."""
+    path = as_csv(tmp_path / "t.csv", drawn(Exponential(per_1000_node_days=8, repair=SHORT), 50, 120))
+    said = CliRunner().invoke(plan, ["fit", str(path), "--nodes", "50", "--replications", "2"])
+    assert said.exit_code == 0, said.output
+    assert "of 50 nodes in" in said.stdout
 
 
 def test_a_fleet_that_was_not_told_is_said(tmp_path):
