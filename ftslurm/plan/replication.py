@@ -1,8 +1,8 @@
 """Simulating a study: every case as often as it asks, on as many processes as there are, and what that amounts to.
 
-Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither on
-the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are Student's:
-they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
+Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither
+on the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are
+Student's: they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from ftslurm.errors import ConfigError, FtslurmError
 from ftslurm.fields import shown
 from ftslurm.plan.scenario import Scenario
 from ftslurm.plan.trace import Trace, read_trace
-from ftslurm.yamldoc import Document, Path as Keys, Problem, read
+from ftslurm.yamldoc import Document, Problem, read
+from ftslurm.yamldoc import Path as Keys
 
 MOST_CASES = 1000
 SWEEP = "sweep"
@@ -58,8 +59,7 @@ def load(path: Path) -> Study:
     """Read and check a scenario file; a trace lies beside it.
 
     Raises:
-        ConfigError: all that is wrong, each with line and column.
-        DataDamaged: a trace is none, or out of order; with its file and line.
+        ConfigError: all that is wrong, each with line and column; of a trace with its own file and line, too.
     """
     return parse(text_of(path), str(path), path.parent)
 
@@ -215,19 +215,13 @@ class _Traces:
         self._read: dict[tuple[str, int | None], Trace] = {}
 
     def of(self, scenario: Scenario) -> tuple[Trace | None, list[Finding]]:
-        """The scenario's trace, or why it does not serve.
-
-        Raises:
-            DataDamaged: it is none, or out of order.
-        """
+        """The scenario's trace, or why it does not serve; where the trace itself is wrong, with its file and line."""
         faults = scenario.faults
         key = str(faults.trace), faults.trace_nodes
         if key not in self._read:
             try:
                 self._read[key] = read_trace(self._folder / key[0], faults.trace_nodes)
             except FtslurmError as error:
-                if error.exit_code == 65:
-                    raise
                 return None, [(("faults", "trace"), str(error))]
         trace = self._read[key]
         if scenario.among > trace.nodes:
