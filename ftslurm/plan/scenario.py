@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from ftslurm.fields import Count, CountOrNone, Line, Name, Rate, duration, shown
+from ftslurm.model_section import Size
 from ftslurm.plan.rates import PRESETS
-from ftslurm.plan_section import Size
 from ftslurm.quantities import format_duration, parse_duration
 from ftslurm.sections import Recovery, Section
 

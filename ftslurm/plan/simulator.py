@@ -112,7 +112,7 @@ class _Course:
         strike = self._struck(self._terms.span_s)
         end = strike.at_s if strike is not None else self._terms.span_s
         nodes, wanted = len(self._world), self._terms.nodes
-        speed = 1.0 if nodes >= wanted else nodes * self._terms.policy.efficiency / wanted
+        speed = 1.0 if nodes >= wanted else nodes * (self._terms.policy.efficiency or 1.0) / wanted
         self._progress.train(end - self._now, speed)
         self._now = end
         if strike is not None:
