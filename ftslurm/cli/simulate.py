@@ -125,19 +125,19 @@ def _preview(study: Study, *, as_json: bool) -> None:
 def _print(study: Study, results: Sequence[Result]) -> None:
     from ftslurm.plan.telling import counts, formula
 
-    rows, wheres, whats = [], [], []
+    rows, spent, counted = [], [], []
     for each in results:
         case = [value for _, value in each.case.swept]
         ettr, goodput = (each.estimate(measure) for measure in (lambda one: one.ettr, lambda one: one.goodput))
         rows.append((*case, _duration(each.terms.mttf_s), _duration(each.terms.copies.interval_s), _interval(ettr),
                      _interval(goodput), _ratio(formula(each.terms))))  # fmt: skip
-        wheres.append((*case, *_shares(each)))
-        whats.append((*case, *(f"{value:.1f}" for _, value in counts(each))))
+        spent.append((*case, *_shares(each)))
+        counted.append((*case, *(f"{value:.1f}" for _, value in counts(each))))
     _table((*_headings(study), "MTTF", "SAVE EVERY", "ETTR", "GOODPUT", "FORMULA"), rows)
     click.echo("\nWhere the time goes, in percent of the wall time")
-    _table((*_headings(study), *(name.upper() for name in _names())), wheres)
+    _table((*_headings(study), *(name.upper() for name in _names())), spent)
     click.echo("\nWhat happens in one run")
-    _table((*_headings(study), *(name.replace("_", " ").upper() for name, _ in counts(results[0]))), whats)
+    _table((*_headings(study), *(name.replace("_", " ").upper() for name, _ in counts(results[0]))), counted)
     scenario = study.first
     click.echo(f"\n{scenario.replications} runs a case, seed {scenario.seed}; ± is the mean's 95 % interval")
     _print_assumptions(study)

@@ -173,9 +173,9 @@ def judge(marks: Iterable[Mark], forgiven: Iterable[Forgiveness], now: float, no
     wanted = {days: marks_of_a_lemon(rate, days, nodes) for days in WINDOWS_DAYS}
     last = {each.node: each for each in known}
     counted: dict[str, list[Mark]] = {node: [] for node in last}
-    for each in single:
-        if each.at > amnesty.get(each.node, -math.inf):
-            counted[each.node].append(each)
+    for mark in single:
+        if mark.at > amnesty.get(mark.node, -math.inf):
+            counted[mark.node].append(mark)
     found = [_record(node, _outages(counted[node]), now, wanted, last=last[node]) for node in sorted(last)]
     return tuple(sorted(found, key=lambda each: (-list(Standing).index(each.standing), -each.score, each.node)))
 

@@ -107,7 +107,7 @@ class Detection(Section):
     wrong_exclusions: Frequency = Field(
         0.0, description="How often a healthy node is given up, in 1,000 node-days of training"
     )
-    wrong_diagnoses: Share = Field(
+    wrong_diagnoses: Annotated[float, Field(ge=0, le=0.9, strict=False)] = Field(
         0.0, description="Share of the failures whose node is kept though it is broken, or given up though it is not"
     )
 
@@ -200,6 +200,12 @@ class Scenario(Section):
     def among(self) -> int:
         """Nodes that Slurm can choose among."""
         return self.fleet if self.fleet is not None else self.held
+
+    @property
+    def expected_strikes(self) -> float:
+        """Failures and false alarms that come in one run to all nodes of the fleet; of a trace nobody has to expect."""
+        rate = (0.0 if self.faults.kind == "trace" else self.rate) + self.detection.wrong_exclusions
+        return rate / 1000 * self.among * self.span / 86400.0
 
     @property
     def node_share(self) -> float:

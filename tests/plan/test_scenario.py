@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.complaints import known_keys
-from ftslurm.errors import ConfigError
+from ftslurm.errors import ConfigError, UsageError
 from ftslurm.plan.example import EXAMPLE
 from ftslurm.plan.scenario import Scenario
-from ftslurm.plan.study import MOST_CASES, parse
+from ftslurm.plan.study import MOST_CASES, parse, with_changes
 from ftslurm.plan.terms import terms_of
 
 GOOD = "nodes: 4\ncheckpoint: {stall: 10s}\n"
@@ -28,6 +28,8 @@ MISTAKES = [
     (GOOD + "repair: {median: 2h, mean: 1h}\n", "s.yaml:3:22: repair.mean: must be at least repair.median"),
     (GOOD + "faults: {kind: trace}\n", "s.yaml:3:1: faults: a trace needs both"),
     (GOOD + "faults: {rate: 1, mtbf: 3h}\n", "s.yaml:3:19: faults.mtbf: give rate or mtbf, not both"),
+    (GOOD + "span: 3650d\nfaults: {mtbf: 1s}\n", "s.yaml:4:10: faults.mtbf: 3.2e+08 failures in one run are too many"),
+    (GOOD + "detection: {wrong_diagnoses: 1}\n", "s.yaml:3:13: detection.wrong_diagnoses: must be at most 0.9"),
     (GOOD + "span: 30\n", "s.yaml:3:1: span: a duration needs a unit; write 30s or 30ms"),
     (GOOD + "span: 30d\nspan: 40d\n", "s.yaml:4:1: span: given twice"),
     ("nodes: 4\n", "s.yaml:1:1: checkpoint: give stall, or both size and scratch"),
@@ -131,3 +133,12 @@ def test_nothing_but_a_refusal_comes_of_nonsense(given_values, text) -> None:
     for each in (json.dumps(value), json.dumps({**value, "sweep": {**given_values}}), text):
         with contextlib.suppress(ConfigError):
             parse(each, "s.yaml", Path("/nonexistent"))
+
+
+def test_too_many_runs_are_refused(tmp_path: Path) -> None:
+    """Also where the number comes from the command line; fewer are what is asked for."""
+    study = parse(GOOD + f"sweep: {{nodes: {list(range(1, 12))}}}\n", "s.yaml", tmp_path)
+    with pytest.raises(UsageError, match="1,100,000 runs are too many"):
+        with_changes(study, {"replications": 100_000})
+    changed = with_changes(study, {"replications": 3, "seed": 9})
+    assert {(case.scenario.replications, case.scenario.seed) for case in changed.cases} == {(3, 9)}
