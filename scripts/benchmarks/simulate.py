@@ -146,14 +146,17 @@ def speed(replications: int, workers: int, span: str) -> dict[str, Any]:
     def report(count: int) -> None:
         reports.append(json.dumps(document(many, run(many, count, lambda *_: None))))
 
+    before = os.times()
     wall_s, _ = timed(lambda: report(workers))
+    after = os.times()
+    cpu_s = after.user - before.user + after.children_user - before.children_user
     few = with_changes(found, {"replications": 4})
     same = {json.dumps(document(few, run(few, count, lambda *_: None))) for count in (1, 2)}
     case = json.loads(reports[0])["cases"][0]
     return {
         "nodes": setting.nodes, "days": setting.span_s / 86400, "failures": case["counts"]["failures"],
         "one": _middle(ones), "floor": _middle(floors), "replications": replications, "workers": workers,
-        "many_s": wall_s, "many_floor_s": replications * _middle(floors)["cpu_s"] / workers,
+        "many_s": wall_s, "many_cpu_s": cpu_s, "many_floor_s": replications * _middle(floors)["cpu_s"] / workers,
         "same_bytes": len(same) == 1, "ettr": case["ettr"], "goodput": case["goodput"], "counts": case["counts"],
     }  # fmt: skip
 
@@ -208,8 +211,10 @@ def _speed(found: dict[str, Any]) -> list[str]:
         "one run, one core", f"{one['wall_s']:.2f} s (worst of five {one['worst_s']:.2f} s)", f"{one['cpu_s']:.2f} s",
         f"{floor['cpu_s']:.2f} s",
     ]  # fmt: skip
-    many = [f"{found['replications']:,} runs, {found['workers']} processes", f"{found['many_s']:.0f} s", "",
-            f"{found['many_floor_s']:.0f} s"]  # fmt: skip
+    many = [
+        f"{found['replications']:,} runs, {found['workers']} processes",
+        *(f"{found[name]:.0f} s" for name in ("many_s", "many_cpu_s", "many_floor_s")),
+    ]
     told = (
         f"Goals: 5 s, and 600 s for 1,000 runs on two cores. A run has {found['failures']:,.0f} failures in the mean;"
         f" its ETTR is {found['ettr']['mean']:.4f}, its goodput {found['goodput']['mean']:.4f}. The first run of a"
