@@ -1,17 +1,21 @@
 """Simulating a study: every case as often as it asks, on as many processes as there are, and what that amounts to.
 
-Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither on
-the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are Student's:
-they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
+Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither
+on the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are
+Student's: they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -23,7 +27,7 @@ from ftslurm.plan.study import Case, Study
 from ftslurm.plan.terms import Terms, terms_of
 
 CHUNK = 25
-"""Replications that one process makes in a row; what the core has decided is remembered that long."""
+"""At most so many replications are made in a row; what the core has decided is remembered that long."""
 _Z = 1.959963984540054
 
 
@@ -94,16 +98,18 @@ def run(study: Study, workers: int, told: Callable[[int, int], None]) -> tuple[R
         TryAgain: a process was killed.
     """
     terms = [terms_of(case) for case in study.cases]
+    total = sum(case.scenario.replications for case in study.cases)
+    size = max(min(CHUNK, total // (4 * workers)), 1)
     tasks = [
-        (each, case.scenario.seed, range(first, min(first + CHUNK, case.scenario.replications)))
+        (each, case.scenario.seed, range(first, min(first + size, case.scenario.replications)))
         for each, case in zip(terms, study.cases, strict=True)
-        for first in range(0, case.scenario.replications, CHUNK)
+        for first in range(0, case.scenario.replications, size)
     ]
-    total = sum(len(numbers) for _, _, numbers in tasks)
     found: list[Outcome] = []
-    for outcomes in _made(tasks, min(workers, len(tasks))):
-        found += outcomes
-        told(len(found), total)
+    with _mapping(min(workers, len(tasks))) as mapping:
+        for outcomes in mapping(chunk, tasks):
+            found += outcomes
+            told(len(found), total)
     results, first = [], 0
     for each, case in zip(terms, study.cases, strict=True):
         end = first + case.scenario.replications
@@ -115,22 +121,41 @@ def run(study: Study, workers: int, told: Callable[[int, int], None]) -> tuple[R
 Task = tuple[Terms, int, range]
 
 
-def _made(tasks: Sequence[Task], workers: int) -> Iterator[list[Outcome]]:
-    """The outcomes of each task, in their order."""
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterable[list[Outcome]]]]:
+    """What `map` is, on so many processes; they end with this, also where it is left by Ctrl-C."""
     if workers <= 1:
-        yield from map(chunk, tasks)
+        yield map
         return
+    others = set(multiprocessing.active_children())
     # Not forked: a display of ours may be a thread by now.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_serve) as pool:
         try:
-            yield from pool.map(chunk, tasks)
-        except BrokenProcessPool as error:
-            raise TryAgain(
-                "a process that simulates was killed", hint="is there too little memory? --workers 1 takes least"
-            ) from error
-        finally:
+            yield pool.map
+        except BaseException as error:
+            # What is being made may take minutes, and nobody wants it any more.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise TryAgain(
+                    "a process that simulates was killed", hint="is there too little memory? --workers 1 takes least"
+                ) from error
+            raise
+
+
+def _serve() -> None:
+    """What a process of the pool does first: leave Ctrl-C to us, and never outlive us, even if we are killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def chunk(task: Task) -> list[Outcome]:
