@@ -118,6 +118,9 @@ class Slurm:
             busy |= set(job["nodes"])
 
     def sinfo(self) -> int:
+        if "--exact" in self.argv:
+            print(self.state.get("inventory", ""), end="")
+            return 0
         if self.option("-p") in self.state["partitions"]:
             print("\n".join(self.state["nodes"]))
         return 0
