@@ -204,6 +204,32 @@ def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
     assert "| batch host |" in page
 
 
+@long_test("four jobs train one after the other")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_steps(lab_name: str, tmp_path: Path) -> None:
+    """Every size is measured, predicted from its parts, and said by the law through the others."""
+    value, page = bench("steps", "--lab", lab_name, "--out", tmp_path)
+    assert [size["ranks"] for size in value["sizes"]] == [1, 2, 4, 8]
+    assert all(size["step_s"] > 0 and size["large_s"] >= 0 for size in value["sizes"])
+    assert page.count("| known |") == 4
+    assert page.count("Gustafson") + page.count("Amdahl") == 4
+
+
+@long_test("three jobs are killed again and again")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_forecast(lab_name: str, tmp_path: Path) -> None:
+    """Costs are measured in one job, and what they predict stands beside what another one reached."""
+    value, page = bench("forecast", "--lab", lab_name, "--out", tmp_path)
+    (sample,) = value["samples"]
+    assert value["costs"].keys() >= {"save_s", "detect_s", "restart_s", "interval_s", "step_s"}
+    assert sample["killed"] + sample["void"] == 3
+    assert sum(sample["predicted"].values()) == pytest.approx(1, abs=0.001)
+    assert sum(sample["by_journal"].values()) == pytest.approx(1, abs=0.01)
+    assert "| 10 s | " in page
+
+
 def test_diagnosis(tmp_path: Path) -> None:
     """Every incident of the corpus is in the matrix; worse evidence is scored beside the whole."""
     value, page = bench("diagnosis", "--out", tmp_path)

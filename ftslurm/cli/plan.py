@@ -105,10 +105,21 @@ def _rate(config: Config, asked: str | None) -> Rate:
             named = failure_rate(asked if asked.isalpha() else float(asked))
         except ValueError as error:
             raise UsageError(f"--rate: {error}") from None
-    found = rate_of(named, "--rate" if asked is not None else "plan.rate")
-    if found is None:
-        raise UsageError("learnt rates are not there yet")
-    return found
+    return rate_of(named, "--rate" if asked is not None else "plan.rate") or _learnt(config)
+
+
+def _learnt(config: Config) -> Rate:
+    """The rate that this user's own jobs have met; without accounting there is none."""
+    from ftslurm.errors import ServiceUnavailable
+    from ftslurm.paths import default_run_root, ledger_of
+    from ftslurm.plan.rates import learnt
+    from ftslurm.slurm.client import SlurmClient
+
+    root = Path(config.run_root) if config.run_root is not None else default_run_root()
+    found = learnt(SlurmClient(), ledger_of(root, config.recovery.ledger))
+    if found.rate is None:
+        raise ServiceUnavailable(found.reason, hint="give plan.rate: good, typical, bad, or a number of your site's")
+    return found.rate
 
 
 def _measured(earlier: str | None) -> Measured | None:

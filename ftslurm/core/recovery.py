@@ -165,9 +165,10 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     stop = _budget_stop(found, now, policy)
     if stop:
         return Plan(kind=Kind.ABORT, nodes=(), reason=stop)
-    rates = _rates(now)
-    spare = _spare(now, policy, rates)
-    options = (_relaunch(now, policy, rates), spare, _shrink(now, policy, rates, spare), _requeue(now, policy, rates))
+    rates, parted = _rates(now), _parted(now)
+    spare = _spare(now, policy, rates, parted)
+    shrink = _shrink(now, policy, rates, parted) if spare.refusal else _shrink(now, policy, rates, parted.without_idle)
+    options = (_relaunch(now, policy, rates, parted), spare, shrink, _requeue(now, policy, rates))
     feasible = [option for option in options if not option.refusal]
     refused = tuple((option.kind, option.refusal) for option in options if option.refusal)
     if not feasible:
@@ -247,24 +248,38 @@ def _preference(kind: Kind, policy: Policy) -> int:
     return policy.prefer.index(kind) + 1 if kind in policy.prefer else len(policy.prefer) + 1
 
 
-def _parted(now: Situation) -> tuple[list[str], list[str], list[str]]:
-    """Return the attempt's nodes that are usable, those that are not, and usable ones that stand idle."""
+@dataclass(frozen=True, slots=True)
+class _Parted:
+    """The attempt's nodes that are usable, those that are not, and usable ones that stand idle."""
+
+    kept: list[str]
+    gone: list[str]
+    idle: list[str]
+
+    @property
+    def without_idle(self) -> _Parted:
+        return _Parted(self.kept, self.gone, [])
+
+
+def _parted(now: Situation) -> _Parted:
     nodes, live = frozenset(now.nodes), frozenset(now.live)
     kept = [node for node in now.nodes if node in live]
-    return kept, [node for node in now.nodes if node not in live], [node for node in now.live if node not in nodes]
+    # With thousands of nodes each pass counts, and mostly none is gone or none stands idle.
+    gone = [node for node in now.nodes if node not in live] if len(kept) < len(now.nodes) else []
+    idle = [node for node in now.live if node not in nodes] if len(kept) < len(now.live) else []
+    return _Parted(kept, gone, idle)
 
 
-def _relaunch(now: Situation, policy: Policy, rates: Rates) -> _Option:
-    _, gone, _ = _parted(now)
-    if gone:
-        return _Option(Kind.RELAUNCH, refusal=f"{', '.join(gone)} cannot be used")
+def _relaunch(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
+    if parted.gone:
+        return _Option(Kind.RELAUNCH, refusal=f"{', '.join(parted.gone)} cannot be used")
     reason = f"all {len(now.nodes)} nodes of the attempt are usable"
     return _going_on(_Option(Kind.RELAUNCH, now.nodes, reason=reason), rates, now, policy)
 
 
-def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
+def _spare(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
     """Fill the world up, to its size before or more, with nodes that stand idle."""
-    kept, _, idle = _parted(now)
+    kept, idle = parted.kept, parted.idle
     if not idle:
         return _Option(Kind.SPARE, refusal="no idle node is held")
     nodes = _chosen(now, policy, kept, idle)
@@ -292,14 +307,13 @@ def _chosen(now: Situation, policy: Policy, kept: list[str], idle: list[str]) ->
     return arranged(now.live, ranked[:count], policy.placement, now.places)
 
 
-def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Option:
+def _shrink(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
     """Go on smaller; idle nodes help, except where they could make the world whole (that is the other plan)."""
-    kept, gone, idle = _parted(now)
-    if not gone:
+    if not parted.gone:
         return _Option(Kind.SHRINK, refusal="no node was lost")
     if not policy.reshards:
         return _Option(Kind.SHRINK, refusal=FIXED_WORLD)
-    nodes = _chosen(now, policy, kept, idle if spare.refusal else [])
+    nodes = _chosen(now, policy, parted.kept, parted.idle)
     if len(nodes) < max(policy.min_nodes, 1):
         text = f"{len(nodes)} usable nodes are fewer than min_nodes {policy.min_nodes}"
         return _Option(Kind.SHRINK, refusal=text)

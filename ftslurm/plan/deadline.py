@@ -7,9 +7,14 @@ from collections.abc import Iterator
 
 from ftslurm.insight.text import took
 from ftslurm.plan import table
+from ftslurm.plan.gamma import poisson_at_most
 from ftslurm.plan.inputs import Inputs
+from ftslurm.plan.reliability import spares
 from ftslurm.plan.table import Row
 
+SURE = 0.99
+NEVER_S = 100 * 365 * 86400.0
+"""What takes longer is not waited for."""
 UNKNOWN = "plan.work is not given"
 
 
@@ -30,12 +35,24 @@ def deadline(inputs: Inputs, ettr: float) -> Iterator[Row]:
         yield table.seconds("limit", "time limit", limit_s, "resources.time")
     if work_s is None:
         return
-    wall_s = work_s / ettr if ettr > 0 else math.inf
+    wall_s = work_s / ettr if ettr * NEVER_S > work_s else math.inf
     yield table.seconds("wall", "time that it takes", wall_s, "the work by the expected ETTR, in jobs that do not end")
-    failures = wall_s / inputs.mttf_s if wall_s < math.inf else math.inf
-    yield table.number("failures", "failures meanwhile", failures if failures < math.inf else None, "on the mean")
+    if wall_s < math.inf:
+        yield table.number("failures", "failures meanwhile", wall_s / inputs.mttf_s, "on the mean")
+        yield _gives_up(inputs, wall_s)
     if limit_s is not None:
         yield from _chain(inputs, wall_s, limit_s)
+
+
+def _gives_up(inputs: Inputs, wall_s: float) -> Row:
+    """The chance that so many failures come that the run is given up, all jobs of a chain together."""
+    most, failing = inputs.config.recovery.max_attempts, inputs.rate.per_second
+    chance = 1 - poisson_at_most(most - 1, wall_s / inputs.mttf_s)
+    enough = spares(inputs.nodes, failing, wall_s, SURE) + 1
+    why = (
+        f"after recovery.max_attempts {most}, all jobs together; {enough:,} suffice for {100 * SURE:g} of 100 such runs"
+    )
+    return table.share("given_up", "chance to be given up", max(chance, 0.0), why)
 
 
 def _chain(inputs: Inputs, wall_s: float, limit_s: float) -> Iterator[Row]:

@@ -75,11 +75,10 @@ def headline(inputs: Inputs) -> str:
     """Return the forecast in one sentence."""
     best_s, used_s = optimum(inputs.save.value, inputs.mttf_s), interval_of(inputs).seconds
     best, used = _ettr(inputs, best_s), _ettr(inputs, used_s)
-    every = f"with a save every {took(best_s)}"
-    better = every if best - used < WORTH else f"saving every {took(used_s)}; {table.percent(best)} {every}"
+    better = f"; {table.percent(best)} with one every {took(best_s)}" if best - used >= WORTH else ""
     return (
         f"{inputs.config.name} on {count(inputs.nodes, 'node')}: a failure every {took(inputs.mttf_s)};"
-        f" {table.percent(used)} of the time trains {better}"
+        f" {table.percent(used)} of the time trains, with a save every {took(used_s)}{better}"
     )
 
 

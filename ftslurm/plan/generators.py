@@ -28,6 +28,8 @@ WEEK_S = 7 * DAY_S
 """A fault so soon after a repair is a relapse; what happened before is forgotten."""
 PERIOD_S = 14 * DAY_S
 """For so long a fleet has the same good or bad time."""
+WARM_UP_S = 28 * DAY_S
+"""So long before the beginning outages are drawn, and left out, so that their relapses are not missed."""
 
 
 class Generator(Protocol):
@@ -135,55 +137,62 @@ class Lemons:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clustered:
-    """What a fleet has shown; the defaults are those of the InfiniteHBD trace's first 174 days.
+    """What a fleet has shown; the defaults are fitted to the InfiniteHBD trace's first 174 days.
+
+    Nodes that fail at one moment have one cause: they are repaired together, and what comes back comes back for all.
 
     Attributes:
         per_1000_node_days: all faults, relapses and bursts included.
         relapse: the chance that a node fails again within a week after a repair, if it had been well before.
         again: the same after a relapse.
-        delay: from a repair to the relapse.
+        soon: of the relapses, those within a day; the others come at any time of the week.
+        delay: from a repair to a relapse within a day.
+        hasty: how long repairs take that a relapse follows, as a part of the others.
         burst_share: of the moments at which nodes fail, those at which several do.
         burst_size: how many they are then, in the mean; at least 2.
         quality: the shape of the gamma distribution of the nodes' own rates; infinite: they are equal.
         steadiness: the same of the fleet's rate from one fortnight to the next.
         fleet: a smaller number of nodes is taken from a fleet of this size, so that a burst hits few of them.
-        repair: how long a node is out.
+        repair: how long nodes are out, over all outages.
     """
 
     per_1000_node_days: float
     relapse: float = 0.25
     again: float = 0.5
-    delay: Lognormal = Lognormal(2 * HOUR_S, 17 * HOUR_S)
-    burst_share: float = 0.05
-    burst_size: float = 4.0
-    quality: float = math.inf
-    steadiness: float = 2.0
+    soon: float = 0.74
+    delay: Lognormal = Lognormal(2 * HOUR_S, 4 * HOUR_S)
+    hasty: float = 0.3
+    burst_share: float = 0.11
+    burst_size: float = 3.6
+    quality: float = 16.0
+    steadiness: float = 2.2
     fleet: int = 400
     repair: Lognormal = REPAIR
 
     def __post_init__(self) -> None:
         _check_rate(self.per_1000_node_days)
         shares = (self.relapse, self.again, self.burst_share)
-        if not all(0 <= each < 1 for each in shares):
-            raise ValueError(f"relapse, again and burst_share lie between 0 and 1, not {shares}")
-        if not (self.burst_size >= 2 and self.quality > 0 and self.steadiness > 0 and self.fleet > 0):
+        if not (all(0 <= each < 1 for each in shares) and 0 <= self.soon <= 1):
+            raise ValueError(f"relapse, again, burst_share and soon lie between 0 and 1, not {(*shares, self.soon)}")
+        if not (2 <= self.burst_size < math.inf and self.quality > 0 and self.steadiness > 0 and self.fleet > 0):
             raise ValueError("a burst has at least 2 nodes, quality, steadiness and fleet are more than 0")
+        if not (self.delay.median_s <= DAY_S and 0 < self.hasty < math.inf):
+            raise ValueError("half of the early relapses come within a day at least, and hasty is more than 0")
 
     def outages(self, nodes: int, span_s: float, dice: Random) -> list[Outage]:
-        """Moments at which nodes fail, who fails then, and what follows on each of them."""
+        """Moments at which nodes fail, who fails then, and what follows for all of them."""
         fleet = max(nodes, self.fleet)
         pick = self._picker(fleet, dice)
         quiet_since: dict[int, float] = {}
         found: list[Outage] = []
-        for at in self._moments(fleet, span_s, dice):
+        for at in self._moments(fleet, -WARM_UP_S, span_s, dice):
             size = self._size(dice)
+            chain = self._chain(at, "burst" if size > 1 else "fault", dice)
             for node in {pick() for _ in range(size)} if size > 1 else (pick(),):
-                since = quiet_since.get(node, -math.inf)
-                if node < nodes and since <= at:
-                    chain = self._chain(node, at, "burst" if size > 1 else "fault", dice, recent=at - since < WEEK_S)
-                    quiet_since[node] = chain[-1].end_s
-                    found += chain
-        return sorted((each for each in found if each.at_s < span_s), key=WHEN)
+                if node < nodes and quiet_since.get(node, -math.inf) <= at:
+                    found += [Outage(node, *each) for each in chain]
+                    quiet_since[node] = found[-1].end_s
+        return sorted((each for each in found if 0 <= each.at_s < span_s), key=WHEN)
 
     def _picker(self, nodes: int, dice: Random) -> Callable[[], int]:
         if math.isinf(self.quality):
@@ -191,18 +200,21 @@ class Clustered:
         edges = list(accumulate(dice.gammavariate(self.quality, 1.0) for _ in range(nodes)))
         return lambda: min(bisect_right(edges, edges[-1] * dice.random()), nodes - 1)
 
-    def _moments(self, nodes: int, span_s: float, dice: Random) -> Iterator[float]:
+    def _moments(self, nodes: int, start_s: float, span_s: float, dice: Random) -> Iterator[float]:
         """Poisson within a fortnight, with a factor that is drawn for each of them."""
-        chain = 1 + self.relapse / (1 - self.again)
         burst = 1 + self.burst_share * (self.burst_size - 1)
-        rate = nodes * _per_second(self.per_1000_node_days) / (chain * burst)
-        start = 0.0
-        while start < span_s:
-            end = min(start + PERIOD_S, span_s)
+        rate = nodes * _per_second(self.per_1000_node_days) / (self._length * burst)
+        while start_s < span_s:
+            end_s = min(start_s + PERIOD_S, span_s)
             shape = self.steadiness
             factor = 1.0 if math.isinf(shape) else dice.gammavariate(shape, 1 / shape)
-            yield from _poisson(rate * factor, start, end, dice)
-            start += PERIOD_S
+            yield from _poisson(rate * factor, start_s, end_s, dice)
+            start_s = end_s
+
+    @property
+    def _length(self) -> float:
+        """A fault and the relapses that follow from it, in the mean."""
+        return 1 + self.relapse / (1 - self.again)
 
     def _size(self, dice: Random) -> int:
         """1, or in a burst 2 and a geometric number more."""
@@ -211,15 +223,23 @@ class Clustered:
         more = self.burst_size - 2
         return 2 + (int(math.log(1 - dice.random()) / math.log(more / (1 + more))) if more > 0 else 0)
 
-    def _chain(self, node: int, at: float, kind: str, dice: Random, *, recent: bool) -> list[Outage]:
-        """The outage and its relapses; each is likelier where the one before was a relapse itself."""
-        chain = [Outage(node, at, self.repair.draw(dice), kind)]
-        chance = self.again if recent else self.relapse
+    def _chain(self, at: float, kind: str, dice: Random) -> list[tuple[float, float, str]]:
+        """When nodes fail and how long they are out, again and again; a relapse makes the next one likelier."""
+        whole = self._length / (1 + self.hasty * (self._length - 1))
+        chain, chance = [], self.relapse
         while dice.random() < chance:
-            at = chain[-1].end_s + self.delay.draw(dice)
-            chain.append(Outage(node, at, self.repair.draw(dice), "relapse"))
-            chance = self.again
+            repair_s = round(whole * self.hasty * self.repair.draw(dice), 3)
+            chain.append((at, repair_s, kind))
+            at, kind, chance = round(at + repair_s + self._delay(dice), 3), "relapse", self.again
+        chain.append((at, round(whole * self.repair.draw(dice), 3), kind))
         return chain
+
+    def _delay(self, dice: Random) -> float:
+        if dice.random() >= self.soon:
+            return dice.uniform(DAY_S, WEEK_S)
+        while (delay_s := self.delay.draw(dice)) > DAY_S:
+            pass
+        return delay_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,7 @@ def _save(config: Config, measured: Measured | None, state: Known | None, nodes:
     if state is not None and not config.checkpoint.in_place and plan.scratch_bandwidth is not None:
         each = state.value / nodes
         source = f"{short_size(round(each))} of every node by plan.scratch_bandwidth"
+        source += "; at most, for the library writes beside training" if config.checkpoint.in_library else ""
         return Known(each / plan.scratch_bandwidth, source)
     return Known(SAVE_S, "assumed, nobody measured it: give plan.save, or --from an earlier run", assumed=True)
 
@@ -202,7 +203,8 @@ def _interval(config: Config, measured: Measured | None, save: Known, mttf_s: fl
         best_s = daly(save.value, mttf_s)
         return Known(max(best_s, saved.min_interval), "checkpoint.every.time: auto, which is Daly's")
     if measured is not None and measured.interval_s is not None:
-        return Known(*measured.interval_s)
+        between_s, source = measured.interval_s
+        return Known(between_s - save.value, source) if between_s > save.value else None
     return None
 
 

@@ -36,7 +36,7 @@ class Measured:
         save_s: for how long the ranks stood still for a save.
         detect_s: from the first sign of a failure until it was noticed.
         restart_s: from there to the first step, in the same job.
-        interval_s: the time between two saves.
+        interval_s: the time between two saves, the save itself included.
         drain_s: from a whole checkpoint until it was on shared storage.
         state_bytes: of the largest of the newest checkpoints.
         stepped: (ranks, seconds of a step), as often as measured.
@@ -91,7 +91,9 @@ def read(entries: Sequence[Entry], name: str) -> Measured:
     paused = [entry.event.took_s for entry in entries if isinstance(entry.event, WorkPaused)]
     remarks = []
     if not paused:
-        remarks.append(f"{name} does not tell how long its ranks stood still to save: only the library layout does")
+        remarks.append(
+            f"{name} does not tell how long its ranks stood still to save: `phase('save')` or the library layout do"
+        )
     if not failed:
         remarks.append(f"{name} had no failure that it got over in its job: nothing is known of detection and restart")
     size = max((each.size_bytes or 0 for each in saved[-_NEWEST:]), default=0)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ftslurm import cli
+from ftslurm.plan.rates import Learnt, Rate
 from tests.insight.journals import make_run
 from tests.plan.test_measured import eventful
 
@@ -67,6 +68,23 @@ def test_costs_of_an_earlier_run(train, root, capfd):
     assert not err
 
 
+def test_a_learnt_rate_has_bounds(train, root, capfd, monkeypatch):
+    """What accounting and the ledger say, with its interval and the ETTR at both ends; the ledger is the configured one."""
+    asked = []
+
+    def learnt(client, folder):
+        asked.append(folder)
+        rate = Rate(per_1000_node_days=4.0, low=3.0, high=6.0, source="learnt: 12 failures")
+        return Learnt(rate=rate, faults=12, node_days=3000.0, reason=rate.source)
+
+    monkeypatch.setattr("ftslurm.plan.rates.learnt", learnt)
+    train.write_text(YAML.replace("rate: bad", "rate: learnt") + f"recovery: {{ledger: {root / 'ours'}}}\n")
+    code, out, _ = plan(capfd, "train.yaml")
+    assert (code, asked) == (0, [root / "ours"])
+    assert "learnt: 12 failures" in out
+    assert "ETTR at the upper end" in out
+
+
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
 def test_the_picture(train, tmp_path, capfd, name, magic):
     """A file of the kind that its name says; twice the same."""
@@ -85,6 +103,7 @@ def test_the_picture(train, tmp_path, capfd, name, magic):
         (["train.yaml", "--rate", "-1"], 2, "more than 0"),
         (["train.yaml", "--rate", "nan"], 2, "1,000 node-days"),
         (["train.yaml", "--rate", "\x1b[31mx"], 2, "--rate: "),
+        (["train.yaml", "--rate", "learnt"], 69, "no job of yours"),
         (["train.yaml", "--nodes", "0"], 2, "nodes"),
         (["train.yaml", "--from", "999"], 2, "no run is known as '999'"),
         (["train.yaml", "--picture", "a.pdf"], 2, ".png or .svg"),
