@@ -118,11 +118,8 @@ class Slurm:
             busy |= set(job["nodes"])
 
     def sinfo(self) -> int:
-        if "--exact" in self.argv:
-            print(self.state.get("inventory", ""), end="")
-            return 0
-        if self.option("-p") in self.state["partitions"]:
-            print("\n".join(self.state["nodes"]))
+        known = self.state["nodes"] if self.option("-p") in self.state["partitions"] else ()
+        print(self.state.get("inventory", "") if "--exact" in self.argv else "\n".join(known))
         return 0
 
     # --- squeue and sacct ---------------------------------------------------------------------------------------------
