@@ -43,9 +43,9 @@ HEADER = ["MTBF", "method", "jobs", "killed", "void", "committed steps", "undist
 METHOD = """Each job has {seconds:.0f} s; a checkpoint every {every} steps, no step shorter than {pace:.0f} ms. Every
 method is hit at the same moments, which differ from job to job (seeds {seeds}). Torchrun has as many restarts as it
 wants, ftslurm as many attempts; all else is as in [recovery.md](recovery.md). The last column is what torchft has
-published for its own share of committed steps (PyTorch blog, "Fault Tolerant Llama: training with 2000 synthetic failures
-every ~15 seconds and no checkpoints on Crusoe L40S"): 300 L40S GPUs, whole replica groups killed, no checkpoints. That
-is other hardware and another way to count, and stands here for the scale only.
+published for its own share of committed steps (PyTorch blog, "Fault Tolerant Llama: training with 2000 synthetic
+failures every ~15 seconds and no checkpoints on Crusoe L40S"): 300 L40S GPUs, whole replica groups killed, no
+checkpoints. That is other hardware and another way to count, and stands here for the scale only.
 """
 
 
