@@ -215,6 +215,18 @@ def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
     assert "| batch host |" in page
 
 
+@long_test("four jobs train one after the other")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_steps(lab_name: str, tmp_path: Path) -> None:
+    """Every size is measured, predicted from its parts, and said by the law through the others."""
+    value, page = bench("steps", "--lab", lab_name, "--out", tmp_path)
+    assert [size["ranks"] for size in value["sizes"]] == [1, 2, 4, 8]
+    assert all(size["step_s"] > 0 and size["large_s"] >= 0 for size in value["sizes"])
+    assert page.count("| known |") == 4
+    assert page.count("Gustafson") + page.count("Amdahl") == 4
+
+
 @long_test("three jobs are killed again and again")
 @pytest.mark.lab
 @pytest.mark.timeout(600)
