@@ -178,6 +178,14 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     )
 
 
+def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
+    """Return what a plan with so many nodes costs in a situation, by what a policy assumes; to give up costs nothing."""
+    if kind is Kind.ABORT:
+        return FREE
+    rates = _rates(now, policy)
+    return pricing.of_requeue(rates) if kind is Kind.REQUEUE else pricing.of_going_on(nodes, rates)
+
+
 def _rates(now: Situation, policy: Policy) -> Rates:
     """What prices are made of here. A world that was larger than what is wanted counts as wanted."""
     return Rates(
