@@ -179,7 +179,7 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
 
 
 def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
-    """Return what a plan with so many nodes costs in a situation, by what a policy assumes; to give up costs nothing."""
+    """Return what a plan on so many nodes costs in a situation, by a policy's assumptions; giving up costs nothing."""
     if kind is Kind.ABORT:
         return FREE
     rates = _rates(now, policy)
