@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from ftslurm.core.actions import (
     Action,
     AskToSave,
@@ -17,6 +20,17 @@ from ftslurm.core.actions import (
     SetTimer,
 )
 from ftslurm.insight.text import count, folded
+
+
+def deeds(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """What is done: neither what is said, and for what reason, nor for how long is waited."""
+    done = (each for each in actions if not isinstance(each, Say | SetTimer))
+    return tuple(replace(each, reason="") if isinstance(each, EndRun | Requeue) else each for each in done)
+
+
+def told(actions: Iterable[Action]) -> tuple[str, ...]:
+    """The same in words."""
+    return tuple(words(each) for each in deeds(actions))
 
 
 def words(action: Action) -> str:

@@ -112,13 +112,10 @@ def read_other(file: Path, own: Config) -> Other:
     """
     text = text_of(file)
     given = read(text).value
-    if not isinstance(given, Mapping) or not given:
-        parse(text, str(file))  # says what is wrong with it, where it is more than that
+    if given == {}:
         raise ConfigError(f"{file} holds no section", hint=f"it may change {', '.join(SECTIONS)}")
-    plain = own.resolved()
-    whole = "command" in given
-    config = parse(text, str(file), None if whole else _left_out(plain, given))
-    return compared(own, config)
+    changes = isinstance(given, Mapping) and "command" not in given
+    return compared(own, parse(text, str(file), _left_out(own.resolved(), given) if changes else None))
 
 
 def _left_out(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ftslurm.core.actions import Action, EndRun, Requeue, Say, SetTimer
+from ftslurm.core.actions import Action
 from ftslurm.core.diagnosis import Diagnosis
 from ftslurm.core.events import AllocationGranted, Event
 from ftslurm.core.recovery import Plan, Situation, price_of
@@ -22,7 +22,7 @@ from ftslurm.core.run import Step, advance
 from ftslurm.core.state import Planned, Run
 from ftslurm.errors import DataDamaged, IllegalTransition
 from ftslurm.journal import Entry
-from ftslurm.plan.deeds import words
+from ftslurm.plan.deeds import deeds, words
 from ftslurm.plan.otherpolicy import Rules
 from ftslurm.plan.silences import Silences
 from ftslurm.plan.waits import Waits
@@ -208,7 +208,7 @@ class _Telling:
 
     def _differ(self, entry: Entry, run: Run, own: tuple[Action, ...], other: tuple[Action, ...]) -> None:
         """Note what else is done otherwise; words and the length of waits are not deeds."""
-        mine, theirs = _deeds(own), _deeds(other)
+        mine, theirs = deeds(own), deeds(other)
         last = self._found.decisions[-1] if self._found.decisions else None
         if mine == theirs or (last is not None and last.number == entry.number and not last.same):
             return
@@ -255,12 +255,6 @@ def _told_way(event: Event, other: Rules) -> Event:
     if other.continue_by and isinstance(event, AllocationGranted):
         return replace(event, continue_by=other.continue_by)
     return event
-
-
-def _deeds(actions: tuple[Action, ...]) -> tuple[Action, ...]:
-    """What is done: neither what is said, and for what reason, nor for how long is waited."""
-    done = (each for each in actions if not isinstance(each, Say | SetTimer))
-    return tuple(replace(each, reason="") if isinstance(each, EndRun | Requeue) else each for each in done)
 
 
 def _kind(choice: Choice | None) -> tuple[str, ...]:

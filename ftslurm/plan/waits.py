@@ -1,7 +1,8 @@
 """Waits of the core that would have had another length: which of them would have been over before what was waited for.
 
 A recorded wait ends when its timer runs out, or is dropped or replaced because what was waited for has come. With
-another length it makes a difference only where it would have run out first, or has run out and would not have yet.
+another length it makes a difference only where it would have run out first, or has run out and would not have yet, and
+where something follows from it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ftslurm.core.actions import Action, Say, SetTimer
+from ftslurm.core.actions import Action, SetTimer
 from ftslurm.core.events import TimerFired
 from ftslurm.core.recovery import Policy
 from ftslurm.core.run import advance
 from ftslurm.core.state import Run
 from ftslurm.journal import Entry
-from ftslurm.plan.deeds import words
+from ftslurm.plan.deeds import deeds, told
 
 Told = tuple[str, tuple[str, ...], tuple[str, ...]]
 
@@ -44,31 +45,29 @@ class Waits:
     ) -> Iterator[Told]:
         """Take an entry, the states around it, and what both policies do; yields (what, recorded, other)."""
         for name, wait in list(self._open.items()):
-            if entry.t > wait.t + wait.other_s:
-                del self._open[name]
-                yield self._sooner(name, wait, before, entry)
-            elif after.timers.get(name) != wait.token:
-                del self._open[name]
-                if _fired(entry, name, wait):
-                    yield self._later(name, wait)
-                else:
-                    self.harmless += 1
+            sooner = entry.t > wait.t + wait.other_s
+            if not sooner and after.timers.get(name) == wait.token:
+                continue
+            del self._open[name]
+            done = self._done(name, wait, before, entry) if sooner else ()
+            if done:
+                what = f"the wait for {name} would have been over after {wait.other_s:g} s"
+                yield what, (f"waited {wait.own_s:g} s at most",), done
+            elif not sooner and _fired(entry, name, wait) and deeds(entry.actions):
+                more = f"would still have waited, {wait.other_s - wait.own_s:g} s more"
+                yield f"the wait for {name} ran out after {wait.own_s:g} s", told(entry.actions), (more,)
+            else:
+                self.harmless += 1
         own, other = (_timers(each) for each in actions)
         for name in own.keys() & other.keys():
             if own[name].after_s != other[name].after_s and name in after.timers:
                 self._open[name] = _Wait(own[name].token, entry.t, own[name].after_s, other[name].after_s)
 
-    def _sooner(self, name: str, wait: _Wait, run: Run, entry: Entry) -> Told:
-        shift = entry.t - (wait.t + wait.other_s)
-        event = TimerFired(name=name, token=wait.token, at=entry.event.at - shift, mono=entry.event.mono - shift)
-        _, actions = advance(run, event, self._other)
-        done = tuple(words(each) for each in actions if not isinstance(each, Say | SetTimer))
-        what = f"the wait for {name} would have been over after {wait.other_s:g} s"
-        return what, (f"waited {wait.own_s:g} s at most",), done or ("nothing follows",)
-
-    def _later(self, name: str, wait: _Wait) -> Told:
-        more = f"would still have waited, {wait.other_s - wait.own_s:g} s more"
-        return f"the wait for {name} ran out after {wait.own_s:g} s", ("it was over",), (more,)
+    def _done(self, name: str, wait: _Wait, run: Run, entry: Entry) -> tuple[str, ...]:
+        """What follows where a wait is over before this entry comes; nothing: it would have made no difference."""
+        shift_s = entry.t - (wait.t + wait.other_s)
+        event = TimerFired(name=name, token=wait.token, at=entry.event.at - shift_s, mono=entry.event.mono - shift_s)
+        return told(advance(run, event, self._other)[1])
 
 
 def _fired(entry: Entry, name: str, wait: _Wait) -> bool:
