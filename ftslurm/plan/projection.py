@@ -3,9 +3,10 @@
 The model: a world of nodes does work, `rate` node-seconds in a second. It saves after every `interval_s` of work,
 standing still for `pause_s`. A failure throws it back to its newest save; for `detect_s + stop_s` nothing is done, then
 `core.recovery.plan` decides, and what it decides takes as long as it took in the recorded run: a launch and its
-loading, or a wait in the queue and a new job. What it assumes: a failure comes when it came, to the node that it came
-to (where this node is not held, it is not met); the newest save survives; Slurm gives as many nodes as are asked for;
-nothing fails that did not fail. After the recorded end nothing is known: a run that was not finished stops there.
+loading, or a wait in the queue and a new job. What it assumes: a node fails when it failed (where it is not held,
+nobody meets that), and the program where in its work it did; the newest save survives; Slurm gives as many nodes as
+are asked for; nothing else fails; a smaller world is as efficient as the run's own policy believes. After the recorded
+end nothing is known: a run that was not finished stops there.
 
 The same model with the run's own policy stands beside what was measured: the difference is the model's error, and one
 between two policies that is smaller than that says nothing.
@@ -23,12 +24,14 @@ from ftslurm.core.recovery import NONE, Kind, Policy, Situation, fruitless_after
 from ftslurm.insight.walltime import Category, ettr
 from ftslurm.plan.assumed import Assumed
 from ftslurm.plan.otherpolicy import Rules
-from ftslurm.plan.recorded import Fault, Job, Recorded, Stop, pieces, rate_of, with_shift
+from ftslurm.plan.recorded import Fault, Job, Recorded, Stop, pieces, rate_of, with_shift, work_at
 
 MOST_S = 10 * 365 * 86400.0
 """A model that is not done with its work by then never will be."""
 
 
+_EXACT = 1e-6
+"""Node-seconds that do not count: what rounding leaves."""
 TERMS = ("redo", "restart", "missing", "saving", "waiting")
 _TERM = {
     Category.QUEUED: "waiting",
@@ -98,7 +101,8 @@ def project(found: Recorded, own: Rules, rules: Rules, assumed: Assumed) -> Outc
     goal = measured(found, own.policy).useful if found.finished else inf
     model = _Model(found, own, rules, assumed, goal)
     for each in found.happened:
-        model.meet(each)
+        if not (isinstance(each, Fault) and not each.nodes):
+            model.meet(each)
     return model.finished()
 
 
@@ -106,7 +110,12 @@ class _Model:
     """A run in the making; its clock is `t`, in epoch seconds."""
 
     def __init__(self, found: Recorded, own: Rules, rules: Rules, assumed: Assumed, goal: float) -> None:
-        self._found, self._rules, self._took, self._goal = found, rules, assumed, goal
+        self._found, self._own, self._rules, self._took, self._goal = found, own, rules, assumed, goal
+        self._program = [
+            (work_at(found, each.t, own.policy), each)
+            for each in found.happened
+            if isinstance(each, Fault) and not each.nodes
+        ]
         self._more = rules.spares - own.spares
         self._shift_s = rules.suspect_after_s - own.suspect_after_s
         self.outcome = Outcome()
@@ -143,7 +152,7 @@ class _Model:
             self._pass(self._t + MOST_S if self._goal < inf else self._found.until)
         if not self._over:
             self.outcome.end = "still going on at the recorded end"
-        self.outcome.idle, self.outcome.unmet = self._idle, self._unmet
+        self.outcome.idle, self.outcome.unmet = self._idle, self._unmet + len(self._program)
         return self.outcome
 
     def _job(self, job: Job) -> None:
@@ -201,8 +210,7 @@ class _Model:
 
     def _fault(self, fault: Fault) -> None:
         hit = tuple(node for node in fault.nodes if node in self._held and node not in self._gone)
-        late = fault.t < self._t and not fault.nodes
-        if (fault.nodes and not hit) or late or not self._running:
+        if fault.nodes and not hit:
             self._unmet += 1
             return
         self._gone |= set(hit)
@@ -252,7 +260,7 @@ class _Model:
     # ----------------------------------------------------------------------------------------------- time goes by
 
     def _rate(self) -> float:
-        return rate_of(len(self._world), self._wanted, self._rules.policy)
+        return rate_of(len(self._world), self._wanted, self._own.policy)
 
     def _pass(self, until: float) -> None:
         """Train until then, saving on the way, or until the work is done."""
@@ -260,18 +268,29 @@ class _Model:
         while self._running and self._world and self._t < until:
             to_save = self._took.interval_s * rate - (self._position - self._saved)
             to_new = self._furthest - self._position
-            to_goal = self._goal - self._furthest if to_new <= 0 else inf
-            seconds = min(to_save / rate, to_new / rate if to_new > 0 else inf, to_goal / rate, until - self._t)
+            ahead = to_new if to_new > 0 else self._next() - self._furthest
+            seconds = min(to_save / rate, ahead / rate, until - self._t)
             self._train(max(seconds, 0.0), rate, new=to_new <= 0)
-            if self._furthest >= self._goal - 1e-6 and to_new <= 0:
-                self._end("finished")
-            elif self._position - self._saved >= self._took.interval_s * rate - 1e-6:
+            if to_new <= 0 and self._furthest >= self._next() - _EXACT:
+                self._come_to_next()
+                rate = self._rate()
+            elif self._position - self._saved >= self._took.interval_s * rate - _EXACT:
                 self._save(until)
+
+    def _next(self) -> float:
+        """The amount of work at which the program fails next, or is done."""
+        return min([self._goal, *(work for work, _ in self._program[:1])])
+
+    def _come_to_next(self) -> None:
+        if self._program and self._program[0][0] <= self._goal:
+            self._fault(self._program.pop(0)[1])
+        else:
+            self._end("finished")
 
     def _train(self, seconds: float, rate: float, *, new: bool) -> None:
         category = Category.PRODUCTIVE if new else Category.RECOMPUTING
         self._position = self._position + rate * seconds
-        if not new and self._furthest - self._position < 1e-6:
+        if not new and self._furthest - self._position < _EXACT:
             self._position = self._furthest
         self._furthest = max(self._furthest, self._position)
         self._spend(category, seconds, rate)

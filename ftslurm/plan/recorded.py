@@ -251,6 +251,17 @@ def pieces(found: Recorded) -> Iterable[tuple[Category, float, int]]:
             yield each.category, end - start, nodes_at(found, start) if each.category in WORK else 0
 
 
+def work_at(found: Recorded, t: float, policy: Policy) -> float:
+    """Return how much work had been done for the first time until then, in node-seconds."""
+    before = replace(found, intervals=tuple(_until(found.intervals, t)))
+    done = (item for item in pieces(before) if item[0] is Category.PRODUCTIVE)
+    return sum(seconds * rate_of(nodes, found.wanted, policy) for _, seconds, nodes in done)
+
+
+def _until(intervals: Iterable[Interval], t: float) -> Iterable[Interval]:
+    return (replace(each, end=min(each.end, t)) for each in intervals if each.start < t)
+
+
 def with_shift(fault: Fault, shift_s: float) -> Fault:
     """Return a failure that is noticed so much later (negative: sooner); only the silence of a node can be."""
     return replace(fault, detect_s=max(fault.detect_s + shift_s, 0.0)) if fault.nodes else fault

@@ -96,6 +96,7 @@ def _difference(each: Difference) -> dict[str, Any]:
 
 def _projection(found: Projection) -> dict[str, Any]:
     return {
+        "recorded_interval_s": _number(found.found.interval_s),
         "measured": _outcome(found.measured),
         "own": _outcome(found.own),
         "other": None if found.other is None else _outcome(found.other),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from math import inf
 
 from ftslurm.core.recovery import Kind
 from ftslurm.insight.text import count, day, folded, time_of_day, took, visible
@@ -153,11 +154,12 @@ def _course(told: Replayed) -> str:
 
 
 def _projection(found: Projection, width: int) -> Iterator[str]:
-    text = "projection: the recorded failures, played through a model of the run; its error is the first column beside"
-    yield from _wrapped(f"{text} the second", width, "")
+    yield from _wrapped("projection: the recorded failures, played through a model of the run", width, "")
     columns = [("measured", found.measured), ("model, own", found.own)]
     columns += [("model, other", found.other)] if found.other is not None else []
     yield f"{'':<26}" + "".join(f"{name:>16}" for name, _ in columns)
+    apart = [found.found.interval_s, *(each.interval_s for each in (found.own_assumed, found.other_assumed) if each)]
+    yield f"{'work between two saves':<26}" + "".join(f"{_apart(seconds):>16}" for seconds in apart)
     for name, cells in _rows([outcome for _, outcome in columns]):
         yield f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells)
     yield from _wrapped(f"the model's error for the run's own policy: {_error(found)}", width, "")
@@ -170,17 +172,30 @@ def _projection(found: Projection, width: int) -> Iterator[str]:
         yield from _wrapped(sentence, width, "assumed: ")
 
 
+_ALWAYS = (
+    "a node fails when it failed, and nobody meets that who does not hold it",
+    "the program fails where it failed in its work; nothing else fails; the newest save survives",
+    "Slurm gives as many nodes as are asked for; a smaller world is as efficient as the run's own policy believes",
+)
+
+
 def assumptions(found: Projection) -> list[str]:
     """Everything that the projection rests on, each once."""
     own, other = found.own_assumed.words, found.other_assumed.words if found.other_assumed else ()
     told = [f"{each} (other policy)" if each not in own else each for each in dict.fromkeys((*own, *other))]
-    general = [
-        "a failure comes when it came, to the node that it came to; who does not hold this node does not meet it",
-        "the newest save survives a failure; Slurm gives as many nodes as are asked for; nothing else fails",
-    ]
+    general = list(_ALWAYS)
+    apart = [each.interval_s for each in (found.own_assumed, found.other_assumed) if each and each.interval_s < inf]
+    if apart:
+        most = max(apart) * found.found.wanted
+        chance = "where between two saves a failure falls is chance: it moves redo by"
+        general.append(f"{chance} up to {most:,.0f} node-s for each failure")
     if not found.found.finished:
         general.append("the run had not finished: the model ends where the record ends")
     return [*told, *general]
+
+
+def _apart(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None or seconds == inf else took(seconds)
 
 
 def _rows(outcomes: list[Outcome]) -> Iterator[tuple[str, list[str]]]:

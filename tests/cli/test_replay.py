@@ -63,7 +63,15 @@ def test_json_has_the_same(root, capfd, policy):
     (decision,) = told["decisions"]
     assert (decision["own"]["kind"], decision["other"]["kind"], decision["same"]) == ("shrink", "requeue", False)
     assert decision["entry"] == told["leaves_record_at"]
-    assert set(told["projection"]) == {"measured", "own", "other", "own_assumed", "other_assumed", "assumptions"}
+    assert set(told["projection"]) == {
+        "recorded_interval_s",
+        "measured",
+        "own",
+        "other",
+        "own_assumed",
+        "other_assumed",
+        "assumptions",
+    }
     assert told["projection"]["measured"]["idle_spares_node_s"] is None
     first = json.dumps(told)
     cli.exit_code(["replay", "101", "--policy", str(policy), "--json"])

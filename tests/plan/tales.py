@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ftslurm.core.recovery import Policy
 from ftslurm.plan.otherpolicy import Rules
-from tests.insight.journals import Tale, policy_for
+from tests.insight.journals import Tale, config_policy, policy_for
 
 EVERY_S = 60.0
 
@@ -32,3 +32,10 @@ def lost_node(policy: Policy | None = None) -> Tale:
 def rules(policy: Policy | None = None, **changes: object) -> Rules:
     """Rules whose policy differs so from the tests' own."""
     return Rules(policy=replace(policy or policy_for(), **changes))
+
+
+def of_the_page() -> Tale:
+    """The run of docs/how-to/replay.md: forty minutes, after ten a node is lost, after twenty the program fails."""
+    tale = trained(Tale(config_policy()).start(), 10).wait(25).lose("n3").launched()
+    tale = trained(tale, 10, first=11).wait(40).crash(0).launched()
+    return trained(tale, 18, first=21).finish()
