@@ -178,14 +178,6 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     )
 
 
-def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
-    """Return what a plan on so many nodes costs in a situation, by a policy's assumptions; giving up costs nothing."""
-    if kind is Kind.ABORT:
-        return FREE
-    rates = _rates(now, policy)
-    return pricing.of_requeue(rates) if kind is Kind.REQUEUE else pricing.of_going_on(nodes, rates)
-
-
 def _rates(now: Situation, policy: Policy) -> Rates:
     """What prices are made of here. A world that was larger than what is wanted counts as wanted."""
     return Rates(
@@ -312,6 +304,14 @@ def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
         f"{len(now.live)} usable nodes are left; {_ASKED[policy.continue_by]} {now.wanted + policy.spares} other ones"
     )
     return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason)
+
+
+def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
+    """Return what a plan on so many nodes costs in a situation, by a policy's assumptions; giving up costs nothing."""
+    if kind is Kind.ABORT:
+        return FREE
+    rates = _rates(now, policy)
+    return pricing.of_requeue(rates) if kind is Kind.REQUEUE else pricing.of_going_on(nodes, rates)
 
 
 ENVIRONMENT_CAUSES = NODE_CAUSES | {Cause.GPU, Cause.FABRIC}
