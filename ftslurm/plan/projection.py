@@ -4,9 +4,9 @@ The model: a world of nodes does work, `rate` node-seconds in a second. It saves
 standing still for `pause_s`. A failure throws it back to its newest save; for `detect_s + stop_s` nothing is done, then
 `core.recovery.plan` decides, and what it decides takes as long as it took in the recorded run: a launch and its
 loading, or a wait in the queue and a new job. What it assumes: a node fails when it failed (where it is not held,
-nobody meets that), and the program where in its work it did; the newest save survives; Slurm gives as many nodes as
-are asked for; nothing else fails; a smaller world is as efficient as the run's own policy believes. After the recorded
-end nothing is known: a run that was not finished stops there.
+nobody meets that), and the program where in its work it did; the newest save survives where it did; Slurm gives as
+many nodes as are asked for; nothing else fails; a smaller world is as efficient as the run's own policy believes. After
+the recorded end nothing is known: a run that was not finished stops there.
 
 The same model with the run's own policy stands beside what was measured: the difference is the model's error, and one
 between two policies that is smaller than that says nothing.
@@ -31,7 +31,7 @@ MOST_S = 10 * 365 * 86400.0
 
 
 _EXACT = 1e-6
-"""Node-seconds that do not count: what rounding leaves."""
+"""Seconds and node-seconds that do not count: what rounding leaves."""
 TERMS = ("redo", "restart", "missing", "saving", "waiting")
 _TERM = {
     Category.QUEUED: "waiting",
@@ -125,7 +125,7 @@ class _Model:
         self._gone: set[str] = set()
         self._world: tuple[str, ...] = ()
         self._wanted = found.wanted
-        self._position = self._furthest = self._saved = 0.0
+        self._position = self._furthest = self._saved = 0.0  # seconds of training
         self._history: list[tuple[Fault, bool]] = []
         self._progressed = False
         self._running = False
@@ -228,6 +228,7 @@ class _Model:
         policy = replace(self._rules.policy, continue_by=self._way())
         choice = plan(found, self._situation(fault, hit), policy)
         self.outcome.plans.append((self._t, choice.kind))
+        self._saved = max(self._saved - fault.behind_s, 0.0)
         if choice.kind is Kind.ABORT:
             self._end(f"given up: {choice.reason}")
         elif choice.kind is Kind.REQUEUE:
@@ -239,7 +240,6 @@ class _Model:
     def _situation(self, fault: Fault, hit: tuple[str, ...]) -> Situation:
         """The recorded situation, with what is otherwise in the model."""
         base = fault.now or Situation(nodes=(), live=(), wanted=self._wanted, no_kill=True)
-        rate = max(self._rate(), 1.0)
         return replace(
             base,
             nodes=self._world,
@@ -249,7 +249,7 @@ class _Model:
             fruitless=fruitless_after([(each.cause, progressed) for each, progressed in self._history]),
             repeated=base.repeated and not self._progressed,
             requeues=self.outcome.requeues,
-            redo_s=(self._position - self._saved) / rate,
+            redo_s=self._position - self._saved,
             interval_s=self._took.interval_s if self._took.interval_s < inf else 0.0,
         )
 
@@ -264,21 +264,17 @@ class _Model:
 
     def _pass(self, until: float) -> None:
         """Train until then, saving on the way, or until the work is done."""
-        rate = self._rate()
         while self._running and self._world and self._t < until:
-            to_save = self._took.interval_s * rate - (self._position - self._saved)
-            to_new = self._furthest - self._position
-            ahead = to_new if to_new > 0 else self._next() - self._furthest
-            seconds = min(to_save / rate, ahead / rate, until - self._t)
-            self._train(max(seconds, 0.0), rate, new=to_new <= 0)
-            if to_new <= 0 and self._furthest >= self._next() - _EXACT:
+            to_save, to_new = self._took.interval_s - (self._position - self._saved), self._furthest - self._position
+            ahead = to_new if to_new > 0 else (self._next() - self.outcome.useful) / self._rate()
+            self._train(max(min(to_save, ahead, until - self._t), 0.0), new=to_new <= 0)
+            if to_new <= 0 and self.outcome.useful >= self._next() - _EXACT:
                 self._come_to_next()
-                rate = self._rate()
-            elif self._position - self._saved >= self._took.interval_s * rate - _EXACT:
+            elif self._position - self._saved >= self._took.interval_s - _EXACT:
                 self._save(until)
 
     def _next(self) -> float:
-        """The amount of work at which the program fails next, or is done."""
+        """The amount of work, in node-seconds, at which the program fails next, or is done."""
         return min([self._goal, *(work for work, _ in self._program[:1])])
 
     def _come_to_next(self) -> None:
@@ -287,13 +283,13 @@ class _Model:
         else:
             self._end("finished")
 
-    def _train(self, seconds: float, rate: float, *, new: bool) -> None:
-        category = Category.PRODUCTIVE if new else Category.RECOMPUTING
-        self._position = self._position + rate * seconds
+    def _train(self, seconds: float, *, new: bool) -> None:
+        """Do new work, or what was done before: as many steps take as long as they took then."""
+        self._position += seconds
         if not new and self._furthest - self._position < _EXACT:
             self._position = self._furthest
         self._furthest = max(self._furthest, self._position)
-        self._spend(category, seconds, rate)
+        self._spend(Category.PRODUCTIVE if new else Category.RECOMPUTING, seconds, self._rate())
 
     def _save(self, until: float) -> None:
         """A save that a failure comes into is none."""

@@ -26,6 +26,9 @@ from ftslurm.insight.walltime import WORK, Category, Interval, Walltime
 from ftslurm.journal import Entry
 from ftslurm.plan.replay import Replayed
 
+_CLOSE_S = 0.1
+"""Work that is not worth telling from the moment in which a save is made."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -41,8 +44,8 @@ class Job:
 class Fault:
     """Something fails at `t`, when it first showed; no nodes: the program did.
 
-    `detect_s` later it was known, `stop_s` after that nothing of the attempt was left. `now` is what the plan was made
-    from; None: none was made.
+    `detect_s` later it was known, `stop_s` after that nothing of the attempt was left. `behind_s` of work lay between
+    the newest save and the one that was restored. `now` is what the plan was made from; None: none was made.
     """
 
     t: float
@@ -50,6 +53,7 @@ class Fault:
     cause: Cause
     detect_s: float = 0.0
     stop_s: float = 0.0
+    behind_s: float = 0.0
     now: Situation | None = None
 
 
@@ -113,7 +117,9 @@ def recorded(entries: Sequence[Entry], replayed: Replayed) -> Recorded | None:
     for entry in entries:
         kept.see(entry)
     plans = {round(each.t, 3): each.now for each in replayed.decisions}
-    faults = [_fault(each, plans) for each in told.incidents if each.choices or each.excluded or each.launches]
+    faults = [
+        _fault(each, plans, kept.whole) for each in told.incidents if each.choices or each.excluded or each.launches
+    ]
     happened: list[Job | Fault | Stop] = [*kept.jobs, *kept.stops, *faults]
     until = told.until or entries[-1].t
     return Recorded(
@@ -136,7 +142,7 @@ def recorded(entries: Sequence[Entry], replayed: Replayed) -> Recorded | None:
     )
 
 
-def _fault(incident: Incident, plans: dict[float, Situation]) -> Fault:
+def _fault(incident: Incident, plans: dict[float, Situation], whole: Sequence[tuple[float, float]]) -> Fault:
     decided = incident.decided if incident.decided is not None else incident.noticed
     stopped = incident.stopped if incident.stopped is not None else decided
     now = next((plans[round(each.t, 3)] for each in incident.choices if round(each.t, 3) in plans), None)
@@ -147,13 +153,22 @@ def _fault(incident: Incident, plans: dict[float, Situation]) -> Fault:
         cause=cause,
         detect_s=max(decided - incident.sign, 0.0),
         stop_s=max(stopped - decided, 0.0),
+        behind_s=_behind(incident, [seen for known, seen in whole if known <= stopped]),
         now=now,
     )
 
 
+def _behind(incident: Incident, seen: Sequence[float]) -> float:
+    """How much work was lost beyond the newest save, as its checkpoint could not be used; all of it without one."""
+    if not incident.lost_s or not seen:
+        return incident.lost_s or 0.0
+    behind_s = incident.lost_s - max(incident.sign - max(seen), 0.0)
+    return behind_s if behind_s > _CLOSE_S else 0.0
+
+
 @dataclass(slots=True)
 class _Measures:
-    """What is measured while the entries go by."""
+    """What is measured while the entries go by. `whole`: when which save was whole, and when it was first seen."""
 
     jobs: list[Job] = field(default_factory=list)
     stops: list[Stop] = field(default_factory=list)
@@ -163,6 +178,7 @@ class _Measures:
     pauses: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     worlds: list[tuple[float, int]] = field(default_factory=list)
+    whole: list[tuple[float, float]] = field(default_factory=list)
     time: Walltime = field(default_factory=Walltime)
     _saves: Saves = field(default_factory=Saves)
     _started: float | None = None
@@ -184,7 +200,7 @@ class _Measures:
         for release in actions(entry, ReleaseRanks):
             if not release.again:
                 self._release(entry.t, release)
-        self._save()
+        self._save(entry.t)
         if entry.phase == Phase.REQUEUED and self._left is None:
             self._left = entry.t
         elif entry.phase in ENDED:
@@ -205,12 +221,13 @@ class _Measures:
             self.starts.append(t - self._started)
         self._started = None
 
-    def _save(self) -> None:
+    def _save(self, t: float) -> None:
         """Measure the work between two saves of one attempt, and of the first one since its release."""
         newest = self._saves.newest
         if newest is None or newest.generation == self._newest or newest.seen is None or self._since is None:
             return
         self._newest = newest.generation
+        self.whole.append((t, newest.seen))
         since, step = self._since
         if newest.seen > since:
             self.gaps.append(newest.seen - since)

@@ -174,7 +174,7 @@ def _projection(found: Projection, width: int) -> Iterator[str]:
 
 _ALWAYS = (
     "a node fails when it failed, and nobody meets that who does not hold it",
-    "the program fails where it failed in its work; nothing else fails; the newest save survives",
+    "the program fails where it failed in its work; nothing else fails; the newest save survives where it did",
     "Slurm gives as many nodes as are asked for; a smaller world is as efficient as the run's own policy believes",
 )
 

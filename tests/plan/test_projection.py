@@ -165,6 +165,18 @@ def test_saves_that_stand_still_cost_their_time():
     assert projected(tale, often).spent[Category.SAVING] > 3 * projected(tale).spent[Category.SAVING] > 0
 
 
+def test_a_failure_that_took_the_newest_save_takes_it_again():
+    """What lay between it and the one that was restored is done again, too."""
+    tale = trained(Tale().start(), 3)
+    tale = trained(tale.save(400, durable=False, after=EVERY_S), 0).wait(20).lose("n3").launched()
+    found = measures(trained(tale, 2, first=5))
+    (fault,) = [each for each in found.happened if isinstance(each, Fault)]
+    assert fault.behind_s == pytest.approx(EVERY_S, abs=5)
+    real, model = measured(found, policy_for()), projected(tale)
+    assert model.spent[Category.RECOMPUTING] > EVERY_S
+    assert model.spent[Category.RECOMPUTING] == pytest.approx(real.spent[Category.RECOMPUTING], abs=12)
+
+
 def test_a_shorter_silence_is_noticed_sooner():
     """By as much as the limits differ."""
     tale = lost_node()
