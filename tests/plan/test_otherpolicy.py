@@ -85,7 +85,7 @@ def test_a_way_to_go_on_counts_where_it_is_another(tmp_path):
         ("recovery:\n  min_nodes: 9\n", "recovery.min_nodes: 9 is more than resources.nodes (4)"),
         ("recovery: [1]\n", "other.yaml:1:1: recovery: expected a section"),
         ("recovery: {\n", "not valid YAML"),
-        ("polcy: {min_nodes: 4}\n", "polcy: unknown key"),
+        ("polisy: {min_nodes: 4}\n", "polisy: unknown key"),
         ("", "other.yaml is empty"),
         ("{}\n", "holds no section"),
         ("5\n", "other.yaml"),
