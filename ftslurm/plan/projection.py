@@ -196,7 +196,7 @@ class _Model:
         self._again()
 
     def _way(self) -> str:
-        return self._rules.continue_by or self._rules.policy.continue_by
+        return self._rules.continue_by or self._found.continue_by or self._rules.policy.continue_by
 
     def _again(self) -> None:
         """Wait in the queue, and begin with as many nodes as are asked for: those that were well, and others."""
@@ -239,7 +239,7 @@ class _Model:
 
     def _situation(self, fault: Fault, hit: tuple[str, ...]) -> Situation:
         """The recorded situation, with what is otherwise in the model."""
-        base = fault.now or Situation(nodes=(), live=(), wanted=self._wanted, no_kill=True)
+        base = fault.now or Situation(nodes=(), live=(), wanted=self._wanted, no_kill=self._found.no_kill)
         return replace(
             base,
             nodes=self._world,

@@ -84,6 +84,8 @@ class Recorded:
         worlds: (epoch seconds, nodes) of each release.
         intervals: what the time was spent on.
         attempts, requeues: how many there were.
+        no_kill: whether the job survives the loss of a node.
+        continue_by: how the job can be gone on from, as it found out; empty: as the policy says.
     """
 
     begun: float
@@ -102,6 +104,8 @@ class Recorded:
     intervals: tuple[Interval, ...] = ()
     attempts: int = 0
     requeues: int = 0
+    no_kill: bool = True
+    continue_by: str = ""
 
     @property
     def wanted(self) -> int:
@@ -139,6 +143,8 @@ def recorded(entries: Sequence[Entry], replayed: Replayed) -> Recorded | None:
         intervals=tuple(kept.time.intervals(until)),
         attempts=told.totals.attempts,
         requeues=told.totals.requeues,
+        no_kill=replayed.run.no_kill,
+        continue_by=replayed.run.continue_by,
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from ftslurm.core.actions import Action
 from ftslurm.core.diagnosis import Diagnosis
 from ftslurm.core.events import AllocationGranted, Event
-from ftslurm.core.recovery import Plan, Situation, price_of
+from ftslurm.core.recovery import Kind, Plan, Situation, price_of
 from ftslurm.core.run import Step, advance
 from ftslurm.core.state import Planned, Run
 from ftslurm.errors import DataDamaged, IllegalTransition
@@ -204,7 +204,7 @@ class _Telling:
             return None
         plan = planned.plan
         price = price_of(plan.kind, len(plan.nodes), asked.now, self._own.policy)
-        return Choice(plan=plan, price_node_s=price.total or None)
+        return Choice(plan=plan, price_node_s=None if plan.kind is Kind.ABORT else price.total)
 
     def _differ(self, entry: Entry, run: Run, own: tuple[Action, ...], other: tuple[Action, ...]) -> None:
         """Note what else is done otherwise; words and the length of waits are not deeds."""

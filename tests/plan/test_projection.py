@@ -196,6 +196,17 @@ def test_the_time_limit_leads_to_the_next_job_or_to_the_end(way, ends):
     assert outcome.requeues == (not ends)
 
 
+def test_a_job_that_cannot_be_gone_on_from_ends_in_the_model_too():
+    """What it found out when it started holds for every policy that does not say otherwise."""
+    tale = trained(Tale().start(), 3).wait(20).lose("n3").launched()
+    first = tale.entries[0]
+    tale.entries[0] = replace(first, event=replace(first.event, continue_by="none"))
+    found = measures(tale)
+    for way, kind in (("", Kind.ABORT), ("requeue", Kind.REQUEUE)):
+        other = replace(rules(min_nodes=4), continue_by=way)
+        assert kinds(project(found, rules(), other, assumed(found, other, rules()))) == [kind]
+
+
 def test_a_resumed_run_goes_on_where_its_model_had_ended():
     """The time in between is idle, and nobody's loss."""
     tale = trained(Tale().start(), 2).wait(10)
