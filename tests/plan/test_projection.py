@@ -13,7 +13,7 @@ from ftslurm.plan.otherpolicy import Rules
 from ftslurm.plan.projection import Outcome, measured, project
 from ftslurm.plan.recorded import Fault, Recorded, Stop, recorded
 from ftslurm.plan.replay import replay
-from tests.insight.journals import Tale, policy_for
+from tests.insight.journals import DEAD, Tale, policy_for
 from tests.plan.tales import EVERY_S, lost_node, rules, trained
 
 
@@ -89,6 +89,19 @@ def test_fewer_spares_than_recorded_leave_fewer_nodes():
     found, own = measures(tale, rules(spares=1)), rules(spares=1)
     assert kinds(project(found, own, own, assumed(found, own, own))) == [Kind.SPARE]
     assert kinds(project(found, own, rules(), assumed(found, rules(), own))) == [Kind.SHRINK]
+
+
+def test_a_spare_that_is_lost_stops_nothing_and_is_missed_later():
+    """In the model as in the record: the next node that is lost has none to take its place."""
+    tale = trained(Tale(policy_for(spares=1), nodes=("n1", "n2", "n3", "n4", "n5")).start(), 3)
+    tale.silent("n5")
+    tale.probed("n5", DEAD)
+    tale = trained(trained(tale, 12, first=4).wait(20).lose("n2").launched(), 2, first=16)
+    own = rules(spares=1)
+    found = measures(tale, own)
+    outcome = project(found, own, own, assumed(found, own, own))
+    assert kinds(outcome) == [Kind.SHRINK]
+    assert outcome.ettr == pytest.approx(measured(found, own.policy).ettr, abs=0.02)
 
 
 def test_a_requeue_costs_the_queue_and_begins_at_full_size():
