@@ -48,6 +48,7 @@ COMMANDS: dict[str, Place] = {
     "explain": Place("ftslurm.cli.explain", "explain", "Tell the story of a run: what happened, and why."),
     "report": Place("ftslurm.cli.report", "report", "Draw what happened to a run: a page, pictures, data."),
     "nodes": Place("ftslurm.cli.nodes", "nodes", "Show and forgive the nodes that runs have given up."),
+    "replay": Place("ftslurm.cli.replay", "replay", "Ask what another policy would have done in a recorded run."),
     "stop": Place("ftslurm.cli.stop", "stop", "End a run, after a save if wanted, so that it can be resumed."),
     "cancel": Place("ftslurm.cli.cancel", "cancel", "End a run and its job."),
     "checkpoint": Place("ftslurm.cli.checkpoint", "checkpoint", "List, verify, tag, prune the checkpoints of a run."),

@@ -341,6 +341,14 @@ def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
     return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason, known=pricing.wait_words(rates))
 
 
+def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
+    """Return what a plan on so many nodes costs in a situation, by a policy's assumptions; giving up costs nothing."""
+    if kind is Kind.ABORT:
+        return FREE
+    rates = _rates(now, policy)
+    return pricing.of_requeue(rates) if kind is Kind.REQUEUE else pricing.of_going_on(nodes, rates)
+
+
 ENVIRONMENT_CAUSES = NODE_CAUSES | {Cause.GPU, Cause.FABRIC}
 """Failures that are the cluster's fault: they never count against the program's no-progress budget."""
 

@@ -11,6 +11,7 @@ from ftslurm.core.diagnosis import Cause, Diagnosis
 from ftslurm.core.events import Event, Part, Phase, RankExited, StopRequested
 from ftslurm.core.health import Condition
 from ftslurm.core.placement import NOWHERE, Places
+from ftslurm.core.recovery import Plan, Situation
 from ftslurm.core.symptoms import RanksStalled
 from ftslurm.core.xids import Xid
 from ftslurm.errors import InternalError
@@ -158,6 +159,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The newest plan, and all that it was made of: whoever replays a run asks another policy the same question."""
+
+    found: Diagnosis
+    now: Situation
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
     """How far the confirmation of a suspect has come (`core.confirmation`).
 
@@ -249,6 +259,7 @@ class Run:
     stepped: tuple[tuple[int, float], ...] = ()
     requeued_at: float = 0.0
     survey: Survey = Survey()
+    planned: Planned | None = field(default=None, compare=False)
 
     @property
     def current(self) -> Attempt:

@@ -22,7 +22,7 @@ from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Plan, Policy, plan
 from ftslurm.core.refusal import tries
 from ftslurm.core.saving import settle_stopped
 from ftslurm.core.situation import situation_of
-from ftslurm.core.state import Attempt, Failure, Run, SavedState
+from ftslurm.core.state import Attempt, Failure, Planned, Run, SavedState
 from ftslurm.core.suspicion import judge
 from ftslurm.core.timers import set_timer
 from ftslurm.core.writeguard import doubtful, wait_s
@@ -139,12 +139,19 @@ def plan_next(run: Run, policy: Policy) -> tuple[Run, tuple[Action, ...]]:
     repeated = _repeated(run, failure)
     run, failure, suspect = judge(run, failure)
     run = replace(run, failures=(*run.failures, failure))
-    choice = plan(found, situation_of(run, policy, repeated=repeated and not failure.demoted), policy)
+    run, choice = _planned(run, found, policy, repeated=repeated and not failure.demoted)
     cause = () if run.blame and run.blame.cause is found.cause else (verdict_said(run, found),)
     words = _last_words(attempt, found) if choice.kind is Kind.ABORT else ()
     said = (*cause, *suspect, *words, *_left_out(run, policy), _plan_said(choice))
     run, more = carry_out(run, choice, found, policy)
     return run, kept + said + more
+
+
+def _planned(run: Run, found: Diagnosis, policy: Policy, *, repeated: bool) -> tuple[Run, Plan]:
+    """Return the plan, and the run that remembers it."""
+    now = situation_of(run, policy, repeated=repeated)
+    choice = plan(found, now, policy)
+    return replace(run, planned=Planned(found=found, now=now, plan=choice)), choice
 
 
 def _plan_said(choice: Plan) -> Say:
@@ -247,7 +254,7 @@ def on_relaunch(run: Run, policy: Policy, *, waited: bool) -> tuple[Run, tuple[A
         return run, (timer,)
     reason = f"launch {run.launch_failures} failed"
     found = Diagnosis(cause=Cause.LAUNCH_FAILED, scope=Scope.JOB, where="", confidence=0.5, reason=reason)
-    choice = plan(found, situation_of(run, policy, repeated=False), policy)
+    run, choice = _planned(run, found, policy, repeated=False)
     said = () if choice.kind is Kind.RELAUNCH else (_plan_said(choice),)
     run, more = carry_out(run, choice, found, policy)
     return run, (*said, *more)

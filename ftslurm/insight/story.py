@@ -328,6 +328,8 @@ class Teller:
         before, self._phase = self._phase, phase
         if phase in _LEFT and self._open is not None:
             self._leave(self._open)
+        if phase is Phase.TRAINING and self._open is not None and self._open.excluded:
+            self._close("training went on: nothing had to be stopped")
         if phase is before:
             return
         if phase is Phase.REQUEUED:

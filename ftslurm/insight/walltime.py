@@ -177,6 +177,9 @@ class Walltime:
         now = self._phase
         if now is before:
             return
+        if now is Phase.TRAINING and before is Phase.SUSPECTING:
+            # Nobody is suspected any more: a node that stood idle was given up, and nothing was stopped for it.
+            self._signs = {node: t for node, t in self._signs.items() if not node}
         if now in _RECOVERING and self._released and not self._incident:
             self._incident = True
             self.incident_since = min([entry.t, *self._signs.values()])

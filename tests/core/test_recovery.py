@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
 from ftslurm.core.placement import NOWHERE, Places, Strategy
-from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Policy, Situation, fruitless_after, plan
+from ftslurm.core.recovery import ENVIRONMENT_CAUSES, Kind, Policy, Situation, fruitless_after, plan, price_of
 
 FOUND = Diagnosis(cause=Cause.RANK_KILLED, scope=Scope.RANK, where="1@n1", confidence=0.8, reason="rank 1 was killed")
 FOUR = ("n1", "n2", "n3", "n4")
@@ -149,6 +149,15 @@ def test_every_plan_has_the_same_work_to_do_again():
     assert after.kind is before.kind
     assert after.cost_node_s == before.cost_node_s + 4000.0
     assert "redo 4000" in after.price
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(min_nodes=4), Policy(min_nodes=4, continue_by="none")])
+@pytest.mark.parametrize("now", [WHOLE, ONE_LOST, SPARED, replace(ONE_LOST, queue_wait_s=60.0, redo_s=30.0)])
+def test_the_price_of_a_plan_alone_is_the_one_that_it_was_chosen_by(now, policy):
+    """So two policies' plans can be compared; to give up costs no node-second."""
+    choice = plan(FOUND, now, policy)
+    assert price_of(choice.kind, len(choice.nodes), now, policy).total == choice.cost_node_s
+    assert (choice.kind is Kind.ABORT) == (choice.cost_node_s == 0.0)
 
 
 def test_a_known_wait_is_told():

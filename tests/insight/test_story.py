@@ -178,6 +178,20 @@ def test_a_second_node_in_the_same_incident():
     assert incident.released is not None
 
 
+def test_a_spare_that_is_lost_stops_nothing():
+    """It is an incident of its own, over at once, and the next one does not begin with it."""
+    tale = Tale(policy_for(spares=1), nodes=(*NODES, "n5")).start().save(100, after=10)
+    tale.silent("n5")
+    tale.probed("n5", DEAD)
+    tale.save(200, after=600).wait(5).lose("n2").launched()
+    found = told(tale)
+    assert [each.excluded for each in found.incidents] == [("n5",), ("n2",)]
+    spare, other = found.incidents
+    assert (spare.outcome, spare.choices) == ("training went on: nothing had to be stopped", ())
+    assert other.sign - spare.sign > 600
+    assert found.totals.spent[Category.DETECTING] < 5
+
+
 def test_a_node_that_slurm_took_away():
     """Slurm's word alone is a verdict, told with the one who gave it."""
     tale = Tale().start()
