@@ -1,8 +1,7 @@
 """When a rate of faults has changed: a scan for the best place to cut time in two, and how often chance cuts as well.
 
 The statistic is the likelihood ratio of two Poisson rates against one, at its largest over all places of the cut
-(Hinkley and others; Csorgo and Horvath, *Limit Theorems in Change-Point Analysis*, 1997, section 1). It is compared with
-times that are drawn where nothing has changed:
+(Akman and Raftery, *Annals of Statistics* 14, 1986). It is compared with times that are drawn where nothing has changed:
 
 - of the fleet, by shuffling the gaps between its faults. That keeps how faults cluster for hours, which alone is no
   change of the rate, and is exact for Poisson, whose gaps are exchangeable;
@@ -19,6 +18,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from random import Random
 
 ALPHA = 0.05
@@ -31,13 +31,14 @@ SEED = 1
 _ENOUGH = 20
 _MOST_DRAWS = 1999
 _MOST_NODE_DRAWS = 19_999
+_LEAST_DRAWS = 199
 _WORK = 4_000_000
 """Times looked at in one test, at most: with very many faults fewer draws are made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Break:
-    """The rate changed at `at`, in the unit of the times; `before` and `after` count faults a unit."""
+    """The rate changed at `at`, in the unit of the times; `before` and `after` are the rates up to the next changes."""
 
     at: float
     before: float
@@ -83,42 +84,43 @@ def breaks(times: Sequence[float], length: float, seed: int = SEED) -> tuple[Bre
         length: how long it was watched.
         seed: of the dice.
     """
-    found = _one(times, length, Random(seed))
-    if found is None:
-        return ()
-    cut, change = found
-    left = breaks(times[: cut.before], cut.at, seed + 1)
-    right = breaks([each - cut.at for each in times[cut.before :]], length - cut.at, seed + 2)
-    return (*left, change, *(_moved(each, cut.at) for each in right))
+    cuts = sorted(_cuts(times, length, Random(seed)), key=lambda each: each[0])  # noqa: S311 - dice
+    ends = [0.0, *(at for at, _, _ in cuts), length]
+    counts = [0, *(bisect_left(times, at) for at in ends[1:-1]), len(times)]
+    rates = [
+        (counts[part + 1] - counts[part]) / (ends[part + 1] - ends[part]) if cuts else 0.0
+        for part in range(len(cuts) + 1)
+    ]
+    return tuple(
+        Break(at=at, before=rates[part], after=rates[part + 1], p=p, draws=draws)
+        for part, (at, p, draws) in enumerate(cuts)
+    )
 
 
-def _moved(each: Break, by: float) -> Break:
-    return Break(at=each.at + by, before=each.before, after=each.after, p=each.p, draws=each.draws)
-
-
-def _one(times: Sequence[float], length: float, dice: Random) -> tuple[Cut, Break] | None:
+def _cuts(times: Sequence[float], length: float, dice: Random) -> list[tuple[float, float, int]]:
+    """Where time is cut, with the p of each cut and the draws behind it."""
     if len(times) < LEAST_FAULTS or length <= 0.0:
-        return None
-    gaps = [after - before for before, after in zip((0.0, *times), (*times, length), strict=True)]
+        return []
+    gaps = [after - before for before, after in pairwise((0.0, *times, length))]
 
     def drawn() -> float:
         dice.shuffle(gaps)
-        at, shuffled = 0.0, []
-        for gap in gaps[:-1]:
-            at += gap
-            shuffled.append(min(at, length))
-        return best_cut(shuffled, length).gain
+        return best_cut([min(at, length) for at in accumulate(gaps[:-1])], length).gain
 
     cut = best_cut(times, length)
-    p, draws = _p(cut.gain, drawn, min(_MOST_DRAWS, max(199, _WORK // len(times))))
-    return (cut, _break(cut, len(times), length, (p, draws))) if p <= ALPHA else None
+    p, draws = _p(cut.gain, drawn, min(_MOST_DRAWS, max(_LEAST_DRAWS, _WORK // len(times))))
+    if p > ALPHA:
+        return []
+    left = _cuts(times[: cut.before], cut.at, dice)
+    right = _cuts([each - cut.at for each in times[cut.before :]], length - cut.at, dice)
+    return [(cut.at, p, draws), *left, *((cut.at + at, *chance) for at, *chance in right)]
 
 
 def break_of_a_node(times: Sequence[float], length: float, looked_at: int, seed: int = SEED) -> Break | None:
     """Return where the rate of one node has changed, if that is more than chance among the nodes that are looked at."""
     if len(times) < LEAST_NODE_FAULTS or length <= 0.0:
         return None
-    dice = Random(seed)
+    dice = Random(seed)  # noqa: S311 - dice
     cut = best_cut(times, length)
     count = len(times)
     p, draws = _p(
@@ -126,13 +128,10 @@ def break_of_a_node(times: Sequence[float], length: float, looked_at: int, seed:
         _MOST_NODE_DRAWS,
     )  # fmt: skip
     corrected = min(p * looked_at, 1.0)
-    return _break(cut, count, length, (corrected, draws)) if corrected <= ALPHA else None
-
-
-def _break(cut: Cut, count: int, length: float, chance: tuple[float, int]) -> Break:
-    p, draws = chance
+    if corrected > ALPHA:
+        return None
     after = (count - cut.before) / (length - cut.at)
-    return Break(at=cut.at, before=cut.before / cut.at, after=after, p=p, draws=draws)
+    return Break(at=cut.at, before=cut.before / cut.at, after=after, p=corrected, draws=draws)
 
 
 def _p(value: float, draw: Callable[[], float], most: int) -> tuple[float, int]:

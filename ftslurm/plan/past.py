@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from ftslurm.core.lemons import SAME_MOMENT_S
+from ftslurm.core.lemons import DAY_S, SAME_MOMENT_S
 
-DAY_S = 86400.0
 Span = tuple[float, float]
 
 
@@ -33,13 +32,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where faults were read: `words` say what was found there, and what was not."""
+    """Where faults were looked for: `words` say what was found there, or why nothing was."""
 
     name: str
+    words: str
+    faults: int = 0
     begun: float | None = None
     until: float | None = None
-    faults: int = 0
-    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +53,18 @@ class Exposure:
     always: Span | None = None
     stays: Mapping[str, Sequence[Span]] = field(default_factory=dict)
 
+    def spans(self, node: str) -> Sequence[Span]:
+        """When a node was watched."""
+        return (self.always,) if self.always else self.stays.get(node, ())
+
     def node_days(self, node: str) -> float:
         """How many days a node was watched."""
-        stays = [self.always] if self.always else self.stays.get(node, ())
-        return sum(until - begun for begun, until in stays) / DAY_S
+        return sum(until - begun for begun, until in self.spans(node)) / DAY_S
 
     @property
     def total(self) -> float:
         """The node-days of all."""
-        if self.always:
-            return self.nodes * self.node_days("")
-        return sum(map(self.node_days, self.stays))
+        return self.nodes * self.node_days("") if self.always else sum(map(self.node_days, self.stays))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,9 @@ class Past:
     """Faults in order of time, between `begun` and `until`.
 
     Attributes:
+        faults: all of them.
+        begun: when watching began.
+        until: when it ended.
         fleet: how many nodes there are, with or without faults; None: unknown.
         exposure: for how long they were watched; None: unknown.
         dated: whether times are those of a calendar.
@@ -92,32 +95,43 @@ class Past:
         return (self.until - self.begun) / DAY_S
 
     @property
+    def rated(self) -> tuple[Fault, ...]:
+        """The faults that count for rates; all of them where there are no rates."""
+        return tuple(each for each in self.faults if each.rated or self.exposure is None)
+
+    @property
     def rate(self) -> float | None:
         """Faults a node-day; None where the exposure is unknown."""
         if self.exposure is None or not self.exposure.total:
             return None
-        return sum(each.rated for each in self.faults) / self.exposure.total
+        return len(self.rated) / self.exposure.total
+
+    def clock(self, node: str | None = None) -> Clock:
+        """The clock of the fleet or of a node: node-days that were watched; plain days where that is unknown."""
+        watch = self.exposure
+        if watch is None:
+            return Clock([(self.begun, self.until)])
+        if node is not None:
+            return Clock(watch.spans(node))
+        if watch.always:
+            return Clock([watch.always], watch.nodes)
+        return Clock([span for stays in watch.stays.values() for span in stays])
 
 
 class Clock:
-    """Node-days that were watched by a moment: the time on which faults come evenly while the rate does not change."""
+    """Days that were watched by a moment: the time on which faults come evenly while the rate does not change."""
 
-    def __init__(self, past: Past) -> None:
-        watch = past.exposure
-        self._weight = 1.0
-        if watch is None or watch.always:
-            spans = [(past.begun, past.until)]
-            self._weight = float(watch.nodes) if watch else 1.0
-        else:
-            spans = [span for stays in watch.stays.values() for span in stays]
-        self._starts, self._ends = (sorted(times) for times in zip(*spans, strict=True))
+    def __init__(self, spans: Sequence[Span], weight: float = 1.0) -> None:
+        """`weight`: how many nodes each span stands for."""
+        self._weight = weight
+        self._starts, self._ends = sorted(begun for begun, _ in spans), sorted(until for _, until in spans)
         self._sums = [tuple(accumulate(times, initial=0.0)) for times in (self._starts, self._ends)]
 
     def at(self, t: float) -> float:
-        """Node-days by `t`; plain days where the exposure is unknown."""
+        """Node-days by `t`."""
         begun, over = bisect_right(self._starts, t), bisect_right(self._ends, t)
         seconds = (begun - over) * t - (self._sums[0][begun] - self._sums[1][over])
-        return self._weight * seconds / DAY_S
+        return max(self._weight * seconds / DAY_S, 0.0)
 
 
 def by_node(faults: Iterable[Fault]) -> dict[str, list[Fault]]:

@@ -1,8 +1,8 @@
 """How soon nodes fail again after their repair, beside what chance would give were all nodes alike.
 
-Of N faults of independent nodes at rate r, a share 1 - exp(-r d) would be followed by another one of the same node within
-d days. The clock starts at the repair; where nobody wrote down when a node was repaired, at the fault itself, which makes
-a share too small, never too large. Faults whose d days are not over yet are left out.
+Of N faults of independent nodes at rate r, a share 1 - exp(-r d) would be followed by another one of the same node
+within d days. The clock starts at the repair; where nobody wrote down when a node was repaired, at the fault itself,
+which makes a share too small, never too large. Faults whose d days are not over yet are left out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How faults follow each other in time, beside what independent faults of one rate (Poisson) would do.
 
-For Poisson the gaps are exponential: their coefficient of variation is 1, and so is the shape of the Weibull law that fits
-them best. A shape below 1 means that a fault makes the next one more likely, as in real fleets (0.7 to 0.8: Schroeder and
-Gibson, DSN 2006). Faults of one moment leave gaps of 0, which no Weibull law has: they count for the mean and the
-coefficient of variation and not for the shape.
+For Poisson the gaps are exponential: their coefficient of variation is 1, and so is the shape of the Weibull law that
+fits them best. A shape below 1 means that a fault makes the next one more likely, as in real fleets (Schroeder and Gibson,
+DSN 2006). Faults of one moment leave gaps of 0, which no Weibull law has: they count for the mean and the coefficient of
+variation and not for the shape.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
 LEAST_GAPS = 5
 SHAPE_ERROR = 0.7797
-"""The standard error of a fitted shape k is this x k / sqrt(n): sqrt(6) / pi (Bain 1978, maximum likelihood)."""
+"""The standard error of a fitted shape k is this x k / sqrt(n): sqrt(6) / pi (Thoman, Bain and Antle, Technometrics 11, 1969)."""
 _SHAPES = (0.02, 50.0)
 
 
@@ -43,7 +44,7 @@ class Spacing:
 
 def spacing(times: Sequence[float]) -> Spacing | None:
     """Return what there is to say of the gaps between these times, which are sorted; None where they are too few."""
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     whole = [gap for gap in gaps if gap > 0.0]
     if len(whole) < LEAST_GAPS or max(whole) == min(whole):
         return None
