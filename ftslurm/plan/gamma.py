@@ -1,8 +1,9 @@
 """The gamma distribution's probability and quantile, which are Poisson's and chi-square's as well.
 
-`lower` is the regularised incomplete gamma function P(a, x): by its series below the mean, by Lentz's continued fraction
-above (Abramowitz and Stegun 6.5.29 and 6.5.31), each where it converges fast. The chance of at most k events where
-`mean` are expected is 1 - P(k + 1, mean); computed so it neither overflows nor cancels, however large the mean.
+`lower` is the regularised incomplete gamma function P(a, x): by its series below the mean, by a continued fraction
+above it (Abramowitz and Stegun 6.5.29 and 6.5.31; Lentz's way to sum it), each where it converges fast. The chance of
+at most k events where `mean` are expected is 1 - P(k + 1, mean): it neither overflows nor cancels, however large the
+mean.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DAY_S = 86400.0
+from ftslurm.core.lemons import DAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

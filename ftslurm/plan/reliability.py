@@ -85,8 +85,8 @@ def _terms(mode: int, direction: int, total: int, odds: float) -> list[float]:
 def spares(nodes: int, rate: float, mean_repair_s: float, wanted: float = WANTED) -> int:
     """Return how many spare nodes suffice for the share `wanted` of the time.
 
-    The nodes in repair are Poisson(nodes x rate x mean repair), whatever the distribution of repair times (M/G/infinity):
-    so the mean counts, not the median, and repairs that wait for each other need more.
+    The nodes in repair are Poisson(nodes x rate x mean repair), whatever the distribution of repair times (the queue
+    M/G/infinity): so the mean counts, not the median, and repairs that wait for each other need more.
 
     Args:
         nodes: that the job needs.
