@@ -25,7 +25,7 @@ def past_of_trace(path: Path, nodes: int | None) -> Past:
     from ftslurm.plan.sources import of_trace
     from ftslurm.plan.trace import read_trace
 
-    return of_trace(read_trace(path, nodes), f"trace {path}")
+    return of_trace(read_trace(path, nodes), f"trace {path}", whole=nodes is not None)
 
 
 def past_of_the_user(ledger: Path, fleet: Sequence[str], days: float, *, quiet: bool) -> Past:

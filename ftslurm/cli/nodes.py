@@ -55,13 +55,13 @@ ledger_option = click.option(
 @click.pass_context
 def nodes(
     ctx: click.Context,
+    *,
     partition: str | None,
     ledger: Path | None,
     days: float,
     trace: Path | None,
     size: int | None,
     picture: Path | None,
-    *,
     as_json: bool,
     analyze: bool,
 ) -> None:

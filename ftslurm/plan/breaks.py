@@ -1,7 +1,7 @@
 """When a rate of faults has changed: a scan for the best place to cut time in two, and how often chance cuts as well.
 
 The statistic is the likelihood ratio of two Poisson rates against one, at its largest over all places of the cut
-(Akman and Raftery, *Annals of Statistics* 14, 1986). It is compared with times that are drawn where nothing has changed:
+(Akman and Raftery, *Annals of Statistics* 14, 1986). It is compared with times that are drawn where nothing changes:
 
 - of the fleet, by shuffling the gaps between its faults. That keeps how faults cluster for hours, which alone is no
   change of the rate, and is exact for Poisson, whose gaps are exchangeable;
@@ -113,7 +113,7 @@ def _cuts(times: Sequence[float], length: float, dice: Random) -> list[tuple[flo
         return []
     left = _cuts(times[: cut.before], cut.at, dice)
     right = _cuts([each - cut.at for each in times[cut.before :]], length - cut.at, dice)
-    return [(cut.at, p, draws), *left, *((cut.at + at, *chance) for at, *chance in right)]
+    return [(cut.at, p, draws), *left, *((cut.at + at, of, number) for at, of, number in right)]
 
 
 def break_of_a_node(times: Sequence[float], length: float, looked_at: int, seed: int = SEED) -> Break | None:

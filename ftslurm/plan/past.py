@@ -18,7 +18,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A node was out from `at` on. `over`: when it was repaired, None where nobody wrote that down.
+    """A node was out from `at` on. `over`: when it was repaired; infinite: not yet; None: nobody wrote that down.
 
     `rated`: whether it happened while its node was watched, so that it counts for rates.
     """
@@ -142,11 +142,11 @@ def by_node(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
     return found
 
 
-def moments(faults: Sequence[Fault]) -> list[float]:
-    """When something failed: faults within a minute, of whatever nodes, are one moment. They have a common cause."""
+def moments(faults: Sequence[Fault], within_s: float = SAME_MOMENT_S) -> list[float]:
+    """When something failed: faults that soon after each other, of whatever nodes, are one moment with one cause."""
     found: list[float] = []
     for each in faults:
-        if not found or each.at - found[-1] > SAME_MOMENT_S:
+        if not found or each.at - found[-1] > within_s:
             found.append(each.at)
     return found
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ftslurm.core.lemons import DAY_S, SAME_OUTAGE_S
 from ftslurm.plan.backtest import AHEAD_DAYS, THE_RULE, TOP, Score, play
 from ftslurm.plan.breaks import LEAST_NODE_FAULTS, Break, break_of_a_node, breaks
-from ftslurm.plan.past import DAY_S, Clock, Past, by_node, moments
+from ftslurm.plan.past import Clock, Past, by_node, moments
 from ftslurm.plan.ranking import Spread, Standing, causes, ranking, spread
 from ftslurm.plan.repeaters import Again, again, offences
 from ftslurm.plan.rhythm import ALPHA, WEEK_S, Rhythm, rhythm
@@ -54,6 +55,7 @@ def analyse(past: Past) -> Patterns:
     """Return all patterns of a past that has at least one fault."""
     rated = past.rated
     told = moments(rated)
+    local = [_local(t, past) for t in moments(past.faults, SAME_OUTAGE_S)]
     tested = {node: of for node, of in by_node(rated).items() if len(of) >= LEAST_NODE_FAULTS}
     own = (
         (node, _break_of(past, node, [each.at for each in of_node], len(tested)))
@@ -70,11 +72,7 @@ def analyse(past: Past) -> Patterns:
         tested_nodes=len(tested),
         again=again(past),
         offenders=_offenders(past),
-        rhythms=tuple(
-            found
-            for period_s in (DAY_S, WEEK_S)
-            if (found := rhythm([_local(t, past) for t in moments(past.faults)], period_s)) and found.p <= ALPHA
-        ),
+        rhythms=tuple(found for period_s in (DAY_S, WEEK_S) if (found := rhythm(local, period_s)) and found.p <= ALPHA),
         rules=_rules(past),
     )
 

@@ -1,9 +1,9 @@
 """How faults spread over nodes, and which nodes are the most unreliable, with what is known of their rates.
 
 The faults of node i are Poisson(theta_i x days), and theta_i comes from one Gamma distribution for the fleet, fitted by
-moments. What is then known of a node is Gamma(a + faults, b + days): few faults are drawn towards the fleet's rate, since
-most of them are bad luck (empirical Bayes; Robbins, 1956). `p` is asked without that: how likely it were that any node of
-the fleet has so many faults, were all alike (Poisson tail x nodes, Bonferroni).
+moments. What is then known of a node is Gamma(a + faults, b + days): few faults are drawn towards the fleet's rate,
+since most of them are bad luck (empirical Bayes; Robbins, 1956). `p` is asked without that: how likely it were that any
+node of the fleet has so many faults, were all alike (Poisson tail x nodes, Bonferroni).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ftslurm.plan.past import DAY_S, Fault, Past, by_node
+from ftslurm.core.lemons import DAY_S
+from ftslurm.plan.past import Fault, Past, by_node
 
 DAYS = (1.0, 7.0, 28.0)
 

@@ -1,8 +1,8 @@
 """Whether faults prefer an hour of the day or a day of the week: Rayleigh's test on the circle.
 
 Each moment is an arrow on a dial that goes round once in the period; without a preference the arrows cancel. The p is
-Wilkie's approximation (*Applied Statistics* 32, 1983). Faults of one moment count once, but faults that follow each
-other for hours are taken as independent, so that a small p is needed to say anything.
+Wilkie's approximation (*Applied Statistics* 32, 1983). Faults within an hour count once, and those of a longer series
+are taken as independent, so that a small p is needed to say anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where the past of the nodes is found: a trace, or the node ledger, the runs' journals and Slurm's accounting together.
+"""Where the past of the nodes is found: in a trace, or in node ledger, runs' journals and Slurm's accounting together.
 
-A node that several of them saw go within an hour is one fault: its cause is ftslurm's word where there is one, its repair
-is Slurm's. For how long nodes were watched is known from accounting (all nodes, all the time) or, without it, from the
-journals (nodes while they were in use by runs). The ledger alone does not know.
+A node that several of them saw go within an hour is one fault: its cause is ftslurm's word where there is one, its
+repair is Slurm's. For how long nodes were watched is known from accounting (all nodes, all the time) or, without it,
+from the journals (nodes while they were in use by runs). The ledger alone does not know.
 """
 
 from __future__ import annotations
@@ -46,23 +46,26 @@ class Seen:
     fleet_since: float | None = None
 
 
-def of_trace(trace: Trace, name: str) -> Past:
-    """The past that a trace tells; an outage that was not over has no repair."""
+def of_trace(trace: Trace, name: str, *, whole: bool) -> Past:
+    """The past that a trace tells. `whole`: whether its number of nodes is known to be that of the fleet."""
     faults = tuple(
         Fault(
             node=trace.names[each.node],
             at=each.at_s,
             cause=each.kind or "not said",
-            over=each.at_s + each.repair_s if math.isfinite(each.repair_s) else None,
+            over=each.end_s,
         )
         for each in trace.outages
     )
     words = f"{count(trace.nodes, 'node')}, all of the time, repairs included"
+    if not whole:
+        words = f"{count(trace.nodes, 'node')} had faults; how many others were watched is unknown (--fleet says it)"
     source = Source(name=name, words=words, faults=len(faults), begun=0.0, until=trace.span_s)
+    past = Past(faults=faults, begun=0.0, until=trace.span_s, dated=False, sources=(source,))
+    if not whole:
+        return past
     watch = Exposure(nodes=trace.nodes, words=words, always=(0.0, trace.span_s))
-    return Past(
-        faults=faults, begun=0.0, until=trace.span_s, fleet=trace.nodes, exposure=watch, dated=False, sources=(source,)
-    )
+    return replace(past, fleet=trace.nodes, exposure=watch)
 
 
 def of_the_user(folder: Path, client: SlurmClient, fleet: Sequence[str], days: float) -> Past:
@@ -151,7 +154,8 @@ def from_ledger(folder: Path, since: float) -> Seen:
     words = [count(len(faults), "mark"), f"{count(len(marks) - len(faults), 'omen')} of GPUs not counted"]
     words += [f"{count(found.unread, 'line')} passed over"] if found.unread else []
     words += ["when nodes were repaired it does not know, nor for how long they were watched"]
-    source = Source(name=f"ledger {folder}", words="; ".join(words), **_span(faults))
+    begun, until = (faults[0].at, faults[-1].at) if faults else (None, None)
+    source = Source(name=f"ledger {folder}", words="; ".join(words), faults=len(faults), begun=begun, until=until)
     return Seen(source=source, faults=tuple(faults))
 
 
@@ -238,7 +242,7 @@ def from_accounting(client: SlurmClient, fleet: Sequence[str], span: Span) -> Se
         return Seen(source=Source(name=name, words="has no node down, or keeps no events: the exposure is unknown"))
     begun = max(min(each.begun for each in events), since)
     faults = tuple(
-        Fault(node=each.node, at=each.begun, cause=_cause(each.reason), over=each.until)
+        Fault(node=each.node, at=each.begun, cause=_cause(each.reason), over=each.until or math.inf)
         for each in events
         if each.begun >= since
     )
@@ -251,9 +255,3 @@ def _cause(reason: str) -> str:
     """Slurm's reason without who gave it and when."""
     text = _BY_WHOM.sub("", reason).strip()
     return f"slurm: {text[:_CAUSE_CHARS] or 'no reason'}"
-
-
-def _span(faults: Sequence[Fault]) -> dict[str, float | int | None]:
-    if not faults:
-        return {"faults": 0, "begun": None, "until": None}
-    return {"faults": len(faults), "begun": faults[0].at, "until": faults[-1].at}

@@ -1,9 +1,9 @@
 """How faults follow each other in time, beside what independent faults of one rate (Poisson) would do.
 
 For Poisson the gaps are exponential: their coefficient of variation is 1, and so is the shape of the Weibull law that
-fits them best. A shape below 1 means that a fault makes the next one more likely, as in real fleets (Schroeder and Gibson,
-DSN 2006). Faults of one moment leave gaps of 0, which no Weibull law has: they count for the mean and the coefficient of
-variation and not for the shape.
+fits them best. A shape below 1 means that a fault makes the next one more likely, as in real fleets (Schroeder and
+Gibson, DSN 2006). Faults of one moment leave gaps of 0, which no Weibull law has: they count for the mean and the
+coefficient of variation and not for the shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import NormalDist, fmean, stdev
 
 LEAST_GAPS = 5
 SHAPE_ERROR = 0.7797
-"""The standard error of a fitted shape k is this x k / sqrt(n): sqrt(6) / pi (Thoman, Bain and Antle, Technometrics 11, 1969)."""
+"""sqrt(6) / pi: a shape k of n gaps has the standard error 0.78 k / sqrt(n) (Thoman and others, *Technometrics*, 1969)."""
 _SHAPES = (0.02, 50.0)
 
 

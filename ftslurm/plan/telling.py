@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_NODES = 10
 MOST_CAUSES = 12
+MOST_NAMED = 4
 _NAME_CHARS = 40
 _DAY_S = 86400.0
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -22,7 +23,7 @@ _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 def sources(past: Past) -> Iterator[str]:
     """Where faults were looked for, and what rates run on."""
-    rows = [("SOURCE", "FAULTS", "FROM", "TO", "WHAT")]
+    rows: list[tuple[str, ...]] = [("SOURCE", "FAULTS", "FROM", "TO", "WHAT")]
     for each in past.sources:
         span = ("-" if t is None else when(t, past) for t in (each.begun, each.until))
         rows.append((visible(each.name), str(each.faults), *span, visible(each.words)))
@@ -109,7 +110,8 @@ def _over_nodes(found: Patterns) -> Iterator[str]:
         return
     if told.index is not None and told.p is not None and told.never_expected is not None:
         yield (
-            f"  {told.mean:.2f} faults a node; dispersion {told.index:.2f}, for Poisson 1 (chi-square, p {chance(told.p)})"
+            f"  {told.mean:.2f} faults a node; dispersion {told.index:.2f}, for Poisson 1"
+            f" (chi-square, p {chance(told.p)})"
         )
         yield f"  {told.never} of {told.nodes} nodes had none, for Poisson {told.never_expected:.0f}"
     tops = ", ".join(f"{share:.0%} have {part:.1%}" for share, part in told.tops)
@@ -119,9 +121,11 @@ def _over_nodes(found: Patterns) -> Iterator[str]:
 def _worst(found: Patterns) -> Iterator[str]:
     soon = {each.node: each.again for each in found.offenders}
     rated = found.past.exposure is not None
-    rows = [("  NODE", "FAULTS", *(("DAYS", "RATE", "95 %", "CHANCE") if rated else ()), "AGAIN 1/7/28 d")]
+    rows: list[tuple[str, ...]] = [
+        ("  NODE", "FAULTS", *(("DAYS", "RATE", "95 %", "CHANCE") if rated else ()), "AGAIN 1/7/28 d")
+    ]
     for each in found.ranking[:MOST_NODES]:
-        numbers = ()
+        numbers: tuple[str, ...] = ()
         if each.rate is not None and each.low is not None and each.high is not None and each.p is not None:
             span = f"{1000 * each.low:.1f} to {1000 * each.high:.1f}"
             numbers = (f"{each.days:.1f}", f"{1000 * each.rate:.1f}", span, chance(each.p))
@@ -129,8 +133,8 @@ def _worst(found: Patterns) -> Iterator[str]:
         rows.append((f"  {short(each.node)}", str(each.faults), *numbers, again))
     yield from aligned(rows)
     if rated:
-        yield "  RATE: faults in 1000 node-days, drawn towards the fleet's (Gamma posterior); CHANCE: that any node of the"
-        yield "  fleet had so many, were all alike (Poisson x nodes); AGAIN: faults after a repair, within so many days"
+        yield "  RATE: faults in 1000 node-days, drawn to the fleet's (Gamma posterior); CHANCE: that any node had so"
+        yield "  many, were all alike (Poisson x nodes); AGAIN: faults that were followed by another after the repair"
 
 
 def _changes(found: Patterns) -> Iterator[str]:
@@ -142,15 +146,17 @@ def _changes(found: Patterns) -> Iterator[str]:
     if not found.breaks and not found.node_breaks:
         yield "  none that chance does not make as well"
     yield (
-        f"  Poisson likelihood ratio, seeded draws: the fleet by shuffled gaps, 5 % a test; {found.tested_nodes} nodes with"
-        " four faults"
+        "  Poisson likelihood ratio, p by seeded draws: of the fleet by shuffled gaps, 5 % a test; of"
+        f" {count(found.tested_nodes, 'node')} with four"
     )
-    yield "  and more by Poisson, 5 % over all of them (Bonferroni)"
+    yield "  faults or more by Poisson, 5 % over all of them together (Bonferroni)"
+    if past.exposure is None:
+        yield "  taken as watched alike all the time, which nobody knows: more use looks like more faults"
 
 
 def _rates(each: Break, past: Past) -> str:
     if past.exposure is None:
-        return f"{each.before:.2f} -> {each.after:.2f} faults a day (nobody knows whether it was watched alike)"
+        return f"{each.before:.2f} -> {each.after:.2f} faults a day"
     return f"{1000 * each.before:.1f} -> {1000 * each.after:.1f} in 1000 node-days"
 
 
@@ -168,7 +174,7 @@ def _again(found: Patterns) -> Iterator[str]:
     if unknown:
         yield f"  counted from the fault itself for {count(unknown, 'fault')} without a known repair: at least so many"
     if found.offenders:
-        worst = [f"{short(each.node)} ({each.again[2]} of {each.faults})" for each in found.offenders[:MOST_NODES]]
+        worst = [f"{short(each.node)} ({each.again[2]} of {each.faults})" for each in found.offenders[:MOST_NAMED]]
         yield f"  most often, within 28 d: {', '.join(worst)}"
 
 
@@ -191,7 +197,7 @@ def _rules(found: Patterns) -> Iterator[str]:
         yield "  nobody can say: that takes a known fleet, and 77 days"
         return
     yield "  asked every week, of the next 28 days, with what was known by then; nodes under repair left out"
-    rows = [("  RULE", "FLAGGED", "FAILED", "OF ALL NODES", "FAULTS HELD", "LIFT")]
+    rows: list[tuple[str, ...]] = [("  RULE", "FLAGGED", "OF THESE FAILED", "OF ALL FAILED", "FAULTS HELD", "LIFT")]
     rows += [_rule(each) for each in found.rules]
     yield from aligned(rows)
     yield "  intervals (95 %) are over nodes; neither rule has a number that was chosen on this data"
@@ -206,9 +212,9 @@ def _rule(each: Score) -> tuple[str, ...]:
 
 def interval(each: Value, *, percent: bool = False) -> str:
     """`12.3% (8.1% to 17.0%)`."""
-    shown = (lambda value: f"{value:.1%}") if percent else (lambda value: f"{value:.1f}")
-    high = "?" if each.high is None else shown(each.high)
-    return f"{shown(each.value)} ({shown(each.low)} to {high})"
+    form = ".1%" if percent else ".1f"
+    high = "?" if each.high is None else format(each.high, form)
+    return f"{each.value:{form}} ({each.low:{form}} to {high})"
 
 
 def chance(p: float) -> str:
