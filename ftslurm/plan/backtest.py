@@ -9,6 +9,7 @@ over nodes, not over faults: ratios of sums, linearised on the log (Cochran, *Sa
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -176,11 +177,12 @@ def _by_score(faults: Sequence[Fault], now: float, fleet: int) -> list[str]:
 
 
 def counted(days: float) -> Rule:
-    """The faults of the last so many days; of equals the one that failed last."""
+    """The faults of the last so many days; of equals the one that failed last, also longer ago."""
 
     def ranked(faults: Sequence[Fault], now: float, _fleet: int) -> list[str]:
-        recent = by_node(each for each in faults if now - each.at <= days * DAY_S)
-        return sorted(recent, key=lambda node: (-len(recent[node]), -recent[node][-1].at, node))
+        last = {each.node: each.at for each in faults}
+        recent = Counter(each.node for each in faults if now - each.at <= days * DAY_S)
+        return sorted(last, key=lambda node: (-recent[node], -last[node], node))
 
     name = "all faults so far" if math.isinf(days) else f"faults in {days:g} days"
     return Rule(name, ranked)

@@ -16,7 +16,7 @@ from statistics import NormalDist, fmean, stdev
 
 LEAST_GAPS = 5
 SHAPE_ERROR = 0.7797
-"""sqrt(6) / pi: a shape k of n gaps has the standard error 0.78 k / sqrt(n) (Thoman and others, *Technometrics*, 1969)."""
+"""sqrt(6) / pi: the standard error of a shape k is 0.78 k / sqrt(n) (Thoman and others, *Technometrics* 11, 1969)."""
 _SHAPES = (0.02, 50.0)
 
 
