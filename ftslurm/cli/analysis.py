@@ -69,9 +69,17 @@ def show(past: Past, picture: Path | None, *, as_json: bool) -> None:
 
 
 def _check(picture: Path) -> None:
-    from ftslurm.errors import UsageError
+    """Before anything is computed.
+
+    Raises:
+        UsageError: no picture has this ending.
+        CannotCreate: there is no folder to write it to.
+    """
+    from ftslurm.errors import CannotCreate, UsageError
     from ftslurm.insight.text import visible
 
+    if not picture.parent.is_dir():
+        raise CannotCreate(f"cannot write the picture {visible(str(picture))}: there is no such folder")
     if picture.suffix not in {".png", ".svg"}:
         raise UsageError(f"a picture is a .png or a .svg, and not {visible(picture.name)}")
 

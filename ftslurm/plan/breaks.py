@@ -30,7 +30,7 @@ EDGE = 0.05
 SEED = 1
 _ENOUGH = 20
 _MOST_DRAWS = 1999
-_MOST_NODE_DRAWS = 19_999
+_MOST_NODE_DRAWS = 9_999
 _LEAST_DRAWS = 199
 _WORK = 4_000_000
 """Times looked at in one test, at most: with very many faults fewer draws are made."""

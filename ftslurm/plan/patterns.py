@@ -155,7 +155,7 @@ def plain(found: Patterns) -> dict[str, Any]:
 
 
 def _node(each: Standing) -> dict[str, Any]:
-    rates = {name: _thousand(getattr(each, name)) for name in ("rate", "low", "high")}
+    rates = {name: _thousand(getattr(each, name)) for name in ("rate", "low", "high", "expected")}
     return {"node": each.node, "faults": each.faults, "node_days": each.days, **rates, "p": each.p}
 
 

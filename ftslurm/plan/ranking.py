@@ -1,9 +1,10 @@
 """How faults spread over nodes, and which nodes are the most unreliable, with what is known of their rates.
 
-The faults of node i are Poisson(theta_i x days), and theta_i comes from one Gamma distribution for the fleet, fitted by
-moments. What is then known of a node is Gamma(a + faults, b + days): few faults are drawn towards the fleet's rate,
-since most of them are bad luck (empirical Bayes; Robbins, 1956). `p` is asked without that: how likely it were that any
-node of the fleet has so many faults, were all alike (Poisson tail x nodes, Bonferroni).
+Three questions to each node, whose faults are Poisson(theta_i x days). What was its rate: faults over days, with what
+is known of theta_i from them alone, Gamma(faults + 1/2, days) (Jeffreys' prior). What is to be expected of it: theta_i
+comes from one Gamma(a, b) of the fleet, fitted by moments, and the mean is (a + faults) / (b + days); that draws few
+faults towards the fleet's rate, since most of them are bad luck. Is it chance: how likely it were that any node of the
+fleet has so many faults, were all alike (Poisson tail x nodes, Bonferroni).
 """
 
 from __future__ import annotations
@@ -45,9 +46,15 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One node. Rates are in faults a day with their 95 % interval; None where the exposure is unknown.
+    """One node. Rates are in faults a day; None where the exposure is unknown.
 
-    `p`: how likely one of the fleet had so many by chance.
+    Attributes:
+        node: its name.
+        faults: how many it had.
+        days: for how long it was watched.
+        rate: faults a day; `low` and `high` are its 95 % interval.
+        expected: the rate to expect of it, by what the whole fleet shows.
+        p: how likely any node of the fleet had so many by chance.
     """
 
     node: str
@@ -56,6 +63,7 @@ class Standing:
     rate: float | None = None
     low: float | None = None
     high: float | None = None
+    expected: float | None = None
     p: float | None = None
 
 
@@ -76,21 +84,21 @@ def ranking(past: Past) -> tuple[Standing, ...]:
         found = [Standing(node=node, faults=count) for node, count in counts.items()]
         return tuple(sorted(found, key=lambda each: (-each.faults, each.node)))
     belief = belief_of(counts, watch)
-    rows = [_standing(node, count, watch, (belief, rate)) for node, count in counts.items()]
-    return tuple(sorted(rows, key=lambda each: (-(each.rate or 0.0), each.node)))
+    rows = [_standing(node, count, watch, (belief, rate)) for node, count in counts.items() if watch.node_days(node)]
+    return tuple(sorted(rows, key=lambda each: (-(each.expected or 0.0), each.node)))
 
 
 def _standing(node: str, count: int, watch: Exposure, fleet: tuple[Belief, float]) -> Standing:
     belief, rate = fleet
     days = watch.node_days(node)
-    shape, weight = belief.faults + count, belief.node_days + days
     return Standing(
         node=node,
         faults=count,
         days=days,
-        rate=shape / weight,
-        low=quantile(shape, 0.025) / weight,
-        high=quantile(shape, 0.975) / weight,
+        rate=count / days,
+        low=quantile(count + 0.5, 0.025) / days,
+        high=quantile(count + 0.5, 0.975) / days,
+        expected=(belief.faults + count) / (belief.node_days + days),
         p=min(poisson_tail(count, rate * days) * watch.nodes, 1.0),
     )
 

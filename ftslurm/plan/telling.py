@@ -122,19 +122,21 @@ def _worst(found: Patterns) -> Iterator[str]:
     soon = {each.node: each.again for each in found.offenders}
     rated = found.past.exposure is not None
     rows: list[tuple[str, ...]] = [
-        ("  NODE", "FAULTS", *(("DAYS", "RATE", "95 %", "CHANCE") if rated else ()), "AGAIN 1/7/28 d")
+        ("  NODE", "FAULTS", *(("DAYS", "RATE", "95 %", "EXPECTED", "CHANCE") if rated else ()), "AGAIN 1/7/28 d")
     ]
     for each in found.ranking[:MOST_NODES]:
         numbers: tuple[str, ...] = ()
-        if each.rate is not None and each.low is not None and each.high is not None and each.p is not None:
+        if each.rate is not None and each.low is not None and each.high is not None:
             span = f"{1000 * each.low:.1f} to {1000 * each.high:.1f}"
-            numbers = (f"{each.days:.1f}", f"{1000 * each.rate:.1f}", span, chance(each.p))
+            expected = f"{1000 * (each.expected or 0.0):.1f}"
+            numbers = (f"{each.days:.1f}", f"{1000 * each.rate:.1f}", span, expected, chance(each.p or 0.0))
         again = "/".join(map(str, soon.get(each.node, (0, 0, 0))))
         rows.append((f"  {short(each.node)}", str(each.faults), *numbers, again))
     yield from aligned(rows)
     if rated:
-        yield "  RATE: faults in 1000 node-days, drawn to the fleet's (Gamma posterior); CHANCE: that any node had so"
-        yield "  many, were all alike (Poisson x nodes); AGAIN: faults that were followed by another after the repair"
+        yield "  RATE, EXPECTED: faults in 1000 node-days; what was (95 %: Gamma posterior of the node alone), and what"
+        yield "  to expect of it by what the whole fleet shows. CHANCE: that any node had so many, were all alike"
+        yield "  (Poisson x nodes). AGAIN: how many of its faults were followed by another within so many days"
 
 
 def _changes(found: Patterns) -> Iterator[str]:
