@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftslurm.errors import UsageError
@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from ftslurm.slurm.client import SlurmClient
 
 _COLUMNS = "NodeName,TimeStart,TimeEnd,State,Reason"
-_BROKEN = re.compile(r"DOWN|FAIL|ERROR|NO_RESPOND|\*")
-"""In a state: the node was not there, or Slurm had given it up. Drained is what somebody, or maintenance, wanted."""
+_BROKEN = re.compile(r"DOWN|FAIL|ERROR")
+"""In a state: Slurm has given the node up."""
+_SICK = re.compile(
+    r"\bNHC\b|health|kill task failed|(?:pro|epi)log error|gres/|low (?:real)?memory|\bxid\b|\becc\b", re.IGNORECASE
+)
+"""In the reason of a drained node: a machine has found it sick. Other nodes are drained because somebody wanted it."""
 _WANTED = re.compile(r"POWER|REBOOT|MAINT|PLANNED|RES(?:ERVED)?\b")
 _ON_PURPOSE = re.compile(r"\s*(?:scheduled |user |pending )?(?:reboot|maint|power)", re.IGNORECASE)
+_SAME_S = 60.0
+"""Two events of a node with no longer time between them are one outage: first drained, then down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +46,24 @@ def outages(client: SlurmClient, since: float) -> tuple[NodeDown, ...]:
         ServiceUnavailable: slurmdbd does not answer.
     """
     begin = dt.datetime.fromtimestamp(since).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
-    argv = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "event", "events=node", f"start={begin}"]
+    argv = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "event", "event=node", f"start={begin}"]
     return read(client.run([*argv, f"format={_COLUMNS}"]).check().stdout)
 
 
 def read(text: str) -> tuple[NodeDown, ...]:
     """Return the outages in a table of node events; lines of another form are left out, and what was meant to be."""
-    return tuple(sorted(_rows(text), key=lambda each: (each.begun, each.node)))
+    found: dict[str, list[NodeDown]] = {}
+    for each in sorted(_rows(text), key=lambda row: (row.begun, row.node)):
+        before = found.setdefault(each.node, [])
+        if before and (before[-1].until is None or each.begun <= before[-1].until + _SAME_S):
+            before[-1] = replace(before[-1], until=_later(before[-1].until, each.until))
+        else:
+            before.append(each)
+    return tuple(sorted((each for rows in found.values() for each in rows), key=lambda row: (row.begun, row.node)))
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _rows(text: str) -> Iterator[NodeDown]:
@@ -56,11 +73,14 @@ def _rows(text: str) -> Iterator[NodeDown]:
             continue
         node, start, end, state, reason = columns
         begun = parse.epoch(start)
-        if begun is None or not _is_node(node) or not _BROKEN.search(state.upper()):
-            continue
-        if _WANTED.search(state.upper()) or _ON_PURPOSE.match(reason):
-            continue
-        yield NodeDown(node=node, begun=begun, until=parse.epoch(end), state=state, reason=reason)
+        if begun is not None and _is_node(node) and _is_fault(state.upper(), reason):
+            yield NodeDown(node=node, begun=begun, until=parse.epoch(end), state=state, reason=reason)
+
+
+def _is_fault(state: str, reason: str) -> bool:
+    if _WANTED.search(state) or _ON_PURPOSE.match(reason):
+        return False
+    return bool(_BROKEN.search(state) or _SICK.search(reason))
 
 
 def _is_node(name: str) -> bool:

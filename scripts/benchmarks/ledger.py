@@ -49,9 +49,9 @@ each of the weeks that see it, and a bad node, too: so the intervals (95 %) are 
 No number of the rule was chosen on this trace. Scores that it could have used instead are compared below: days 0 to
 {half:.0f} may be used to choose between them, days {half:.0f} to {days:.0f} are held out.
 """
-REPAIR = """Nodes that are under repair on the day of the question are left out, with their faults. They could be flagged
-as well, and they come back: after {again:.0%} of the repairs a node fails again within a day. *With repair* counts
-them, which is what the ledger is asked in practice: shall this node be used when it is back?
+REPAIR = """Nodes that are under repair on the day of the question are left out, with their faults. They could be
+flagged as well, and they come back: after {again:.0%} of the repairs a node fails again within a day. *With repair*
+counts them, which is what the ledger is asked in practice: shall this node be used when it is back?
 """
 
 

@@ -75,13 +75,15 @@ def test_a_ledger_alone_knows_no_exposure(slurm, tmp_path):
 
 
 def test_accounting_watches_the_whole_partition(slurm, tmp_path):
-    """From its first event on, all nodes count all the time; what was drained or rebooted on purpose is no fault."""
+    """From its first event on, all nodes count all the time; what was wanted is no fault, drained and down is one."""
     slurm.change("accounting", value=True)
     rows = [
         event("n1", 100.0, 5.0),
         event("n1", 50.0, 2.0, reason="Kernel panic | oops [root@2026-01-01T00:00:00]"),
         event("n2", 40.0, 0.0),
         event("n3", 30.0, 1.0, state="DRAINED", reason="new DIMM"),
+        event("n3", 25.0, 24.0, state="DRAINED", reason="NHC: check_hw_eth: no link"),
+        event("n3", 24.0, 24.0, state="DOWN+DRAIN", reason="NHC: check_hw_eth: no link"),
         event("n4", 20.0, 1.0, state="DOWN", reason="Reboot ASAP"),
         event("n4", 10.0, 1.0, state="DOWN+POWERED_DOWN", reason=""),
         event("elsewhere", 60.0, 1.0),
@@ -92,11 +94,13 @@ def test_accounting_watches_the_whole_partition(slurm, tmp_path):
         ("n1", "slurm: Not responding", True),
         ("n1", "slurm: Kernel panic | oops", True),
         ("n2", "slurm: Not responding", True),
+        ("n3", "slurm: NHC: check_hw_eth: no link", True),
     ]
+    assert found.faults[3].over - found.faults[3].at == pytest.approx(48 * 3600, abs=2)
     assert found.faults[0].over - found.faults[0].at == 5 * 3600
     assert found.faults[2].over == math.inf
     assert found.exposure.total == pytest.approx(400.0, rel=0.001)
-    assert found.rate == pytest.approx(3 / 400.0, rel=0.001)
+    assert found.rate == pytest.approx(4 / 400.0, rel=0.001)
 
 
 def test_accounting_without_events_knows_nothing(slurm, tmp_path):
