@@ -1,12 +1,14 @@
 """Generators fitted to a trace, each by the simplest estimate that has a name.
 
     rate      faults over the node-days in which nodes were up
-    repair    the median of all outages (those not over count as longer than it); the mean is all time out over all ends
+    repair    the median of all outages (those not over count as longer than it); the mean is all time out over all
+              ends; the longest seen
     Weibull   the shape that has the trace's variation of gaps (moments)
     Clustered, from the trace read fault by fault:
-      relapse, again  the share of repairs with a fault within a week, less what the rate alone makes; after a fault that
-                      was no relapse, and after one that was
-      delay           median and mean of the times from a repair to such a relapse
+      relapse, again  the share of repairs with a fault within a week, less what the rate alone makes; after a fault
+                      that was no relapse, and after one that was
+      soon, delay     the share of relapses within a day; median and mean of the times from a repair to one of them
+      hasty           the mean of repairs that a relapse followed, over that of the others
       burst           the share of moments with several faults that are no relapses, and how many those are
       quality         the variance of the nodes' counts of other faults beyond Poisson's (a gamma by moments)
       steadiness      the same for counts of moments per fortnight
@@ -21,20 +23,22 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ftslurm.core.lemons import DAY_S
 from ftslurm.errors import UsageError
-from ftslurm.plan.generators import PERIOD_S, WEEK_S, Clustered, Exponential, Generator, Lemons, Lognormal, Weibull
-from ftslurm.plan.measures import gaps_s, groups
+from ftslurm.plan.generators import PERIOD_S, WEEK_S, Clustered, Exponential, Lemons, Lognormal, Weibull
+from ftslurm.plan.measures import gaps_s, groups, out_s
 from ftslurm.plan.trace import Outage, Trace
 
+Model: TypeAlias = Clustered | Lemons | Weibull | Exponential
 LEAST_FAULTS = 20
 """From fewer nothing is fitted."""
 _SHORTEST_S = 60.0
 _MOST = 0.95
 
 
-def fit(trace: Trace) -> dict[str, Generator]:
+def fit(trace: Trace) -> dict[str, Model]:
     """Return every generator, fitted to the trace, by its name; the most faithful first.
 
     Raises:
@@ -53,17 +57,23 @@ def fit(trace: Trace) -> dict[str, Generator]:
 
 def rate_of(trace: Trace) -> float:
     """Faults in 1,000 node-days of nodes that are up."""
-    return 1000 * len(trace.outages) / (_up_s(trace) / DAY_S)
+    up_s = trace.nodes * trace.span_s - out_s(trace.outages, trace.span_s)
+    return 1000 * len(trace.outages) / (up_s / DAY_S)
 
 
 def repair_of(trace: Trace) -> Lognormal:
-    """How long outages take. The mean is what spares follow from, so it counts those that are not over, too."""
+    """How long outages take. The mean is what spares follow from, so it counts those that are not over, too.
+
+    None is longer than the longest seen: an uncut tail would hold a quarter of the mean where no trace can see it.
+    """
     over = [each.repair_s for each in trace.outages if each.end_s <= trace.span_s]
     if not over:
         raise UsageError("no outage of the trace is over: nothing is known of repairs")
-    mean_s = max(_out_s(trace) / len(over), _SHORTEST_S)
+    mean_s = max(out_s(trace.outages, trace.span_s) / len(over), _SHORTEST_S)
     median_s = statistics.median(each.repair_s if each.end_s <= trace.span_s else math.inf for each in trace.outages)
-    return Lognormal(min(max(median_s, _SHORTEST_S), mean_s), mean_s)
+    longest_s = max(min(each.end_s, trace.span_s) - each.at_s for each in trace.outages)
+    cut_s = longest_s if mean_s < longest_s / 2 else math.inf
+    return Lognormal(min(max(median_s, _SHORTEST_S), mean_s), mean_s, cut_s)
 
 
 def shape_of(trace: Trace) -> float:
@@ -83,7 +93,6 @@ def clustered(trace: Trace) -> Clustered:
     read = _read(trace)
     moments = list(groups(read.fresh))
     several = [len(each) for each in moments if len(each) > 1]
-    counts = Counter(each.node for each in read.fresh)
     periods = Counter(int(group[0].at_s // PERIOD_S) for group in moments)
     early = [each for each in read.delays_s if each <= DAY_S]
     return Clustered(
@@ -95,7 +104,7 @@ def clustered(trace: Trace) -> Clustered:
         hasty=_hasty(read),
         burst_share=len(several) / len(moments),
         burst_size=statistics.fmean(several) if several else 2.0,
-        quality=_gamma_shape([counts[node] for node in range(trace.nodes)]),
+        quality=_quality(trace, read),
         steadiness=_gamma_shape([periods[number] for number in range(int(trace.span_s // PERIOD_S))]),
         fleet=trace.nodes,
         repair=repair_of(trace),
@@ -113,6 +122,7 @@ class _Read:
         after_relapse: the same for relapses.
         hasty_s: repairs that a relapse followed.
         other_s: the other ones.
+        marked_s: how long each node was out or within a week of a repair, when no fault of it is fresh.
     """
 
     fresh: list[Outage] = field(default_factory=list)
@@ -121,6 +131,7 @@ class _Read:
     after_relapse: list[bool] = field(default_factory=list)
     hasty_s: list[float] = field(default_factory=list)
     other_s: list[float] = field(default_factory=list)
+    marked_s: dict[int, float] = field(default_factory=dict)
 
 
 def _read(trace: Trace) -> _Read:
@@ -133,6 +144,8 @@ def _read(trace: Trace) -> _Read:
         follows = next_s - each.end_s <= WEEK_S
         if fresh:
             found.fresh.append(each)
+        marked_s = min(each.end_s + WEEK_S, next_s, trace.span_s) - each.at_s
+        found.marked_s[each.node] = found.marked_s.get(each.node, 0.0) + marked_s
         if follows:
             found.delays_s.append(next_s - each.end_s)
         if each.end_s + WEEK_S <= trace.span_s:
@@ -173,15 +186,20 @@ def _delay(delays: Sequence[float]) -> Lognormal:
     return Lognormal(median_s, max(statistics.fmean(delays), median_s))
 
 
+def _quality(trace: Trace, read: _Read) -> float:
+    """The gamma shape of the nodes' rates. For equal ones (count - expected)^2 - expected is 0 in the mean.
+
+    What is expected of a node grows only while a fault of it would be fresh, which keeps that so (a martingale), though
+    a node that has failed is watched for a shorter time than one that has not.
+    """
+    counts = Counter(each.node for each in read.fresh)
+    watched_s = [trace.span_s - read.marked_s.get(node, 0.0) for node in range(trace.nodes)]
+    rate = len(read.fresh) / sum(watched_s)
+    excess = sum((counts[node] - rate * each) ** 2 - rate * each for node, each in enumerate(watched_s))
+    return sum((rate * each) ** 2 for each in watched_s) / excess if excess > 0 else math.inf
+
+
 def _gamma_shape(counts: Sequence[int]) -> float:
     mean = statistics.fmean(counts) if counts else 0.0
     excess = statistics.variance(counts) - mean if len(counts) > 1 else 0.0
     return mean**2 / excess if excess > 0 else math.inf
-
-
-def _up_s(trace: Trace) -> float:
-    return trace.nodes * trace.span_s - _out_s(trace)
-
-
-def _out_s(trace: Trace) -> float:
-    return sum(min(each.end_s, trace.span_s) - each.at_s for each in trace.outages)

@@ -32,8 +32,8 @@ class Measures:
         top_20: on 20 %.
         gap_variation: standard deviation of the gaps between the fleet's faults over their mean; 1 for Poisson.
         together: the share of the faults that come within a minute of one on another node.
-        repair_mean_h: the time out, of outages that are over, in hours.
-        repair_median_h: its median.
+        out: the share of the nodes' time that they are out.
+        repair_h: the median of the outages that are over, in hours.
     """
 
     rate: float
@@ -45,8 +45,8 @@ class Measures:
     top_20: float
     gap_variation: float
     together: float
-    repair_mean_h: float
-    repair_median_h: float
+    out: float
+    repair_h: float
 
 
 def measure(outages: Sequence[Outage], nodes: int, span_s: float) -> Measures:
@@ -66,8 +66,8 @@ def measure(outages: Sequence[Outage], nodes: int, span_s: float) -> Measures:
         top_20=_share(top[0.2], len(outages)),
         gap_variation=statistics.stdev(fleet) / statistics.fmean(fleet) if len(fleet) > 1 and any(fleet) else math.nan,
         together=_share(sum(len(each) for each in groups(outages) if len(each) > 1), len(outages)),
-        repair_mean_h=statistics.fmean(repairs) / 3600 if repairs else math.nan,
-        repair_median_h=statistics.median(repairs) / 3600 if repairs else math.nan,
+        out=out_s(outages, span_s) / (nodes * span_s),
+        repair_h=statistics.median(repairs) / 3600 if repairs else math.nan,
     )
 
 
@@ -93,6 +93,11 @@ def repairs_s(outages: Iterable[Outage], span_s: float) -> list[float]:
     return [each.repair_s for each in outages if each.end_s <= span_s]
 
 
+def out_s(outages: Iterable[Outage], span_s: float) -> float:
+    """The time that nodes were out until the end, all together."""
+    return sum(min(each.end_s, span_s) - each.at_s for each in outages)
+
+
 def groups(outages: Sequence[Outage]) -> Iterator[list[Outage]]:
     """Outages that came together: each within a minute of the one before."""
     group: list[Outage] = []
@@ -106,15 +111,16 @@ def groups(outages: Sequence[Outage]) -> Iterator[list[Outage]]:
 
 
 def distance(some: Sequence[float], others: Sequence[float]) -> float:
-    """Return the Kolmogorov-Smirnov distance of two samples, each in order; NaN where one is empty."""
+    """Return the Kolmogorov-Smirnov distance of two samples, each in order; NaN where one is empty.
+
+    Between two values of `some` (the smaller one, for speed) only the others' share grows: so the ends are enough.
+    """
     if not some or not others:
         return math.nan
     worst = 0.0
-    for sample in (some, others):
-        for value in sample:
-            for place in (bisect_left, bisect_right):
-                apart = place(some, value) / len(some) - place(others, value) / len(others)
-                worst = max(worst, abs(apart))
+    for value in some:
+        for place in (bisect_left, bisect_right):
+            worst = max(worst, abs(place(some, value) / len(some) - place(others, value) / len(others)))
     return worst
 
 
