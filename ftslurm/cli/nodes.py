@@ -29,7 +29,8 @@ Standing:
   clean      its marks have decayed, or were forgiven
 \b
 Exit codes:
-  0 shown; 2 no such node in the ledger; 73 the ledger cannot be written; 74 it cannot be read
+  0 shown; 2 no such node in the ledger, or no such trace or picture; 73 ledger or picture cannot be written; 74 ledger
+  or trace cannot be read
 """
 FORGIVE_EXAMPLES = """\b
 Examples:

@@ -23,6 +23,7 @@ _SICK = re.compile(
 """In the reason of a drained node: a machine has found it sick. Other nodes are drained because somebody wanted it."""
 _WANTED = re.compile(r"POWER|REBOOT|MAINT|PLANNED|RES(?:ERVED)?\b")
 _ON_PURPOSE = re.compile(r"\s*(?:scheduled |user |pending )?(?:reboot|maint|power)", re.IGNORECASE)
+_TIMEOUT_S = 60.0
 _SAME_S = 60.0
 """Two events of a node with no longer time between them are one outage: first drained, then down."""
 
@@ -47,7 +48,7 @@ def outages(client: SlurmClient, since: float) -> tuple[NodeDown, ...]:
     """
     begin = dt.datetime.fromtimestamp(since).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
     argv = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "event", "event=node", f"start={begin}"]
-    return read(client.run([*argv, f"format={_COLUMNS}"]).check().stdout)
+    return read(client.run([*argv, f"format={_COLUMNS}"], timeout_s=_TIMEOUT_S).check().stdout)
 
 
 def read(text: str) -> tuple[NodeDown, ...]:
