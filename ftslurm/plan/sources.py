@@ -2,7 +2,8 @@
 
 A node that several of them saw go within an hour is one fault: its cause is ftslurm's word where there is one, its
 repair is Slurm's. For how long nodes were watched is known from accounting (all nodes, all the time) or, without it,
-from the journals (nodes while they were in use by runs). The ledger alone does not know.
+from the journals (nodes while they were in use by runs). The ledger alone does not know. Of less than a day no rate is
+told.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ def of_the_user(folder: Path, client: SlurmClient, fleet: Sequence[str], days: f
     past = Past(
         faults=faults, begun=begun, until=now, fleet=len(fleet) or None, sources=tuple(each.source for each in seen)
     )
-    if of_slurm.fleet_since is not None and fleet:
+    if of_slurm.fleet_since is not None and fleet and now - of_slurm.fleet_since >= DAY_S:
         return _watched_by_slurm(past, set(fleet), of_slurm.fleet_since)
-    if of_runs.stays:
+    if sum(until - begun for spans in of_runs.stays.values() for begun, until in spans) >= DAY_S:
         return _watched_by_runs(past, of_runs.stays)
     return past
 
@@ -102,7 +103,8 @@ def of_the_user(folder: Path, client: SlurmClient, fleet: Sequence[str], days: f
 def _watched_by_slurm(past: Past, fleet: set[str], since: float) -> Past:
     words = "all nodes of the partition, all of the time, repairs included"
     watch = Exposure(nodes=len(fleet), words=words, always=(since, past.until))
-    faults = tuple(replace(each, rated=each.node in fleet and each.at >= since) for each in past.faults)
+    # The fault with which watching begins says nothing of the rate: without it nobody would have begun there.
+    faults = tuple(replace(each, rated=each.node in fleet and each.at > since) for each in past.faults)
     return replace(past, faults=faults, exposure=watch)
 
 
@@ -151,7 +153,9 @@ def from_ledger(folder: Path, since: float) -> Seen:
     marks = [each for each in found.marks if each.at >= since]
     faults = [Fault(node=each.node, at=each.at, cause=each.cause) for each in marks if not each.cause.startswith(_OMEN)]
     faults.sort(key=lambda each: (each.at, each.node))
-    words = [count(len(faults), "mark"), f"{count(len(marks) - len(faults), 'omen')} of GPUs not counted"]
+    omens = len(marks) - len(faults)
+    words = [count(len(faults), "mark")]
+    words += [f"{count(omens, 'omen')} of GPUs not counted"] if omens else []
     words += [f"{count(found.unread, 'line')} passed over"] if found.unread else []
     words += ["when nodes were repaired it does not know, nor for how long they were watched"]
     begun, until = (faults[0].at, faults[-1].at) if faults else (None, None)
@@ -246,7 +250,7 @@ def from_accounting(client: SlurmClient, fleet: Sequence[str], span: Span) -> Se
         for each in events
         if each.begun >= since
     )
-    words = f"{count(len(faults), 'outage')}; watched from its first event on"
+    words = f"{count(len(faults), 'outage')}; watched from its first event on, which is not in the rates itself"
     source = Source(name=name, words=words, faults=len(faults), begun=begun, until=now)
     return Seen(source=source, faults=faults, fleet_since=begun)
 

@@ -10,7 +10,7 @@ from ftslurm.core.lemons import DAY_S, Mark
 from ftslurm.ledger import Writer
 from ftslurm.plan import patterns, telling
 from ftslurm.plan.past import Fault, Past, Source
-from ftslurm.plan.sources import from_journals, of_the_user, of_trace, one_each
+from ftslurm.plan.sources import _watched_by_runs, from_journals, of_the_user, of_trace, one_each
 from ftslurm.plan.trace import Outage, Trace
 from ftslurm.slurm.client import SlurmClient
 from ftslurm.slurm.outages import read
@@ -91,7 +91,7 @@ def test_accounting_watches_the_whole_partition(slurm, tmp_path):
     slurm.change("event", value=rows)
     found = known(slurm, tmp_path / "none")
     assert [(each.node, each.cause, each.rated) for each in found.faults] == [
-        ("n1", "slurm: Not responding", True),
+        ("n1", "slurm: Not responding", False),
         ("n1", "slurm: Kernel panic | oops", True),
         ("n2", "slurm: Not responding", True),
         ("n3", "slurm: NHC: check_hw_eth: no link", True),
@@ -100,7 +100,23 @@ def test_accounting_watches_the_whole_partition(slurm, tmp_path):
     assert found.faults[0].over - found.faults[0].at == 5 * 3600
     assert found.faults[2].over == math.inf
     assert found.exposure.total == pytest.approx(400.0, rel=0.001)
-    assert found.rate == pytest.approx(4 / 400.0, rel=0.001)
+    assert found.rate == pytest.approx(3 / 400.0, rel=0.001)
+
+
+def test_of_less_than_a_day_no_rate_is_told(slurm, tmp_path):
+    """Two events of this hour are counted; a rate of them would be in the millions."""
+    slurm.change("accounting", value=True)
+    slurm.change("event", value=[event("n1", 0.02, 0.0), event("n2", 0.01, 0.0)])
+    found = known(slurm, tmp_path / "none")
+    assert (len(found.faults), found.exposure, found.rate) == (2, None, None)
+
+
+def test_events_as_slurm_22_05_writes_them():
+    """Recorded on the lab: a node that was switched off and on, and one drained by a check."""
+    found = read("n1|2026-11-28T03:07:16|Unknown|DRAIN|NHC: check | x\nn2|1795835236|1795835247|DOWN*|Not responding\n")
+    assert {(each.node, each.reason) for each in found} == {("n1", "NHC: check | x"), ("n2", "Not responding")}
+    (down,) = [each for each in found if each.node == "n2"]
+    assert (down.begun, down.until) == (1795835236.0, 1795835247.0)
 
 
 def test_accounting_without_events_knows_nothing(slurm, tmp_path):
@@ -120,7 +136,7 @@ def test_one_outage_that_two_saw_is_one_fault(slurm, tmp_path):
     found = known(slurm, tmp_path / "ledger")
     assert [(each.node, each.cause, each.rated) for each in found.faults] == [
         ("n3", "gpu", False),
-        ("n1", "slurm: Not responding", True),
+        ("n1", "slurm: Not responding", False),
         ("n3", "gpu", True),
     ]
     assert found.faults[2].over == pytest.approx(found.faults[2].at + 3 * 3600, abs=1.0)
@@ -158,6 +174,16 @@ def test_journals_know_how_long_runs_had_their_nodes(slurm):
     assert min(ends[node] for node in NODES if node != "n3") >= fault.at
     assert {spans[0][0] for spans in seen.stays.values()} == {START}
     assert from_journals(1e6, fault.at + 1).faults == ()
+
+
+def test_rates_of_runs_count_what_happened_in_them():
+    """A fault that came while no run of the user's had the node is counted, and is in no rate."""
+    faults = (Fault(node="a", at=DAY_S, cause="gpu"), Fault(node="a", at=3 * DAY_S, cause="gpu"))
+    told = _watched_by_runs(
+        Past(faults=faults, begun=0.0, until=4 * DAY_S), {"a": ((0.0, DAY_S),), "b": ((0.0, DAY_S),)}
+    )
+    assert [each.rated for each in told.faults] == [True, False]
+    assert told.rate == pytest.approx(0.5)
 
 
 def test_a_trace_without_its_fleet_has_no_rates():
