@@ -50,12 +50,12 @@ def show(past: Past, picture: Path | None, *, as_json: bool) -> None:
         CannotCreate: the picture cannot be written.
     """
     from ftslurm.cli.progress import waiting
-    from ftslurm.plan import patterns, telling
+    from ftslurm.plan import findings, patterns
 
     if picture:
         _check(picture)
     if not past.faults and not as_json:
-        click.echo("\n".join(telling.sources(past)))
+        click.echo("\n".join(findings.sources(past)))
         click.echo("no node has had a fault that anybody wrote down", err=True)
         return
     with waiting("analyzing", quiet=as_json):
@@ -63,7 +63,7 @@ def show(past: Past, picture: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"meta": {"schema": 1}, **patterns.plain(found)}, indent=2))
     else:
-        click.echo("\n".join(telling.lines(found)))
+        click.echo("\n".join(findings.lines(found)))
     if picture and past.faults:
         _draw(found, picture)
 

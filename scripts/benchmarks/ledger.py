@@ -25,7 +25,7 @@ from ftslurm.plan.backtest import AHEAD_DAYS, THE_RULE, TOP, Value, counted, dec
 from ftslurm.plan.past import Past
 from ftslurm.plan.repeaters import again
 from ftslurm.plan.sources import of_trace
-from ftslurm.plan.telling import interval
+from ftslurm.plan.findings import interval
 from ftslurm.plan.trace import read_trace
 
 TRACE = Path(__file__).resolve().parents[3] / "shared" / "data" / "gpu-node-faults-first-174-days.json"

@@ -8,7 +8,7 @@ import pytest
 
 from ftslurm.core.lemons import DAY_S, Mark
 from ftslurm.ledger import Writer
-from ftslurm.plan import patterns, telling
+from ftslurm.plan import findings, patterns
 from ftslurm.plan.past import Fault, Past, Source
 from ftslurm.plan.sources import _watched_by_runs, from_journals, of_the_user, of_trace, one_each
 from ftslurm.plan.trace import Outage, Trace
@@ -219,7 +219,7 @@ def test_one_fault_is_enough_to_be_told():
     found = patterns.analyse(
         Past(faults=(fault,), begun=5 * DAY_S, until=6 * DAY_S, sources=(Source(name="s", words="w", faults=1),))
     )
-    text = "\n".join(telling.lines(found))
+    text = "\n".join(findings.lines(found))
     assert "1 fault on 1 node in 1.0 days. For how long nodes were watched is unknown" in text
     assert "too few faults to say how they follow each other" in text
     assert "none that chance does not make as well" in text
