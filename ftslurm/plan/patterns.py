@@ -11,10 +11,10 @@ from typing import Any
 from ftslurm.core.lemons import DAY_S, SAME_OUTAGE_S
 from ftslurm.plan.backtest import AHEAD_DAYS, THE_RULE, TOP, Score, play
 from ftslurm.plan.breaks import LEAST_NODE_FAULTS, Break, break_of_a_node, breaks
+from ftslurm.plan.hours import ALPHA, WEEK_S, Rhythm, rhythm
 from ftslurm.plan.past import Clock, Past, by_node, moments
 from ftslurm.plan.ranking import Spread, Standing, causes, ranking, spread
 from ftslurm.plan.repeaters import Again, again, offences
-from ftslurm.plan.rhythm import ALPHA, WEEK_S, Rhythm, rhythm
 from ftslurm.plan.spacing import Spacing, spacing
 
 LEAST_CHECKS = 4

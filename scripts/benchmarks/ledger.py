@@ -22,10 +22,10 @@ from ftslurm.core.lemons import DAY_S, WINDOWS_DAYS, marks_of_a_lemon, rate_of
 from ftslurm.core.pricing import FAILURES_PER_NODE_DAY
 from ftslurm.errors import FtslurmError
 from ftslurm.plan.backtest import AHEAD_DAYS, THE_RULE, TOP, Value, counted, decaying, marks, play
+from ftslurm.plan.findings import interval
 from ftslurm.plan.past import Past
 from ftslurm.plan.repeaters import again
 from ftslurm.plan.sources import of_trace
-from ftslurm.plan.findings import interval
 from ftslurm.plan.trace import read_trace
 
 TRACE = Path(__file__).resolve().parents[3] / "shared" / "data" / "gpu-node-faults-first-174-days.json"

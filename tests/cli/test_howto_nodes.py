@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from ftslurm import cli
-from ftslurm.plan.patterns import analyse
 from ftslurm.plan.findings import lines
+from ftslurm.plan.patterns import analyse
 from tests.cli.test_nodes_analyze import write_trace
 from tests.lab.longer import long_test
 from tests.pages import DOCS, commands

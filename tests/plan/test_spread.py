@@ -6,9 +6,9 @@ from random import Random
 import pytest
 
 from ftslurm.core.lemons import DAY_S
+from ftslurm.plan.hours import WEEK_S, rhythm
 from ftslurm.plan.past import Clock, Exposure, Fault, Past, joined, moments
 from ftslurm.plan.ranking import causes, ranking, spread
-from ftslurm.plan.rhythm import WEEK_S, rhythm
 from ftslurm.plan.spacing import spacing, weibull_shape
 from tests.lab.longer import long_test
 from tests.plan.pasts import fleet, past, public, public_events, with_trace
