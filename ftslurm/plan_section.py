@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ftslurm.fields import Rate, duration, kind_of, shown
-from ftslurm.quantities import SIZE_PATTERN, format_size, parse_size
+from ftslurm.fields import Rate, duration, shown
+from ftslurm.model_section import ModelSection, Size
 from ftslurm.sections import Section
 
 RateName = Literal["good", "typical", "bad", "learnt"]
@@ -20,7 +20,8 @@ MOST_FAILURES = 100_000.0
 _DAY_S = 86400.0
 
 
-def _failure_rate(value: object) -> float | str:
+def failure_rate(value: object) -> float | str:
+    """A rate as somebody writes it: a name, or failures in 1,000 node-days. Raises ValueError."""
     if isinstance(value, str) and value in _NAMES:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -30,27 +31,10 @@ def _failure_rate(value: object) -> float | str:
     return float(value)
 
 
-def _size(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = getattr(value, "text", value)
-        raise ValueError(f"a size needs a unit; write {number}G")  # noqa: TRY004 - as above
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {kind_of(value)}")  # noqa: TRY004 - as above
-    return parse_size(value)
-
-
 FailureRate: TypeAlias = Annotated[
     float | RateName,
-    BeforeValidator(_failure_rate),
+    BeforeValidator(failure_rate),
     WithJsonSchema({"anyOf": [{"enum": list(_NAMES)}, {"type": "number", "exclusiveMinimum": 0}]}),
-]
-Size: TypeAlias = Annotated[
-    int | None,
-    BeforeValidator(_size),
-    PlainSerializer(lambda size: None if size is None else format_size(size), return_type=str | None),
-    WithJsonSchema({"type": ["string", "null"], "pattern": SIZE_PATTERN}),
 ]
 
 
@@ -90,4 +74,7 @@ class Plan(Section):
     )
     shared_bandwidth: Rate = Field(
         None, description="Bytes a second that shared storage takes from this job in all, as in 20G/s"
+    )
+    model: ModelSection | None = Field(
+        None, description="The model that is trained, for memory, step time and the nodes that it fits on"
     )

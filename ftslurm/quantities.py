@@ -90,6 +90,16 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes}B"
 
 
+def short_size(size_bytes: int) -> str:
+    """Three digits and a binary unit: 1.5G."""
+    size = float(size_bytes)
+    for unit in ("B", "K", "M", "G", "T"):
+        if size < 1000 or unit == "T":
+            return f"{size:.0f}{unit}" if size >= 100 or unit == "B" else f"{size:.1f}{unit}"
+        size /= 1024
+    return ""
+
+
 def parse_rate(text: str) -> int:
     """Bytes a second of `200M/s`."""
     if not text.endswith("/s"):

@@ -151,8 +151,10 @@ class Recovery(Section):
     )
     world_multiple_of: Count = Field(1, description="The number of ranks is always a multiple of this")
     world_sizes: WorldSizes = Field((), description="The only numbers of ranks to run with, as a list; left out: any")
-    efficiency: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Work of a node in a smaller world, as a share of that in the full one; lower shrinks less"
+    efficiency: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Work of a node in a smaller world, as a share of that in the full one; lower shrinks less; left"
+        " out: as the run's own steps tell, and 1 until it has had two sizes",
     )
     placement: Literal["round_robin", "load_balanced", "topology"] = Field(
         "round_robin",

@@ -54,7 +54,7 @@ DEFAULTS = {
         "world_multiple_of": 1,
         "spares": 0,
         "world_sizes": [],
-        "efficiency": 1.0,
+        "efficiency": None,
         "placement": "round_robin",
         "ledger": None,
         "continue": "auto",
@@ -111,6 +111,7 @@ DEFAULTS = {
         "state": None,
         "scratch_bandwidth": None,
         "shared_bandwidth": None,
+        "model": None,
     },
 }
 

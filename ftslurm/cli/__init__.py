@@ -39,6 +39,7 @@ class Place(NamedTuple):
 
 COMMANDS: dict[str, Place] = {
     "plan": Place("ftslurm.cli.plan", "plan", "Say what to expect of a run, before it is submitted."),
+    "simulate": Place("ftslurm.cli.simulate", "simulate", "Simulate runs on a cluster of any size that fails."),
     "run": Place("ftslurm.cli.run", "run", "Supervise a command in this allocation; replaces the word srun."),
     "submit": Place("ftslurm.cli.submit", "submit", "Submit a run to Slurm from a YAML file."),
     "resume": Place("ftslurm.cli.resume", "resume", "Continue a run that ended, from its newest verified checkpoint."),

@@ -14,7 +14,8 @@ from ftslurm.cli.checkpoint_names import rollback, tag, untag
 from ftslurm.cli.checkpoint_now import now
 from ftslurm.cli.checkpoint_prune import prune
 from ftslurm.cli.progress import Waiting, waiting
-from ftslurm.cli.storearg import json_option, print_json, short_age, short_size, store_argument, store_of, table
+from ftslurm.cli.storearg import json_option, print_json, short_age, store_argument, store_of, table
+from ftslurm.quantities import short_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ftslurm.cli.progress import waiting
-from ftslurm.cli.storearg import json_option, print_json, short_size, store_argument, store_of
+from ftslurm.cli.storearg import json_option, print_json, store_argument, store_of
+from ftslurm.quantities import short_size
 
 EXAMPLES = """\b
 Examples:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftslurm.cli.storearg import json_option, print_json, said, short_size, store_argument, store_of, table
+from ftslurm.cli.storearg import json_option, print_json, said, store_argument, store_of, table
+from ftslurm.quantities import short_size
 
 if TYPE_CHECKING:
     from ftslurm.checkpoint.difference import Change, Difference

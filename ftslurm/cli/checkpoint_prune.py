@@ -17,10 +17,10 @@ from ftslurm.cli.storearg import (
     json_option,
     print_json,
     refuse_if_alive,
-    short_size,
     store_argument,
     store_of,
 )
+from ftslurm.quantities import short_size
 
 if TYPE_CHECKING:
     from ftslurm.core.retention import Rules

@@ -104,16 +104,6 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]], right: Collecti
     ]
 
 
-def short_size(size_bytes: int) -> str:
-    """Three digits and a binary unit: 1.5G."""
-    size = float(size_bytes)
-    for unit in ("B", "K", "M", "G", "T"):
-        if size < 1000 or unit == "T":
-            return f"{size:.0f}{unit}" if size >= 100 or unit == "B" else f"{size:.1f}{unit}"
-        size /= 1024
-    return ""
-
-
 def short_age(seconds: float) -> str:
     """The largest unit that fits: 45s, 12m, 3h, 2d. A clock that is behind gives 0s."""
     whole = max(0, int(seconds))

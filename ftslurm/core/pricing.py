@@ -4,7 +4,8 @@ The terms, for a plan that goes on with n of the w wanted nodes for a horizon H 
 
     redo      the work since the newest checkpoint, on the nodes that did it: every plan has to do it again
     restart   n x (time from a launch to the release of its ranks, the median of this run)
-    missing   (w - n x efficiency) x H where n < w: the share of the work that is not done
+    missing   (w - n x efficiency) x H where n < w: the share of the work that is not done; the efficiency is
+              what the user says, else what the run's own steps tell (`core.scaling`), else 1
     failures  rate x n x H further failures, each of them n x (restart + half the time between two checkpoints)
     waiting   w x (Slurm's own delay + the queue's wait), of a requeue alone
 

@@ -8,14 +8,16 @@ The plans: start again on the same nodes (relaunch), bring the world to its full
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ftslurm.core import pricing
 from ftslurm.core.diagnosis import NODE_CAUSES, Cause, Diagnosis
 from ftslurm.core.placement import NOWHERE, Places, Strategy, arranged, best_first, usable
 from ftslurm.core.pricing import FREE, HORIZON_S, RESTART_S, Price, Rates
+from ftslurm.core.scaling import Worth, worth
 
+AS_EVER = "a node is taken to do as much as ever: the steps of no other world size are known"
 NONE = "none"
 """A run that cannot go on in another job (`Policy.continue_by`)."""
 
@@ -54,7 +56,8 @@ class Policy:
         on_nan: what follows a loss that is no number: "say", or "rollback" to the checkpoint before it.
         spares: nodes that are asked for beyond those that are used.
         world_sizes: the only numbers of ranks that the program can run with; empty: any.
-        efficiency: the work of a node in a smaller world, as a share of that in the full one.
+        efficiency: the work of a node in a smaller world, as a share of that in the full one; None: as the run's own
+            steps tell.
     """
 
     ranks_per_node: int = 1
@@ -64,7 +67,7 @@ class Policy:
     world_sizes: tuple[int, ...] = ()
     spares: int = 0
     placement: Strategy = Strategy.ROUND_ROBIN
-    efficiency: float = 1.0
+    efficiency: float | None = None
     prefer: tuple[str, ...] = ()
     continue_by: str = "requeue"
     max_attempts: int = 20
@@ -112,6 +115,7 @@ class Situation:
         restart_s: what a restart costs, as measured in this run.
         redo_s: how long the attempt has trained since its newest checkpoint.
         interval_s: the time between two checkpoints, 0 where not known.
+        stepped: (ranks, seconds of a step), as often as measured in this run.
         queue_wait_s: how long a requeued job would wait, where that is known.
     """
 
@@ -129,6 +133,7 @@ class Situation:
     restart_s: float = RESTART_S
     redo_s: float = 0.0
     interval_s: float = 0.0
+    stepped: tuple[tuple[int, float], ...] = ()
     queue_wait_s: float | None = None
 
 
@@ -151,6 +156,8 @@ class _Option:
     price: Price = FREE
     reason: str = ""
     refusal: str = ""
+    known: str = ""
+    """What is known, or taken, that the price rests upon."""
 
 
 def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
@@ -158,27 +165,28 @@ def plan(found: Diagnosis, now: Situation, policy: Policy) -> Plan:
     stop = _budget_stop(found, now, policy)
     if stop:
         return Plan(kind=Kind.ABORT, nodes=(), reason=stop)
-    rates = _rates(now, policy)
-    spare = _spare(now, policy, rates)
-    options = (_relaunch(now, rates), spare, _shrink(now, policy, rates, spare), _requeue(now, policy, rates))
+    rates, parted = _rates(now), _parted(now)
+    spare = _spare(now, policy, rates, parted)
+    shrink = _shrink(now, policy, rates, parted) if spare.refusal else _shrink(now, policy, rates, parted.without_idle)
+    options = (_relaunch(now, policy, rates, parted), spare, shrink, _requeue(now, policy, rates))
     feasible = [option for option in options if not option.refusal]
     refused = tuple((option.kind, option.refusal) for option in options if option.refusal)
     if not feasible:
         why = "; ".join(f"{kind}: {text}" for kind, text in refused)
         return Plan(kind=Kind.ABORT, nodes=(), reason=f"nothing is feasible ({why})", rejected=refused)
     chosen = min(feasible, key=lambda option: (_preference(option.kind, policy), option.price.total))
-    losers = tuple((each.kind, _lost(each, chosen, rates, policy)) for each in feasible if each is not chosen)
+    losers = tuple((each.kind, _lost(each, chosen, policy)) for each in feasible if each is not chosen)
     return Plan(
         kind=chosen.kind,
         nodes=chosen.nodes,
         reason=chosen.reason,
-        price=_price_words(chosen, rates),
+        price=_price_words(chosen),
         cost_node_s=chosen.price.total,
         rejected=refused + losers,
     )
 
 
-def _rates(now: Situation, policy: Policy) -> Rates:
+def _rates(now: Situation) -> Rates:
     """What prices are made of here. A world that was larger than what is wanted counts as wanted."""
     return Rates(
         wanted=max(now.wanted, len(now.nodes)),
@@ -187,21 +195,35 @@ def _rates(now: Situation, policy: Policy) -> Rates:
         redo_node_s=now.redo_s * len(now.nodes),
         interval_s=now.interval_s,
         queue_wait_s=now.queue_wait_s,
-        efficiency=policy.efficiency,
     )
 
 
-def _price_words(option: _Option, rates: Rates) -> str:
+def _worth(nodes: int, rates: Rates, now: Situation, policy: Policy) -> Worth:
+    """What a node does in a world of so many: as the user says, as the run's own steps tell, else as much as ever."""
+    if policy.efficiency is not None:
+        return Worth(share=policy.efficiency, reason=f"recovery.efficiency is {policy.efficiency:g}")
+    ranks = policy.ranks_per_node
+    learnt = worth(now.stepped, nodes * ranks, rates.wanted * ranks) if nodes < rates.wanted else None
+    return learnt or Worth(share=1.0, reason=AS_EVER)
+
+
+def _going_on(option: _Option, rates: Rates, now: Situation, policy: Policy) -> _Option:
+    """The option with the price of going on with its nodes in this allocation."""
+    nodes = len(option.nodes)
+    found = _worth(nodes, rates, now, policy)
+    price = pricing.of_going_on(nodes, replace(rates, efficiency=found.share))
+    return replace(option, price=price, known=found.reason if nodes < rates.wanted else "")
+
+
+def _price_words(option: _Option) -> str:
     """What a plan is expected to cost, and of what that consists."""
-    known = f"; {pricing.wait_words(rates)}" if option.kind is Kind.REQUEUE else ""
-    return f"expected to lose {option.price.words()}{known}"
+    return f"expected to lose {option.price.words()}" + (f"; {option.known}" if option.known else "")
 
 
-def _lost(option: _Option, chosen: _Option, rates: Rates, policy: Policy) -> str:
+def _lost(option: _Option, chosen: _Option, policy: Policy) -> str:
     """Why a feasible plan was not taken."""
     price = f"costs {option.price.total:.0f} node-s against {chosen.price.total:.0f}"
-    if option.kind is Kind.REQUEUE:
-        price += f"; {pricing.wait_words(rates)}"
+    price += f"; {option.known}" if option.known else ""
     return f"preferred less; {price}" if policy.prefer else price
 
 
@@ -226,24 +248,38 @@ def _preference(kind: Kind, policy: Policy) -> int:
     return policy.prefer.index(kind) + 1 if kind in policy.prefer else len(policy.prefer) + 1
 
 
-def _parted(now: Situation) -> tuple[list[str], list[str], list[str]]:
-    """Return the attempt's nodes that are usable, those that are not, and usable ones that stand idle."""
+@dataclass(frozen=True, slots=True)
+class _Parted:
+    """The attempt's nodes that are usable, those that are not, and usable ones that stand idle."""
+
+    kept: list[str]
+    gone: list[str]
+    idle: list[str]
+
+    @property
+    def without_idle(self) -> _Parted:
+        return _Parted(self.kept, self.gone, [])
+
+
+def _parted(now: Situation) -> _Parted:
     nodes, live = frozenset(now.nodes), frozenset(now.live)
     kept = [node for node in now.nodes if node in live]
-    return kept, [node for node in now.nodes if node not in live], [node for node in now.live if node not in nodes]
+    # With thousands of nodes each pass counts, and mostly none is gone or none stands idle.
+    gone = [node for node in now.nodes if node not in live] if len(kept) < len(now.nodes) else []
+    idle = [node for node in now.live if node not in nodes] if len(kept) < len(now.live) else []
+    return _Parted(kept, gone, idle)
 
 
-def _relaunch(now: Situation, rates: Rates) -> _Option:
-    _, gone, _ = _parted(now)
-    if gone:
-        return _Option(Kind.RELAUNCH, refusal=f"{', '.join(gone)} cannot be used")
-    price = pricing.of_going_on(len(now.nodes), rates)
-    return _Option(Kind.RELAUNCH, now.nodes, price, f"all {len(now.nodes)} nodes of the attempt are usable")
+def _relaunch(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
+    if parted.gone:
+        return _Option(Kind.RELAUNCH, refusal=f"{', '.join(parted.gone)} cannot be used")
+    reason = f"all {len(now.nodes)} nodes of the attempt are usable"
+    return _going_on(_Option(Kind.RELAUNCH, now.nodes, reason=reason), rates, now, policy)
 
 
-def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
+def _spare(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
     """Fill the world up, to its size before or more, with nodes that stand idle."""
-    kept, _, idle = _parted(now)
+    kept, idle = parted.kept, parted.idle
     if not idle:
         return _Option(Kind.SPARE, refusal="no idle node is held")
     nodes = _chosen(now, policy, kept, idle)
@@ -254,7 +290,7 @@ def _spare(now: Situation, policy: Policy, rates: Rates) -> _Option:
     if not now.no_kill and now.lost:
         return _Option(Kind.SPARE, refusal=_NO_KILL)
     reason = f"{added} of {len(idle)} idle nodes of the allocation bring the world to {len(nodes)} nodes"
-    return _Option(Kind.SPARE, nodes, pricing.of_going_on(len(nodes), rates), reason)
+    return _going_on(_Option(Kind.SPARE, nodes, reason=reason), rates, now, policy)
 
 
 FIXED_WORLD = "checkpoint.reshards is no: only as many ranks as wrote a checkpoint can load it"
@@ -271,21 +307,20 @@ def _chosen(now: Situation, policy: Policy, kept: list[str], idle: list[str]) ->
     return arranged(now.live, ranked[:count], policy.placement, now.places)
 
 
-def _shrink(now: Situation, policy: Policy, rates: Rates, spare: _Option) -> _Option:
+def _shrink(now: Situation, policy: Policy, rates: Rates, parted: _Parted) -> _Option:
     """Go on smaller; idle nodes help, except where they could make the world whole (that is the other plan)."""
-    kept, gone, idle = _parted(now)
-    if not gone:
+    if not parted.gone:
         return _Option(Kind.SHRINK, refusal="no node was lost")
     if not policy.reshards:
         return _Option(Kind.SHRINK, refusal=FIXED_WORLD)
-    nodes = _chosen(now, policy, kept, idle if spare.refusal else [])
+    nodes = _chosen(now, policy, parted.kept, parted.idle)
     if len(nodes) < max(policy.min_nodes, 1):
         text = f"{len(nodes)} usable nodes are fewer than min_nodes {policy.min_nodes}"
         return _Option(Kind.SHRINK, refusal=text)
     if not now.no_kill and now.lost:
         return _Option(Kind.SHRINK, refusal=_NO_KILL)
     reason = f"{len(nodes)} of {len(now.nodes)} nodes are left, min_nodes is {policy.min_nodes}"
-    return _Option(Kind.SHRINK, nodes, pricing.of_going_on(len(nodes), rates), reason)
+    return _going_on(_Option(Kind.SHRINK, nodes, reason=reason), rates, now, policy)
 
 
 _ASKED = {
@@ -303,7 +338,7 @@ def _requeue(now: Situation, policy: Policy, rates: Rates) -> _Option:
     reason = (
         f"{len(now.live)} usable nodes are left; {_ASKED[policy.continue_by]} {now.wanted + policy.spares} other ones"
     )
-    return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason)
+    return _Option(Kind.REQUEUE, (), pricing.of_requeue(rates), reason, known=pricing.wait_words(rates))
 
 
 ENVIRONMENT_CAUSES = NODE_CAUSES | {Cause.GPU, Cause.FABRIC}

@@ -84,6 +84,7 @@ def situation_of(run: Run, policy: Policy, *, repeated: bool) -> Situation:
         restart_s=ordered[len(ordered) // 2] if ordered else RESTART_S,
         redo_s=_redo_s(run),
         interval_s=_interval_s(run),
+        stepped=run.stepped,
         queue_wait_s=run.survey.wait_s if run.now - run.survey.asked_mono <= FRESH_S else None,
     )
 

@@ -187,11 +187,12 @@ class Run:
     """Everything the core knows about a run.
 
     `now` and `wall` are the moment of the event that is being considered; `restarts` are the seconds that the last
-    launches took. `bare` are the nodes without scratch. `drain_named` is when the last drain target was named;
-    `urgent`: the next one does not wait for its time. `packs` are the kinds of saves that go packed to shared storage
-    at present. `orders` is the number of the last order to save, `asked_mono` when it was given. `continue_by` is how
-    this job can be gone on from; empty: as the policy says. `barren` jobs before it, in a row, have ended at their time
-    limit without a new checkpoint; `start_step` is that of the newest one when this job began.
+    launches took, `stepped` the seconds of a step by number of ranks, as often as measured. `bare` are the nodes
+    without scratch. `drain_named` is when the last drain target was named; `urgent`: the next one does not wait for its
+    time. `packs` are the kinds of saves that go packed to shared storage at present. `orders` is the number of the last
+    order to save, `asked_mono` when it was given. `continue_by` is how this job can be gone on from; empty: as the
+    policy says. `barren` jobs before it, in a row, have ended at their time limit without a new checkpoint;
+    `start_step` is that of the newest one when this job began.
     """
 
     phase: Phase = Phase.SUBMITTED
@@ -245,6 +246,7 @@ class Run:
     now: float = field(default=0.0, compare=False)
     wall: float = field(default=0.0, compare=False)
     restarts: tuple[float, ...] = ()
+    stepped: tuple[tuple[int, float], ...] = ()
     requeued_at: float = 0.0
     survey: Survey = Survey()
 

@@ -97,8 +97,8 @@ def clustered(trace: Trace) -> Clustered:
     early = [each for each in read.delays_s if each <= DAY_S]
     return Clustered(
         per_1000_node_days=rate_of(trace),
-        relapse=_chance(trace, read.after_fresh),
-        again=_chance(trace, read.after_relapse),
+        relapse=_chance(trace, read, read.after_fresh, read.fresh_out_s),
+        again=_chance(trace, read, read.after_relapse, read.relapse_out_s),
         soon=len(early) / len(read.delays_s) if early else 0.0,
         delay=_delay(early),
         hasty=_hasty(read),
@@ -120,6 +120,8 @@ class _Read:
         delays_s: from a repair to a relapse.
         after_fresh: for each fresh fault that was over a week before the trace's end, whether a relapse followed.
         after_relapse: the same for relapses.
+        fresh_out_s: how long fresh faults have lasted that are not over.
+        relapse_out_s: the same of relapses.
         hasty_s: repairs that a relapse followed.
         other_s: the other ones.
         marked_s: how long each node was out or within a week of a repair, when no fault of it is fresh.
@@ -129,6 +131,8 @@ class _Read:
     delays_s: list[float] = field(default_factory=list)
     after_fresh: list[bool] = field(default_factory=list)
     after_relapse: list[bool] = field(default_factory=list)
+    fresh_out_s: list[float] = field(default_factory=list)
+    relapse_out_s: list[float] = field(default_factory=list)
     hasty_s: list[float] = field(default_factory=list)
     other_s: list[float] = field(default_factory=list)
     marked_s: dict[int, float] = field(default_factory=dict)
@@ -152,6 +156,8 @@ def _read(trace: Trace) -> _Read:
             (found.after_fresh if fresh else found.after_relapse).append(follows)
         if each.end_s <= trace.span_s:
             (found.hasty_s if follows else found.other_s).append(each.repair_s)
+        else:
+            (found.fresh_out_s if fresh else found.relapse_out_s).append(trace.span_s - each.at_s)
     return found
 
 
@@ -165,12 +171,26 @@ def _next_begins(trace: Trace) -> list[float]:
     return found[::-1]
 
 
-def _chance(trace: Trace, followed: Sequence[bool]) -> float:
-    """The share that a relapse follows, less what chance alone makes."""
+def _chance(trace: Trace, read: _Read, followed: Sequence[bool], out_s: Sequence[float]) -> float:
+    """The share that a relapse follows, less what chance alone makes.
+
+    Outages that are not over count, too: they last long, and long repairs are followed less often. Each counts with the
+    chance that it will be followed, by how many repairs of either kind lasted longer (Bayes).
+    """
     if not followed:
         return 0.0
+    share = sum(followed) / len(followed)
+    expected = 0.0
+    for each in out_s:
+        hasty, other = share * _longer(read.hasty_s, each), (1 - share) * _longer(read.other_s, each)
+        expected += hasty / (hasty + other) if hasty else 0.0
+    share = (sum(followed) + expected) / (len(followed) + len(out_s))
     chance = -math.expm1(-rate_of(trace) / 1000 * WEEK_S / DAY_S)
-    return min(max((sum(followed) / len(followed) - chance) / (1 - chance), 0.0), _MOST)
+    return min(max((share - chance) / (1 - chance), 0.0), _MOST)
+
+
+def _longer(repairs_s: Sequence[float], than_s: float) -> float:
+    return sum(each > than_s for each in repairs_s) / len(repairs_s) if repairs_s else 0.0
 
 
 def _hasty(read: _Read) -> float:

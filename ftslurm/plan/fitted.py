@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from random import Random
+from textwrap import wrap
 from typing import Any
 
 from ftslurm.core.lemons import DAY_S
@@ -51,6 +52,7 @@ _LABELS = {
     "returns": "KS repair to next fault",
     "repairs": "KS repairs",
 }
+_WIDTH = 120
 _SHARES = frozenset({"within_day", "within_week", "top_5", "top_10", "top_20", "together", "out"})
 
 
@@ -167,7 +169,8 @@ def text(found: Study) -> list[str]:
     ]
     for name, (generator, judgement) in found.models.items():
         near = sum(abs(each.off) <= NEAR for each in judgement.numbers.values())
-        lines.append(f"{name}: {near} of {len(NUMBERS)} numbers within {NEAR:.0%}; {_words(generator)}")
+        said = f"{name}: {near} of {len(NUMBERS)} numbers within {100 * NEAR:.0f} %; {_words(generator)}"
+        lines += wrap(said, _WIDTH, subsequent_indent="  ")
     return lines
 
 
@@ -212,5 +215,5 @@ def _words(generator: Model) -> str:
         if isinstance(value, Lognormal):
             parts.append(f"{each.name} {took(value.median_s)} (mean {took(value.mean_s)})")
         else:
-            parts.append(f"{each.name} {value:.4g}")
+            parts.append(f"{each.name} {value if isinstance(value, int) else f'{value:.4g}'}")
     return ", ".join(parts)

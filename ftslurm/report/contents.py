@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from ftslurm import journal
 from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight import walltime
+from ftslurm.insight.checkpoints import Checkpoint, checkpoints
 from ftslurm.insight.story import story
 from ftslurm.insight.text import count, took
 from ftslurm.report import anomaly, samples, timeline
-from ftslurm.report.checkpoints import Checkpoint, checkpoints
 from ftslurm.report.progress import Progress, progress
 from ftslurm.report.samples import Grid, Samples
 

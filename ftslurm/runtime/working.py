@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from ftslurm.core.events import Event
-from ftslurm.core.progress import Sign
+from ftslurm.core.progress import WARM_UP, Sign
 from ftslurm.core.state import Attempt
-from ftslurm.core.working import WorkBegun, WorkPaused, WorkRegained
+from ftslurm.core.working import WorkBegun, WorkPaced, WorkPaused, WorkRegained
 
 WORTH_S = 0.1
 """A pause that is shorter waits for the next one: the journal is no log of every save."""
@@ -20,6 +22,46 @@ class Pace:
 
     steps: int
     seconds: float
+
+
+class StepGauge:
+    """How long a step of one attempt takes: the median over a time that doubles, so that it is seldom told.
+
+    A median, because some steps also wait for a save or for storage. The first ones teach nothing: they compile.
+    """
+
+    FIRST_S, LAST_S = 20.0, 3600.0
+    STEPS = 10
+    KEPT = 2000
+
+    def __init__(self, attempt: int) -> None:
+        self._attempt = attempt
+        self._window_s = self.FIRST_S
+        self._first: int | None = None
+        self._seen: tuple[int, float] | None = None
+        self._since, self._steps = 0.0, 0
+        self._took_s: deque[float] = deque(maxlen=self.KEPT)
+
+    def take(self, step: int, at: float) -> list[WorkPaced]:
+        """The ranks were at this step at this time; the pace, once enough is known for the next one."""
+        if self._first is None:
+            self._first = step
+        if step < self._first + WARM_UP or (self._seen is not None and step <= self._seen[0]):
+            return []
+        if self._seen is None:
+            self._since = at
+        else:
+            made, took_s = step - self._seen[0], at - self._seen[1]
+            self._took_s.append(took_s / made)
+            self._steps += made
+        self._seen = (step, at)
+        if self._steps < self.STEPS or at - self._since < self._window_s:
+            return []
+        told = WorkPaced(attempt=self._attempt, steps=self._steps, step_s=round(median(self._took_s), 6))
+        self._window_s = min(2 * self._window_s, self.LAST_S)
+        self._since, self._steps = at, 0
+        self._took_s.clear()
+        return [told]
 
 
 class WorkWatch:
@@ -34,6 +76,7 @@ class WorkWatch:
         self._paused_s = self._paused_at = 0.0
         self._stepped: tuple[int, float] | None = None
         self._paces: list[Pace] = []
+        self._gauge = StepGauge(-1)
 
     def begin(self, attempt: Attempt) -> None:
         """Another attempt trains; or the same one, under another supervisor."""
@@ -41,6 +84,7 @@ class WorkWatch:
         self._attempt, self.step = attempt.number, -1
         self._begun, self._behind = attempt.begun, attempt.behind
         self._paused_s, self._stepped = 0.0, None
+        self._gauge = StepGauge(attempt.number)
 
     def look(self, signs: Iterable[Sign], saved_step: int, now: float) -> list[Event]:
         """Take what is known of the ranks now; `saved_step` is that of the newest checkpoint of the run."""
@@ -59,6 +103,7 @@ class WorkWatch:
             self._behind = False
             found.append(WorkRegained(attempt=self._attempt, step=step))
         self._pace(step, now)
+        found += self._gauge.take(step, now - min(sign.age_s for sign in shown if sign.step == step))
         self.step = max(self.step, step)
         return found
 

@@ -9,8 +9,9 @@ from click.testing import CliRunner, Result
 from ftslurm.checkpoint.commit import quarantine, write_local_record
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.cli.checkpoint import checkpoint
-from ftslurm.cli.storearg import short_age, short_size
+from ftslurm.cli.storearg import short_age
 from ftslurm.errors import UsageError
+from ftslurm.quantities import short_size
 from tests.checkpoint.world import AT, World
 
 

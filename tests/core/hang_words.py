@@ -13,7 +13,7 @@ from ftslurm.core.symptoms import (
     Stack,
     StragglerSeen,
 )
-from ftslurm.core.working import WorkBegun, WorkPaused, WorkRegained
+from ftslurm.core.working import WorkBegun, WorkPaced, WorkPaused, WorkRegained
 
 if TYPE_CHECKING:
     from ftslurm.core.events import Event
@@ -42,7 +42,7 @@ class HangWords:
         self.happen(ProgressSignal(attempt=self._attempt(words), source=words.plain[0] if words.plain else ""))
 
     def do_work(self, words: Words) -> None:
-        """`work begun [step=21] [until=30]`, `work regained step=30`, `work paused took=2`, all with `[ago=0]`."""
+        """`work begun [step=21] [until=30]`, `work regained step=30`, `work paused took=2`, `work paced took=0.5`."""
         attempt, ago_s, step = self._attempt(words), words.number("ago", 0.0), words.whole("step", -1)
         if words.flag("begun"):
             self.happen(WorkBegun(attempt=attempt, step=step, until=words.whole("until", -1), ago_s=ago_s))
@@ -50,6 +50,8 @@ class HangWords:
             self.happen(WorkRegained(attempt=attempt, step=step, ago_s=ago_s))
         elif words.flag("paused"):
             self.happen(WorkPaused(attempt=attempt, took_s=words.number("took", 1.0), ago_s=ago_s))
+        elif words.flag("paced"):
+            self.happen(WorkPaced(attempt=attempt, steps=words.whole("steps", 40), step_s=words.number("took", 1.0)))
 
     def do_stalled_ranks(self, words: Words) -> None:
         """`stalled_ranks 0,1,2,3 [behind=2] [phase=step] [silent=25] [limit=20] [step=42] [early]`."""

@@ -94,7 +94,8 @@ def policy_of(line: str) -> Policy:
     words, hints = Words.of(texts), get_type_hints(Policy)
     values: dict[str, Any] = dict.fromkeys(words.plain, True)
     for key, text in words.named.items():
-        values[key] = hints[key](text) if isinstance(hints[key], type) else _many(text)
+        kind = float if hints[key] == float | None else hints[key]
+        values[key] = kind(text) if isinstance(kind, type) else _many(text)
     return Policy(**values)
 
 

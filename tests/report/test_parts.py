@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ftslurm.core.events import RankExited
+from ftslurm.insight.checkpoints import checkpoints
 from ftslurm.insight.walltime import Category, Interval
 from ftslurm.report import canvas, draw_nodes
-from ftslurm.report.checkpoints import checkpoints
 from ftslurm.report.contents import gather
 from ftslurm.report.draw_nodes import quantity
 from ftslurm.report.draw_time import coarse
