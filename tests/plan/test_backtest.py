@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from random import Random
 
@@ -9,6 +11,7 @@ from ftslurm.core.lemons import DAY_S
 from ftslurm.plan.backtest import THE_RULE, TOP, Rule, counted, decaying, play
 from ftslurm.plan.past import Past
 from tests.lab.longer import long_test
+from tests.local_ranks import ROOT
 from tests.plan.pasts import fleet, past, public, with_trace
 
 SINCE = 28 * DAY_S
@@ -90,6 +93,16 @@ def test_intervals_of_the_lift_hold_what_they_promise():
         lift = play(told, TOP, since=SINCE).lift
         held += lift.low <= 1.0 <= lift.high
     assert held >= 135
+
+
+@long_test("the benchmark of the ledger once more")
+@with_trace
+def test_the_page_is_what_the_benchmark_writes(tmp_path):
+    """docs/benchmarks/ledger.md has the numbers of this code."""
+    argv = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "ledger.py"), "--out", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ledger.md").read_text() == (ROOT / "docs" / "benchmarks" / "ledger.md").read_text()
 
 
 @with_trace

@@ -3,7 +3,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.plan.breaks import EDGE, best_cut, break_of_a_node, breaks
@@ -27,7 +27,7 @@ def false_alarms(histories: int, draw) -> int:
 def test_a_rate_that_doubles_is_found():
     """Twice the rate from day 40 of 100 on: one change, mostly near that day, with about these rates."""
     near = 0
-    for seed in range(6):
+    for seed in range(4):
         dice = Random(seed)
         times = poisson(2.0, 40.0, dice) + poisson(4.0, 60.0, dice, begun=40.0)
         (found,) = breaks(times, 100.0)
@@ -36,7 +36,7 @@ def test_a_rate_that_doubles_is_found():
         assert found.before == pytest.approx(2.0, rel=0.35)
         assert found.after == pytest.approx(4.0, rel=0.35)
         assert found.p <= 0.05
-    assert near >= 4
+    assert near >= 3
 
 
 def test_two_changes_are_found_in_their_order():
@@ -102,6 +102,7 @@ def test_the_best_cut_gains_and_keeps_from_the_edges(times):
         assert 100.0 * EDGE <= cut.at <= 100.0 * (1 - EDGE)
 
 
+@settings(max_examples=15)
 @given(TIMES)
 def test_the_same_times_give_the_same_answer(times):
     """The dice are seeded."""
