@@ -4,6 +4,7 @@ At the end of every week the rule sees the faults so far and flags nodes. Then t
 of the flagged nodes failed (precision), which part of all faults they had (share), and how many times more than as many
 nodes taken by chance (lift). Weeks overlap, and one bad node is seen in many of them, so that the intervals are taken
 over nodes, not over faults: ratios of sums, linearised on the log (Cochran, *Sampling Techniques*, 1977, chapter 6).
+Where few nodes are bad they are a little too narrow: over simulated fleets nine of ten hold the truth.
 """
 
 from __future__ import annotations
