@@ -17,6 +17,8 @@ EXAMPLES = """\b
 Examples:
   ftslurm nodes                                       # every node that a run has given up, worst first
   ftslurm nodes --json | jq '.nodes[] | select(.standing == "lemon") | .node'
+  ftslurm nodes --analyze                             # how faults come: which nodes, how often, since when, and again
+  ftslurm nodes --analyze --trace faults.json --fleet 400 --picture faults.svg
   ftslurm nodes forgive n3 --reason "DIMM replaced"   # its marks count no more
   ftslurm submit train.yaml --no-ledger               # nothing is excluded for the ledger's sake
 \b
@@ -27,7 +29,8 @@ Standing:
   clean      its marks have decayed, or were forgiven
 \b
 Exit codes:
-  0 shown; 2 no such node in the ledger; 73 the ledger cannot be written; 74 it cannot be read
+  0 shown; 2 no such node in the ledger, or no such trace or picture; 73 ledger or picture cannot be written; 74 ledger
+  or trace cannot be read
 """
 FORGIVE_EXAMPLES = """\b
 Examples:
@@ -43,11 +46,40 @@ ledger_option = click.option(
 @click.option("-p", "--partition", help="Judge among the nodes of this partition; left out: the default one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @ledger_option
+@click.option("--analyze", is_flag=True, help="How faults come, from ledger, runs' journals and Slurm's accounting.")
+@click.option("--days", type=click.FloatRange(min=1), default=365.0, show_default=True, help="How far back to analyze.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Analyze a fault trace (JSON or CSV) instead.")
+@click.option(
+    "--fleet", "size", type=click.IntRange(min=1), help="How many nodes the trace watched, if not all failed."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it: FILE.png or FILE.svg.")
 @click.pass_context
-def nodes(ctx: click.Context, partition: str | None, ledger: Path | None, *, as_json: bool) -> None:
+def nodes(
+    ctx: click.Context,
+    *,
+    partition: str | None,
+    ledger: Path | None,
+    days: float,
+    trace: Path | None,
+    size: int | None,
+    picture: Path | None,
+    as_json: bool,
+    analyze: bool,
+) -> None:
     """Show the nodes that runs have given up, and which of them are excluded from new ones."""
     if ctx.invoked_subcommand is not None:
         return
+    if analyze:
+        from ftslurm.cli import analysis
+
+        if trace:
+            past = analysis.past_of_trace(trace, size)
+        else:
+            past = analysis.past_of_the_user(_folder(ledger), _fleet(partition), days, quiet=as_json)
+        analysis.show(past, picture, as_json=as_json)
+        return
+    if trace or size or picture:
+        raise click.UsageError("--trace, --fleet and --picture belong to --analyze")
     from ftslurm.exclusion import standing
 
     folder = _folder(ledger)
@@ -115,7 +147,7 @@ def _plain(record: Record) -> dict[str, object]:
 
 
 def _table(records: tuple[Record, ...]) -> list[str]:
-    from ftslurm.insight.text import clock, visible
+    from ftslurm.insight.text import aligned, clock, visible
 
     now = time.time()
     cells = [("NODE", "STANDING", "MARKS", "LAST", "CAUSE", "REASON")]
@@ -124,7 +156,4 @@ def _table(records: tuple[Record, ...]) -> list[str]:
         cells.append(
             (each.node, each.standing.value, str(each.marks), age, visible(each.last.cause), visible(each.reason))
         )
-    widths = [max(len(row[column]) for row in cells) for column in range(5)]
-    return [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5])) for row in cells
-    ]
+    return aligned(cells)

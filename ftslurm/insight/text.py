@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ftslurm.errors import UsageError
 from ftslurm.slurm import nodeset
@@ -107,3 +107,12 @@ def folded(nodes: Iterable[str]) -> str:
         return nodeset.fold(names)
     except UsageError:
         return ",".join(visible(name) for name in names)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table, each column as wide as it has to be, the last one free."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
+    return [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
+        for row in cells
+    ]

@@ -280,6 +280,13 @@ def report(place: Place, *suffixes: str) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in found)
 
 
+def drawn_faults(place: Place) -> str:
+    """The picture of the faults that the ledger and the journal know."""
+    picture = place.run.root / "faults.svg"
+    assert cli.exit_code(["nodes", "--analyze", "--picture", str(picture)]) == 0
+    return picture.read_text(encoding="utf-8")
+
+
 def store(place: Place) -> str:
     """The store's own folder."""
     return str(place.world.store)
@@ -308,6 +315,9 @@ SURFACES = (
     Surface("logs --level", for_json, lambda place: place.out("logs", JOB, "--level", "error", "--json")),
     Surface("nodes", for_a_terminal, lambda place: place.printed("nodes")),
     Surface("nodes --json", for_json, lambda place: place.out("nodes", "--json")),
+    Surface("nodes --analyze", for_a_terminal, lambda place: place.printed("nodes", "--analyze")),
+    Surface("nodes --analyze --json", for_json, lambda place: place.out("nodes", "--analyze", "--json")),
+    Surface("nodes --analyze --picture", for_a_browser, drawn_faults),
     Surface("checkpoint ls", for_a_terminal, lambda place: place.printed("checkpoint", "ls", store(place))),
     Surface("checkpoint ls --json", for_json, lambda place: place.out("checkpoint", "ls", store(place), "--json")),
     Surface("checkpoint log", for_a_terminal, lambda place: place.printed("checkpoint", "log", JOB)),
