@@ -14,6 +14,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
 from tests.local_ranks import ROOT, clean_environment
+from tests.plan.public_trace import needs_trace
 
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
 
@@ -172,6 +173,16 @@ def test_scale(tmp_path: Path) -> None:
     assert 0 < loss["suspected"] <= loss["verdict"]
     assert value["codec"]["hmac_us"] > 0
     assert "floor: bare echo" in page
+
+
+@needs_trace
+def test_trace(tmp_path: Path) -> None:
+    """Nodes and time are held back, every number that was asked about has its row, and large fleets are drawn."""
+    value, page = bench("trace", "--out", tmp_path)
+    names = {"rate", "dispersion", "within_day", "within_week", "top_5", "top_10", "top_20"}
+    assert all({row["name"] for row in value[part]} == names for part in ("nodes", "time", "beyond"))
+    assert {row["generator"] for row in value["speed"]} == {"clustered", "lemons", "weibull", "exponential"}
+    assert "| of the worst 20 % |" in page
 
 
 def test_fleet(tmp_path: Path) -> None:

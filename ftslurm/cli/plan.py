@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.planfit import fit
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import complete_runs
 
 if TYPE_CHECKING:
@@ -53,15 +55,18 @@ def forecast(
     from ftslurm.config import load
     from ftslurm.insight.text import terminal_width
     from ftslurm.plan.advice import advise, asked
-    from ftslurm.plan.forecast import headline, parts
+    from ftslurm.plan.forecast import headline, interval_of, parts
     from ftslurm.plan.inputs import gather
+    from ftslurm.plan.models import under_models
     from ftslurm.plan.table import document, text
 
     loaded = load(config)
     inputs = gather(loaded, _rate(loaded, rate), _measured(earlier), nodes)
     if picture is not None:
         _draw(inputs, picture)
-    told = (*parts(inputs), *advise(inputs, asked(inputs)))
+    with waiting("simulating other ways of failing", quiet=as_json):
+        simulated = under_models(inputs, interval_of(inputs).seconds)
+    told = (*parts(inputs), simulated, *advise(inputs, asked(inputs)))
     if as_json:
         head = {"meta": {"schema": 1}, "name": loaded.name, "says": headline(inputs), "remarks": [*_remarks(inputs)]}
         click.echo(json.dumps({**head, **document(told)}, indent=2, allow_nan=False))
@@ -88,7 +93,7 @@ class FileOrCommand(click.Group):
         return forecast.make_context(info_name, args, parent, **extra)
 
 
-@click.group(cls=FileOrCommand)
+@click.group(cls=FileOrCommand, commands=[fit])
 def plan() -> None:
     """Say what to expect of a run before it is submitted."""
 

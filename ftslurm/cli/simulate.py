@@ -29,8 +29,8 @@ full world does without any loss. The same scenario and seed give the same outpu
 processes.
 \b
 Exit codes:
-  0 simulated; 2 the scenario is wrong, each mistake with its line; 65 a trace is damaged or out of order; 74 a file
-  cannot be read or written; 75 a process was killed
+  0 simulated; 2 the scenario, or its trace, is wrong: each mistake with its line; 74 the picture cannot be written;
+  75 a process was killed
 """
 
 
@@ -86,8 +86,10 @@ def _check_picture(path: Path) -> None:
     """Before anything is simulated: that may take long."""
     from importlib.util import find_spec
 
-    from ftslurm.errors import UsageError
+    from ftslurm.errors import StorageError, UsageError
 
+    if not path.parent.is_dir():
+        raise StorageError(f"cannot write {path}: there is no folder {path.parent}")
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"{path}: a picture is .svg or .png")
     if find_spec("matplotlib") is None:
@@ -123,20 +125,19 @@ def _preview(study: Study, *, as_json: bool) -> None:
 def _print(study: Study, results: Sequence[Result]) -> None:
     from ftslurm.plan.telling import counts, formula
 
-    rows, wheres, whats = [], [], []
+    rows, spent, counted = [], [], []
     for each in results:
         case = [value for _, value in each.case.swept]
         ettr, goodput = (each.estimate(measure) for measure in (lambda one: one.ettr, lambda one: one.goodput))
-        counted = dict(counts(each))
         rows.append((*case, _duration(each.terms.mttf_s), _duration(each.terms.copies.interval_s), _interval(ettr),
                      _interval(goodput), _ratio(formula(each.terms))))  # fmt: skip
-        wheres.append((*case, *_shares(each)))
-        whats.append((*case, *(f"{value:.1f}" for value in counted.values())))
+        spent.append((*case, *_shares(each)))
+        counted.append((*case, *(f"{value:.1f}" for _, value in counts(each))))
     _table((*_headings(study), "MTTF", "SAVE EVERY", "ETTR", "GOODPUT", "FORMULA"), rows)
     click.echo("\nWhere the time goes, in percent of the wall time")
-    _table((*_headings(study), *(name.upper() for name in _names())), wheres)
+    _table((*_headings(study), *(name.upper() for name in _names())), spent)
     click.echo("\nWhat happens in one run")
-    _table((*_headings(study), *(name.replace("_", " ").upper() for name in counted)), whats)
+    _table((*_headings(study), *(name.replace("_", " ").upper() for name, _ in counts(results[0]))), counted)
     scenario = study.first
     click.echo(f"\n{scenario.replications} runs a case, seed {scenario.seed}; ± is the mean's 95 % interval")
     _print_assumptions(study)

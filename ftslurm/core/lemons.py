@@ -171,15 +171,13 @@ def judge(marks: Iterable[Mark], forgiven: Iterable[Forgiveness], now: float, no
     single = _without_common_causes(known, nodes)
     rate = rate_of(single, now, nodes)
     wanted = {days: marks_of_a_lemon(rate, days, nodes) for days in WINDOWS_DAYS}
-    found = []
-    for node in sorted({each.node for each in known}):
-        counted = [each for each in single if each.node == node and each.at > amnesty.get(node, -math.inf)]
-        found.append(_record(node, _outages(counted), now, wanted, last=_last(known, node)))
+    last = {each.node: each for each in known}
+    counted: dict[str, list[Mark]] = {node: [] for node in last}
+    for mark in single:
+        if mark.at > amnesty.get(mark.node, -math.inf):
+            counted[mark.node].append(mark)
+    found = [_record(node, _outages(counted[node]), now, wanted, last=last[node]) for node in sorted(last)]
     return tuple(sorted(found, key=lambda each: (-list(Standing).index(each.standing), -each.score, each.node)))
-
-
-def _last(marks: Sequence[Mark], node: str) -> Mark:
-    return [each for each in marks if each.node == node][-1]
 
 
 def _without_common_causes(marks: Sequence[Mark], nodes: int) -> list[Mark]:

@@ -1,10 +1,10 @@
 """The decisions of a simulated run: those of `core.recovery`, which a live run asks, too.
 
-The core is asked about nodes by name, which costs time in proportion to them. Where nothing is known of switches and loads
-only the numbers of nodes count, so that a situation with the same numbers has the same answer, and the core is asked once
-for each (a property that a test holds up with random situations). What is left out of the numbers changes nothing: work
-that has to be done again is the same term in every plan's price, and idle nodes beyond those that are missing are not
-used by any.
+The core is asked about nodes by name, which costs time in proportion to them. Where nothing is known of switches and
+loads only the numbers of nodes count, so that a situation with the same numbers has the same answer, and the core is
+asked once for each (a property that a test holds up with random situations). What is left out of the numbers changes
+nothing: work that has to be done again is the same term in every plan's price, and idle nodes beyond those that are
+missing are not used by any.
 """
 
 from __future__ import annotations

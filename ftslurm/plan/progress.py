@@ -1,9 +1,9 @@
 """How far a simulated training has come, and which of its checkpoints can be read after what failed.
 
-A save is on the nodes' own disks (scratch) as soon as training goes on, then a copy of it on other nodes (partner), then
-on shared storage (durable). Copies to a level are made one after the other, always of the newest save. A failure that
-leaves all nodes needs the first level only, a lost node the second, and a pair of nodes that kept each other's copies
-the third; so does a run that has left its nodes. Copies lie in a ring: a node keeps those of the one before it.
+A save is on the nodes' own disks (scratch) as soon as training goes on, then a copy of it on other nodes (partner),
+then on shared storage (durable). Copies to a level are made one after the other, always of the newest save. A failure
+that leaves all nodes needs the first level only, a lost node the second, and a pair of nodes that kept each other's
+copies the third; so does a run that has left its nodes. Copies lie in a ring: a node keeps those of the one before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_BUSY = 0.95
 
 
 class Pace(NamedTuple):
-    """How fast copies come to a level: from one save to the next, to copy one, and at least from one copy to the next."""
+    """How fast copies come to a level: from save to save, for one copy, and at least from one copy to the next."""
 
     period_s: float
     copy_s: float
@@ -107,7 +107,7 @@ class Progress:
         self._lost += 1
 
     def make_durable(self) -> float:
-        """The nodes are about to be left: bring the newest that can be read to shared storage. Return how long it takes."""
+        """Bring the newest that can be read to shared storage, for nodes are given back. Return how long it takes."""
         newest, _ = self._readable()
         took_s = self._shared_s() if newest > self._shared else 0.0
         self._shared, self._left = newest, True

@@ -1,8 +1,8 @@
 """Simulating a study: every case as often as it asks, on as many processes as there are, and what that amounts to.
 
-Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither on
-the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are Student's:
-they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
+Replication number k of every case has the same seed, whatever process it runs in, so that the result depends neither
+on the number of processes nor on their luck, and cases differ by what they are and less by chance. Intervals are
+Student's: they hold the mean of all possible runs in 95 of 100 studies, where the number of replications is not tiny.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ftslurm.plan.study import Case, Study
 from ftslurm.plan.terms import Terms, terms_of
 
 CHUNK = 25
-"""Replications that one process makes in a row; what the core has decided is remembered that long."""
+"""At most so many replications are made in a row; what the core has decided is remembered that long."""
 _Z = 1.959963984540054
 
 
@@ -94,12 +94,13 @@ def run(study: Study, workers: int, told: Callable[[int, int], None]) -> tuple[R
         TryAgain: a process was killed.
     """
     terms = [terms_of(case) for case in study.cases]
+    total = sum(case.scenario.replications for case in study.cases)
+    size = max(min(CHUNK, total // (4 * workers)), 1)
     tasks = [
-        (each, case.scenario.seed, range(first, min(first + CHUNK, case.scenario.replications)))
+        (each, case.scenario.seed, range(first, min(first + size, case.scenario.replications)))
         for each, case in zip(terms, study.cases, strict=True)
-        for first in range(0, case.scenario.replications, CHUNK)
+        for first in range(0, case.scenario.replications, size)
     ]
-    total = sum(len(numbers) for _, _, numbers in tasks)
     found: list[Outcome] = []
     for outcomes in _made(tasks, min(workers, len(tasks))):
         found += outcomes

@@ -5,9 +5,9 @@
     faults: {rate: typical}
     sweep: {nodes: [512, 1024, 2048]}
 
-An unknown key is an error with a suggestion; every mistake is told at once, with file, line and column. `recovery` is the
-section of a run's own configuration, word for word, so that a policy can be tried here and then used. Rates run on all
-wall time in which a node is up, whether it trains, restarts or waits.
+An unknown key is an error with a suggestion; every mistake is told at once, with file, line and column. `recovery` is
+the section of a run's own configuration, word for word, so that a policy can be tried here and then used. Rates run on
+all wall time in which a node is up, whether it trains, restarts or waits.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Detection(Section):
     wrong_exclusions: Frequency = Field(
         0.0, description="How often a healthy node is given up, in 1,000 node-days of training"
     )
-    wrong_diagnoses: Share = Field(
+    wrong_diagnoses: Annotated[float, Field(ge=0, le=0.9, strict=False)] = Field(
         0.0, description="Share of the failures whose node is kept though it is broken, or given up though it is not"
     )
 
@@ -130,7 +130,7 @@ class Requeues(Section):
     )
     wait: Annotated[float, *duration(0, YEAR_S)] = Field(0.0, description="What it waits in the queue beyond that")
     wait_known: bool = Field(
-        True, description="Whether the planner knows that wait; a live run does after three measured requeues"
+        default=True, description="Whether the planner knows that wait; a live run does after three measured requeues"
     )
 
 
@@ -158,7 +158,7 @@ class Checkpoints(Section):
         0.0, description="Shortest time between two copies to shared storage; 0s: as fast as it takes them"
     )
     damaged: Share = Field(0.0, description="Share of the loads at which the newest is refused, and one older taken")
-    reshards: bool = Field(True, description="Whether another number of ranks can load a checkpoint")
+    reshards: bool = Field(default=True, description="Whether another number of ranks can load a checkpoint")
 
 
 class Scenario(Section):
@@ -202,6 +202,12 @@ class Scenario(Section):
         return self.fleet if self.fleet is not None else self.held
 
     @property
+    def expected_strikes(self) -> float:
+        """Failures and false alarms that come in one run to all nodes of the fleet; of a trace nobody has to expect."""
+        rate = (0.0 if self.faults.kind == "trace" else self.rate) + self.detection.wrong_exclusions
+        return rate / 1000 * self.among * self.span / 86400.0
+
+    @property
     def node_share(self) -> float:
         """The share of failures that cost their node."""
         given = self.faults.node_share
@@ -209,7 +215,7 @@ class Scenario(Section):
 
     @property
     def rate(self) -> float:
-        """Failures of a node in 1,000 node-days, of all kinds; of a trace it is the trace's own, and this is not used."""
+        """Failures of a node in 1,000 node-days, of all kinds. A trace has its own."""
         if self.faults.mtbf is not None:
             return 1000 * 86400.0 / (self.faults.mtbf * self.nodes)
         given = self.faults.rate

@@ -1,8 +1,8 @@
 """A run on a cluster that fails, simulated from one event to the next, with the decisions of the live core.
 
 Between two failures nothing is decided, so a whole stretch of training is one step, however many saves it holds. A
-failure is detected, diagnosed, and then `core.recovery` is asked what to do, by way of `plan.decisions`. Another failure
-may come at any moment: before the plan it joins the incident, during a restart it makes a new one.
+failure is detected, diagnosed, and then `core.recovery` is asked what to do, by way of `plan.decisions`. Another
+failure may come at any moment: before the plan it joins the incident, during a restart it makes a new one.
 
 What is known of a node that was given up is what a live run knows: it stays out until the job is requeued, and longer
 where there are other nodes. A broken node that was not found makes the next attempt fail, too. Work is counted in

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ftslurm.plan.generators import Generator
+from ftslurm.plan.terms import Terms
 
 
 class What(StrEnum):
-    """What goes wrong. PROGRAM: a rank fails, and its node is sound; FALSE_ALARM: nothing fails, and a node is given up."""
+    """What goes wrong. PROGRAM: a rank fails on a sound node; FALSE_ALARM: nothing fails, and a node is given up."""
 
     NODE = "node"
     PROGRAM = "program"
@@ -27,37 +27,26 @@ class Strike(NamedTuple):
     repair_s: float = 0.0
 
 
-class Sources(Protocol):
-    """What strikes are drawn from; rates are those of one node, in a second."""
-
-    fleet: int
-    span_s: float
-    outages: Generator
-    node_share: float
-    program_rate: float
-    alarm_rate: float
-
-
-def drawn(sources: Sources, dice: Random) -> list[Strike]:
+def drawn(terms: Terms, dice: Random) -> list[Strike]:
     """All strikes of a run, in the order in which they come.
 
-    A generator's outages cost their node, of a trace's this share; failures of programs and false alarms come at random.
+    A generator's outages cost their node, of a trace's a share; failures of programs and false alarms come at random.
     """
     found = [
         Strike(each.at_s, each.node, What.NODE, each.repair_s)
-        for each in sources.outages.outages(sources.fleet, sources.span_s, dice)
+        for each in terms.outages.outages(terms.fleet, terms.span_s, dice)
     ]
-    if sources.node_share < 1:
-        found = [each if dice.random() < sources.node_share else each._replace(what=What.PROGRAM) for each in found]
-    found += _at_random(sources, What.PROGRAM, sources.program_rate, dice)
-    found += _at_random(sources, What.FALSE_ALARM, sources.alarm_rate, dice)
+    if terms.node_share < 1:
+        found = [each if dice.random() < terms.node_share else each._replace(what=What.PROGRAM) for each in found]
+    found += _at_random(terms, What.PROGRAM, terms.program_rate, dice)
+    found += _at_random(terms, What.FALSE_ALARM, terms.alarm_rate, dice)
     return sorted(found)
 
 
-def _at_random(sources: Sources, what: What, rate: float, dice: Random) -> Iterator[Strike]:
-    at_s, fleet_rate = 0.0, rate * sources.fleet
+def _at_random(terms: Terms, what: What, rate: float, dice: Random) -> Iterator[Strike]:
+    at_s, fleet_rate = 0.0, rate * terms.fleet
     while fleet_rate > 0:
         at_s += dice.expovariate(fleet_rate)
-        if at_s >= sources.span_s:
+        if at_s >= terms.span_s:
             return
-        yield Strike(at_s, int(dice.random() * sources.fleet), what)
+        yield Strike(at_s, int(dice.random() * terms.fleet), what)

@@ -20,13 +20,17 @@ from pydantic import ValidationError
 
 from ftslurm.complaints import explain, known_keys, report
 from ftslurm.config import Config, text_of
-from ftslurm.errors import ConfigError, FtslurmError
+from ftslurm.errors import ConfigError, FtslurmError, UsageError
 from ftslurm.fields import shown
 from ftslurm.plan.scenario import Scenario
 from ftslurm.plan.trace import Trace, read_trace
-from ftslurm.yamldoc import Document, Path as Keys, Problem, read
+from ftslurm.yamldoc import Document, Problem, read
+from ftslurm.yamldoc import Path as Keys
 
 MOST_CASES = 1000
+MOST_RUNS = 1_000_000
+MOST_STRIKES = 5_000_000
+"""Failures in one run: more are a mistake of somebody's, and would fill the memory."""
 SWEEP = "sweep"
 NOT_SWEPT = frozenset({"name", "seed", "replications"})
 HINT = "docs/how-to/simulate.md describes every key; `ftslurm simulate --example` prints one to begin with"
@@ -58,14 +62,22 @@ def load(path: Path) -> Study:
     """Read and check a scenario file; a trace lies beside it.
 
     Raises:
-        ConfigError: all that is wrong, each with line and column.
-        DataDamaged: a trace is none, or out of order; with its file and line.
+        ConfigError: all that is wrong, each with line and column; of a trace with its own file and line, too.
     """
     return parse(text_of(path), str(path), path.parent)
 
 
 def with_changes(study: Study, changes: Mapping[str, object]) -> Study:
-    """Return the study with these values of `seed` and `replications` in every case."""
+    """Return the study with these values of `seed` and `replications` in every case.
+
+    Raises:
+        UsageError: it would be too many runs.
+    """
+    runs = len(study.cases) * int(str(changes.get("replications", study.first.replications)))
+    if runs > MOST_RUNS:
+        raise UsageError(
+            f"{runs:,} runs are too many (at most {MOST_RUNS:,})", hint="fewer replications, or less swept"
+        )
     cases = (replace(case, scenario=case.scenario.model_copy(update=dict(changes))) for case in study.cases)
     return replace(study, cases=tuple(cases))
 
@@ -175,6 +187,10 @@ def _findings(scenario: Scenario) -> Iterator[Finding]:
         yield ("faults",), "a trace needs both `kind: trace` and `trace: FILE`"
     if faults.kind == "trace" and (faults.mtbf is not None or "rate" in faults.model_fields_set):
         yield ("faults",), "a trace has its own rate: neither rate nor mtbf goes with it"
+    if scenario.expected_strikes > MOST_STRIKES:
+        key = "mtbf" if faults.mtbf is not None else "rate"
+        text = f"{scenario.expected_strikes:.2g} failures in one run are too many (at most {MOST_STRIKES:.2g})"
+        yield ("faults", key), f"{text}: a shorter span, or fewer failures"
     if faults.mtbf is not None and "rate" in faults.model_fields_set:
         yield ("faults", "mtbf"), "give rate or mtbf, not both"
     if saved.stall is None and (saved.size is None or saved.scratch is None) and saved.every != "none":
@@ -215,19 +231,13 @@ class _Traces:
         self._read: dict[tuple[str, int | None], Trace] = {}
 
     def of(self, scenario: Scenario) -> tuple[Trace | None, list[Finding]]:
-        """The scenario's trace, or why it does not serve.
-
-        Raises:
-            DataDamaged: it is none, or out of order.
-        """
+        """The scenario's trace, or why it does not serve; where the trace itself is wrong, with its file and line."""
         faults = scenario.faults
         key = str(faults.trace), faults.trace_nodes
         if key not in self._read:
             try:
                 self._read[key] = read_trace(self._folder / key[0], faults.trace_nodes)
             except FtslurmError as error:
-                if error.exit_code == 65:
-                    raise
                 return None, [(("faults", "trace"), str(error))]
         trace = self._read[key]
         if scenario.among > trace.nodes:

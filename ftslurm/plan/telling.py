@@ -120,8 +120,8 @@ def _of_rate(study: Study) -> str:
     given = scenario.faults.rate
     source = f" ({PRESETS[given].source})" if isinstance(given, str) and scenario.faults.mtbf is None else ""
     return (
-        f"faults are {scenario.faults.kind}, {scenario.rate:.4g} in 1,000 node-days{source}, of all wall time in which a"
-        f" node is up; {scenario.node_share:.0%} cost their node, the others come at random"
+        f"faults are {scenario.faults.kind}, {scenario.rate:.4g} in 1,000 node-days{source}, of all wall time in which"
+        f" a node is up; {scenario.node_share:.0%} cost their node, the others come at random"
     )
 
 

@@ -73,9 +73,10 @@ Then one job of {seconds:.0f} s for each row, in which ranks are killed with SIG
 the time (as many as the mean says: a Poisson process of that number), whatever they are doing then. A moment at which
 there is no process of that rank, because it is being launched, is void. *predicted*: the exact form that `ftslurm plan`
 prints. *by steps*: the steps that were kept, times what a step takes undisturbed, by the wall time, from files that the
-program writes itself. *by journal*: the productive share, as `ftslurm report` shows it. *off*: by steps less predicted,
-in percentage points; at most {limit:.0f} are wanted. Where a kill falls between two saves is chance: with {kills} kills
-that alone moves a row by about {noise} points (one standard error).
+program writes itself. *by journal*: the productive share, as `ftslurm report` shows it: a little more, because pauses
+to save are told every ten seconds only, and those of an attempt that is killed before count as training. *off*: by
+steps less predicted, in percentage points; at most {limit:.0f} are wanted. Where a kill falls between two saves is
+chance: with {kills} kills that alone moves a row by about {noise} points (one standard error).
 """
 SAID = """What this shows is that the arithmetic of costs is right where failures come as the formula believes: at
 random, one at a time, of ranks, from which a run comes back in seconds on the nodes that it has. It shows nothing of

@@ -16,6 +16,7 @@ PAGE = "how-to/plan.md"
 def test_every_command_of_the_page_runs(root, tmp_path, monkeypatch, capfd):
     """They end with code 0, in their order; the first prints the sentences that the page shows."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ftslurm.plan.models.FAILURES", 5)
     (tmp_path / "train.yaml").write_text(files(PAGE)["train.yaml"])
     make_run(root, eventful())
     typed = [shlex.split(line) for line in commands(PAGE)]

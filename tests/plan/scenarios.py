@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def case(**changes: Any) -> Case:  # noqa: ANN401 - YAML holds anything
+def case(**changes: Any) -> Case:
     """The plain case with these keys; sections are laid over it key by key."""
     value = dict(PLAIN)
     for key, given in changes.items():
@@ -28,11 +28,11 @@ def case(**changes: Any) -> Case:  # noqa: ANN401 - YAML holds anything
     return parse(yaml.safe_dump(value), "scenario.yaml", Path()).cases[0]
 
 
-def terms(**changes: Any) -> Terms:  # noqa: ANN401 - as above
+def terms(**changes: Any) -> Terms:
     """The terms of `case`."""
     return terms_of(case(**changes))
 
 
-def failing(mtbf: str, **changes: Any) -> Terms:  # noqa: ANN401 - as above
+def failing(mtbf: str, **changes: Any) -> Terms:
     """The terms of a case whose program fails at random so often, and whose nodes never do."""
     return terms(faults={"mtbf": mtbf, "node_share": 0}, **changes)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.core.diagnosis import Cause, Diagnosis, Scope
@@ -37,6 +37,7 @@ POLICIES = st.builds(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     moments=st.lists(MOMENTS, min_size=1, max_size=5),
     policy=POLICIES,

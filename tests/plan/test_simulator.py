@@ -128,7 +128,7 @@ SETTINGS = st.fixed_dictionaries(
                 "delay": st.sampled_from(["0s", "6s", "30m"]),
                 "diagnosis": st.sampled_from(["0s", "10m"]),
                 "wrong_exclusions": st.sampled_from([0, 1000.0]),
-                "wrong_diagnoses": st.sampled_from([0, 0.3, 1]),
+                "wrong_diagnoses": st.sampled_from([0, 0.3, 0.9]),
             }
         ),
         "repair": st.sampled_from([{"median": "1h", "mean": "2h", "repairers": 1}, {"median": "9d", "mean": "90d"}]),
@@ -235,7 +235,7 @@ def test_a_run_that_gives_up_waits_for_somebody() -> None:
 
 def test_wrong_verdicts() -> None:
     """A broken node that is kept fails the next attempt, too; a healthy one that is given up is a wrong exclusion."""
-    always = terms(nodes=8, span="1d", recovery={"continue": "none"}, detection={"wrong_diagnoses": 1})
+    always = replace(terms(nodes=8, span="1d", recovery={"continue": "none"}), wrong_diagnoses=1.0)
     kept = played(always, node(80_000, 0))
     assert kept.plans[Kind.RELAUNCH] > 10
     assert kept.right_exclusions == 0
