@@ -2,12 +2,13 @@
 
 Each size is a job of `ftslurm submit`, whose ranks (`steps_rank.py`) measure what a step is made of beside steps, then
 train.
-The prediction knows the arithmetic at 1 and at 2 ranks and the link between 2 ranks, and no step:
+The prediction knows the arithmetic of a single rank in CPU seconds, the link between two, and no step:
 
-    step(n) = crowd(n) x arithmetic + all-reduce by a ring of n ranks, on links that are slower by crowd(n)
+    step(n) = arithmetic / share(n) + all-reduce by a ring of n ranks, on links that are slower by share(2) / share(n)
 
-All nodes of the lab share the cores of one machine, and its network is memory that the same cores copy. So beyond as
-many ranks as cores every rank gets a share of a core only: crowd(n) = n / cores. On a cluster crowd is 1 at any size.
+All nodes of the lab share the cores of one machine, with each other and with whatever else runs, and its network is
+memory that these cores copy. The share of a core that a rank gets is at most cores / n, and is measured at each size; a
+cluster's rank has a core of its own, and a share of 1 at any size.
 """
 
 from __future__ import annotations
@@ -52,27 +53,29 @@ PAGE = """# Steps that were predicted, and steps that were made
 A network of 8 MB is trained by torch's DistributedDataParallel over gloo, {seconds:g} s at each size, every rank with
 samples of its own. `scripts/bench steps` measures it again.
 
-**{cores} cores stand for all nodes.** With more ranks than that each of them gets a share of a core, also for copying
-what it sends, so that arithmetic and messages take ranks / cores times as long. The nodes of a cluster have cores of
-their own, and no such term. Whatever else ran on this machine meanwhile is in the numbers: *load* is the mean of the
-last minute.
+**{cores} cores stand for all nodes.** A rank gets what is left of a core: with n ranks at most {cores}/n of it, and
+less where other programs run on the machine. That *share* is measured at each size, as CPU time by time. Arithmetic
+takes 1/share times as long as on a core, and messages, which the same cores copy, are slower than between two ranks
+by as much as the share is smaller. On a cluster the share is 1 at any size, and none of this is in a step. *load* is
+the machine's of the last minute; what of it is more than the ranks is others'.
 
 ## Steps, in milliseconds
 
-Predicted from the arithmetic at 1 and 2 ranks, and from an all-reduce between 2 ranks; no step was known. Steps and
-their parts were measured in turn, so that whatever else ran met all of them.
+Predicted from the arithmetic of one rank, the share of a core, and an all-reduce between 2 ranks; no step was known.
+Steps and their parts were measured in turn, so that whatever else ran met all of them. A rank waits for the slowest
+of all, which no term stands for: so steps take longer than is said.
 
 {steps}
 ## What a step is made of, in milliseconds
 
 The arithmetic of all ranks at once, without a message; and one all-reduce of all gradients, by the formula of the
-ring. What was measured at 1 and 2 ranks is what the prediction knows.
+ring. *known* is what the prediction was given.
 
 {parts}
 ## By the law through the other sizes, in milliseconds
 
 Each size in turn is left out, and said by the law (`core.scaling`) that the steps of the other three follow. No law
-knows of cores that are shared: the curve bends at {cores} ranks. Live decisions believe a law only where it misses no
+knows of cores that are shared. Live decisions believe a law only where it misses no
 measured step by more than a fifth, and reach no further beyond the measured sizes than these are apart.
 
 {others}
@@ -111,17 +114,18 @@ def told(runs: Path) -> float | None:
 
 
 def predicted(sizes: dict[int, dict[str, Any]]) -> dict[int, dict[str, float]]:
-    """The all-reduce and the step of every size, from the parts that were measured at 1 and 2 ranks."""
+    """The arithmetic, the all-reduce and the step of every size, from one rank's arithmetic and two ranks' link."""
     alone, two = sizes[1], sizes[2]
+    on_core_s = alone["arithmetic_s"] * alone["on_core"]
     # A ring of two sends half of the bytes twice: 2 alpha + n / B.
     latency_s, rate = two["small_s"] / 2, two["size_bytes"] / (two["large_s"] - two["small_s"])
     found = {}
     for ranks, size in sizes.items():
-        crowd = max(1.0, ranks / CORES)
+        arithmetic_s = on_core_s / size["on_core"]
+        crowd = two["on_core"] / size["on_core"]
         link = Link(latency_s * crowd, rate / crowd)
         reduce_s = all_reduce_s(Algorithm.RING, size["size_bytes"], ranks, link)
-        part_s = alone["arithmetic_s"] if ranks == 1 else two["arithmetic_s"]
-        found[ranks] = {"arithmetic_s": crowd * part_s, "reduce_s": reduce_s, "step_s": crowd * part_s + reduce_s}
+        found[ranks] = {"arithmetic_s": arithmetic_s, "reduce_s": reduce_s, "step_s": arithmetic_s + reduce_s}
     return found
 
 
@@ -156,7 +160,8 @@ def render(value: dict[str, Any]) -> str:
         seen = compared(size["trained_s"], size["told_s"]) if size["told_s"] is not None else ["-"] * 3
         trained.append([str(ranks), *seen])
         alone, sent = (compared(size[of], guess[by]) for of, by in (("arithmetic_s",) * 2, ("large_s", "reduce_s")))
-        parts.append([str(ranks), *(known(alone) if ranks <= 2 else alone), *(known(sent) if ranks <= 2 else sent)])
+        alone, sent = known(alone) if ranks == 1 else alone, known(sent) if ranks == 2 else sent
+        parts.append([str(ranks), f"{size['on_core']:.2f}", *alone, *(sent if ranks > 1 else ["-"] * 3)])
         kind, law_s = laws[ranks]
         others.append([str(ranks), kind, *compared(step_s, law_s)])
     return PAGE.format(
@@ -166,7 +171,9 @@ def render(value: dict[str, Any]) -> str:
         cores=CORES,
         steps=machine.table(["ranks", "nodes", "measured", "predicted", "error", "load"], steps),
         trained=machine.table(["ranks", "by the program", "by ftslurm", "error"], trained),
-        parts=machine.table(["ranks", "arithmetic", "predicted", "error", "all-reduce", "predicted", "error"], parts),
+        parts=machine.table(
+            ["ranks", "share", "arithmetic", "predicted", "error", "all-reduce", "predicted", "error"], parts
+        ),
         others=machine.table(["ranks", "law", "measured", "by the law", "error"], others),
     )
 
