@@ -22,7 +22,7 @@ def lose(lab: Cluster, run: LabRun, attempt: int) -> None:
 @long_test("two attempts train for 20 s each, until their pace is known")
 def test_a_smaller_world_is_priced_by_the_runs_own_steps(lab: Cluster) -> None:
     """The first plan assumes what a node does among fewer; the second knows two sizes, and `explain` shows them."""
-    work = workplace(lab, "smaller")
+    work = workplace(lab, "smaller", None)
     run = submit(lab, program("beating", "--until", work / "enough", "--pace", 0.1), name="smaller", nodes=4, work=work)
     lose(lab, run, 0)
     lose(lab, run, 1)
