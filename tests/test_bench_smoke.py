@@ -14,6 +14,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
 from tests.local_ranks import ROOT, clean_environment
+from tests.plan.public_trace import needs_trace
 
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
 
@@ -174,6 +175,16 @@ def test_scale(tmp_path: Path) -> None:
     assert "floor: bare echo" in page
 
 
+@needs_trace
+def test_trace(tmp_path: Path) -> None:
+    """Nodes and time are held back, every number that was asked about has its row, and large fleets are drawn."""
+    value, page = bench("trace", "--out", tmp_path)
+    names = {"rate", "dispersion", "within_day", "within_week", "top_5", "top_10", "top_20"}
+    assert all({row["name"] for row in value[part]} == names for part in ("nodes", "time", "beyond"))
+    assert {row["generator"] for row in value["speed"]} == {"clustered", "lemons", "weibull", "exponential"}
+    assert "| of the worst 20 % |" in page
+
+
 def test_fleet(tmp_path: Path) -> None:
     """A node is lost and left out; up to the share of all nodes many are, and beyond it the job goes back to the queue."""
     value, page = bench("fleet", "--out", tmp_path)
@@ -202,6 +213,18 @@ def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
     assert {each[:2] for each in seen} == {(turn, name) for turn in (0, 1) for name in ("on", "off")}
     assert {node for _, _, node in seen} == {"n1", "n2", "n3", "n4"}
     assert "| batch host |" in page
+
+
+@long_test("four jobs train one after the other")
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+def test_steps(lab_name: str, tmp_path: Path) -> None:
+    """Every size is measured, predicted from its parts, and said by the law through the others."""
+    value, page = bench("steps", "--lab", lab_name, "--out", tmp_path)
+    assert [size["ranks"] for size in value["sizes"]] == [1, 2, 4, 8]
+    assert all(size["step_s"] > 0 and size["large_s"] >= 0 for size in value["sizes"])
+    assert page.count("| known |") == 4
+    assert page.count("Gustafson") + page.count("Amdahl") == 4
 
 
 @long_test("three jobs are killed again and again")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.planfit import fit
 from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import complete_runs
 
@@ -92,7 +93,7 @@ class FileOrCommand(click.Group):
         return forecast.make_context(info_name, args, parent, **extra)
 
 
-@click.group(cls=FileOrCommand)
+@click.group(cls=FileOrCommand, commands=[fit])
 def plan() -> None:
     """Say what to expect of a run before it is submitted."""
 

@@ -12,7 +12,8 @@ own; whichever is nearer. Work that is shared very badly (slope above -0.5) is t
 The work of a rank in a smaller world n, as a share of that in the full one N, is N t(N) / (n t(n)) with a shared work
 and t(N) / t(n) with ranks' own. By either law it is not below 1: fewer ranks wait less for one another. Sizes that were
 measured are compared as they were measured, which may well be below 1 (memory that is too small). Where one was not,
-the law speaks, unless it misses what was measured by more than a fifth: then the nearest sizes that were do.
+the law speaks, unless it misses what was measured by more than a fifth, or would have to reach further beyond the
+measured sizes than these are apart: then the nearest of them do.
 """
 
 from __future__ import annotations
@@ -116,12 +117,18 @@ def worth(stepped: Sequence[tuple[int, float]], smaller: int, full: int) -> Wort
     if steps_s.keys() >= {smaller, full}:
         return _compared(law.kind, steps_s, smaller, full)
     measured = ", ".join(f"{steps_s[ranks]:.3g} s with {ranks}" for ranks in list(steps_s)[-LISTED:])
-    if law.misses(steps_s) <= MISSED:
+    if law.misses(steps_s) <= MISSED and reaches(steps_s, smaller) and reaches(steps_s, full):
         by = f" by {law.kind.title()}'s law (measured: {measured})"
         return _compared(law.kind, {ranks: law.step_s(ranks) for ranks in (smaller, full)}, smaller, full, by)
     near, last = _nearest(steps_s, smaller, full)
-    by = f" (no law fits, so these sizes stand for {smaller} and {full})"
+    by = f" (no law says it, so these sizes stand for {smaller} and {full})"
     return _compared(law.kind, steps_s, near, last, by) if near < last else None
+
+
+def reaches(steps_s: Mapping[int, float], ranks: int) -> bool:
+    """Tell whether a size is no further beyond those that were measured than they are apart: noise grows on the way."""
+    least, most = min(steps_s), max(steps_s)
+    return least * least <= ranks * most and ranks * least <= most * most
 
 
 def _compared(kind: Kind, steps_s: Mapping[int, float], smaller: int, full: int, by: str = "") -> Worth:

@@ -75,10 +75,11 @@ def headline(inputs: Inputs) -> str:
     """Return the forecast in one sentence."""
     best_s, used_s = optimum(inputs.save.value, inputs.mttf_s), interval_of(inputs).seconds
     best, used = _ettr(inputs, best_s), _ettr(inputs, used_s)
+    saving = f"with a save every {took(used_s)}" if inputs.config.checkpoint.is_watched else "and nothing is saved"
     better = f"; {table.percent(best)} with one every {took(best_s)}" if best - used >= WORTH else ""
     return (
         f"{inputs.config.name} on {count(inputs.nodes, 'node')}: a failure every {took(inputs.mttf_s)};"
-        f" {table.percent(used)} of the time trains, with a save every {took(used_s)}{better}"
+        f" {table.percent(used)} of the time trains, {saving}{better}"
     )
 
 
@@ -128,10 +129,6 @@ def _intervals(inputs: Inputs, interval: Interval) -> Iterator[Row]:
         yield table.seconds(key, label, best_s, f"{why}; ETTR {table.percent(_ettr(inputs, best_s))}")
     share = table.percent(_ettr(inputs, interval.seconds))
     yield table.seconds("used", "the run's own", interval.seconds, f"{interval.source}; ETTR {share}")
-    if not inputs.config.checkpoint.is_watched:
-        yield table.words(
-            "watched", "checkpoints", "none watched", "checkpoint.files is not set: every attempt begins anew"
-        )
 
 
 def _ettr(inputs: Inputs, interval_s: float) -> float:

@@ -16,8 +16,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from random import Random
+from statistics import NormalDist
 from typing import Protocol
 
 from ftslurm.core.lemons import DAY_S
@@ -44,21 +46,42 @@ class Generator(Protocol):
 class Lognormal:
     """A time with a long tail, by its median and its mean, in seconds; equal, they make it a constant.
 
+    `longest_s` cuts the tail: what would be longer takes so long. The mean is that of what is left.
+
     Raises:
-        ValueError: a median that is not positive, or a mean below it.
+        ValueError: a median that is not positive, a mean below it, or half as long as the longest or more.
     """
 
     median_s: float
     mean_s: float
+    longest_s: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 < self.median_s <= self.mean_s < math.inf:
-            raise ValueError(f"a median of {self.median_s:g} s and a mean of {self.mean_s:g} s are not lognormal")
+        if not 0 < self.median_s <= self.mean_s < self.longest_s / 2:
+            raise ValueError(
+                f"a median of {self.median_s:g} s, a mean of {self.mean_s:g} s and at most {self.longest_s:g} s are "
+                "not lognormal"
+            )
 
     def draw(self, dice: Random) -> float:
         """One such time, to the millisecond."""
-        sigma = math.sqrt(2 * math.log(self.mean_s / self.median_s))
-        return round(dice.lognormvariate(math.log(self.median_s), sigma), 3)
+        sigma = _sigma(self.median_s, self.mean_s, self.longest_s)
+        return round(min(dice.lognormvariate(math.log(self.median_s), sigma), self.longest_s), 3)
+
+
+@lru_cache(maxsize=64)
+def _sigma(median_s: float, mean_s: float, longest_s: float) -> float:
+    """The spread of the logarithm: closed where nothing is cut, else by bisection of E[min(X, longest)]."""
+    sigma = math.sqrt(2 * math.log(mean_s / median_s))
+    if math.isinf(longest_s) or sigma == 0:
+        return sigma
+    low, high, far, normal = sigma, 40.0, math.log(longest_s / median_s), NormalDist()
+    for _ in range(60):
+        sigma = (low + high) / 2
+        below = math.exp(min(sigma**2 / 2, 700.0)) * normal.cdf(far / sigma - sigma)
+        cut = median_s * below + longest_s * normal.cdf(-far / sigma)
+        low, high = (sigma, high) if cut < mean_s else (low, sigma)
+    return sigma
 
 
 REPAIR = Lognormal(20.4 * HOUR_S, 132.8 * HOUR_S)
@@ -160,11 +183,11 @@ class Clustered:
     relapse: float = 0.25
     again: float = 0.5
     soon: float = 0.74
-    delay: Lognormal = Lognormal(2 * HOUR_S, 4 * HOUR_S)
-    hasty: float = 0.3
+    delay: Lognormal = Lognormal(1.6 * HOUR_S, 4.4 * HOUR_S)
+    hasty: float = 0.36
     burst_share: float = 0.11
     burst_size: float = 3.6
-    quality: float = 16.0
+    quality: float = 4.1
     steadiness: float = 2.2
     fleet: int = 400
     repair: Lognormal = REPAIR

@@ -119,7 +119,7 @@ def gather(config: Config, rate: Rate, measured: Measured | None = None, nodes: 
         interval=_interval(config, measured, save, rate.mttf_s(count)),
         state_bytes=state,
         stepped=measured.stepped if measured is not None else (),
-        remarks=measured.remarks if measured is not None else (),
+        remarks=(*_unsaved(config), *(measured.remarks if measured is not None else ())),
     )
 
 
@@ -195,6 +195,11 @@ def _repair(config: Config) -> Known:
 def _interval(config: Config, measured: Measured | None, save: Known, mttf_s: float) -> Known | None:
     """What the run will have between two saves, as far as somebody knows."""
     saved = config.checkpoint
+    if not saved.is_watched:
+        whole_s, named = (
+            (config.plan.work, "plan.work") if config.plan.work else (config.resources.time, "resources.time")
+        )
+        return None if whole_s is None else Known(whole_s, f"{named}: nothing is saved, a failure loses all of it")
     every = saved.every
     by_time = "auto" if every is None else every.time
     if saved.in_library and isinstance(by_time, float):
@@ -206,6 +211,12 @@ def _interval(config: Config, measured: Measured | None, save: Known, mttf_s: fl
         between_s, source = measured.interval_s
         return Known(between_s - save.value, source) if between_s > save.value else None
     return None
+
+
+def _unsaved(config: Config) -> tuple[str, ...]:
+    if config.checkpoint.is_watched:
+        return ()
+    return ("nothing is saved, for checkpoint.files is not set: after every failure the work begins anew",)
 
 
 def assumed(inputs: Inputs) -> tuple[str, ...]:

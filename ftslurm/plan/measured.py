@@ -88,9 +88,9 @@ def read(entries: Sequence[Entry], name: str) -> Measured:
         return Measured(remarks=(f"the journal of {name} is empty",))
     saved = checkpoints(entries)
     failed = outages(of(entries).intervals(entries[-1].t))
-    paused = [entry.event.took_s for entry in entries if isinstance(entry.event, WorkPaused)]
+    pauses = _pauses(entries, saved)
     remarks = []
-    if not paused:
+    if not pauses:
         remarks.append(
             f"{name} does not tell how long its ranks stood still to save: `phase('save')` or the library layout do"
         )
@@ -99,9 +99,9 @@ def read(entries: Sequence[Entry], name: str) -> Measured:
     size = max((each.size_bytes or 0 for each in saved[-_NEWEST:]), default=0)
     drains = [each.durable - each.whole for each in saved if each.durable and each.whole]
     gaps = _gaps(saved)
-    many, few = count(len(saved), "save"), count(len(failed), "failure")
+    few = count(len(failed), "failure")
     return Measured(
-        save_s=(sum(paused) / len(saved), f"measured: mean of {many} of {name}") if paused and saved else None,
+        save_s=_mean(pauses, f"{count(len(pauses), 'save')} of {name}"),
         detect_s=_mean((each.detect_s for each in failed), f"{few} of {name}"),
         restart_s=_mean((each.restart_s for each in failed), f"{few} of {name}"),
         interval_s=(median(gaps), f"measured: median of {len(gaps)} gaps between saves of {name}") if gaps else None,
@@ -136,6 +136,26 @@ def outages(intervals: Iterable[Interval]) -> list[Outage]:
             now.spent[each.category] = now.spent.get(each.category, 0.0) + each.seconds
             continue
         now = None
+    return found
+
+
+def _pauses(entries: Iterable[Entry], saved: Sequence[Checkpoint]) -> list[float]:
+    """How long training stood still for each save; empty where that was not told.
+
+    Pauses are told together, now and then, so that the last ones of an attempt may not have been when it failed: only
+    saves before the last word of their attempt count, each with the attempt's mean.
+    """
+    took: dict[int, float] = {}
+    until: dict[int, float] = {}
+    for entry in entries:
+        if isinstance(entry.event, WorkPaused):
+            attempt = entry.event.attempt
+            took[attempt] = took.get(attempt, 0.0) + entry.event.took_s
+            until[attempt] = entry.t
+    found: list[float] = []
+    for attempt, total_s in took.items():
+        told = [each for each in saved if each.attempt == attempt and each.begun and each.begun <= until[attempt]]
+        found += [total_s / len(told)] * len(told) if told else []
     return found
 
 

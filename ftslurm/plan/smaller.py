@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ftslurm.core.scaling import WORK, Worth, fit, middles, worth
+from ftslurm.core.scaling import WORK, Worth, fit, middles, reaches, worth
 from ftslurm.plan import steptime, table
 
 if TYPE_CHECKING:
@@ -62,4 +62,9 @@ def scaling(inputs: Inputs) -> Iterator[Row]:
     yield table.share("serial", "does not get shorter", law.serial_share, "with more ranks, of one rank's time")
     yield table.share("missed", "the law is off by", law.misses(steps_s), "at the size that it fits worst")
     ranks = inputs.nodes * inputs.config.resources.ranks_per_node
-    yield table.seconds("step", f"a step of this run's {ranks} ranks", law.step_s(ranks), "by the law")
+    label = f"a step of {ranks} ranks"
+    if reaches(steps_s, ranks):
+        yield table.seconds("step", label, law.step_s(ranks), "as many as this run has; by the law")
+    else:
+        why = "as many as this run has: further from the measured sizes than these are apart"
+        yield table.seconds("step", label, None, why)

@@ -30,6 +30,7 @@ _EVENT = {"node_id", "event_time", "event_type", "fault_type"}
 _FAULT = {"Level", "Class", "Desc"}
 _TYPES = ("fault_start", "fault_end")
 _LONGEST = 200
+_FAR_S = 1e11
 WHEN = attrgetter("at_s", "node")
 """The order of outages."""
 
@@ -137,7 +138,7 @@ class _Book:
 
     def moment(self, line: int, value: object, unit_s: float, *, ordered: bool = True) -> float:
         """A time in seconds, not before the last one where `ordered`."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value * unit_s < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _FAR_S / unit_s:
             self.refuse(line, f"a time is a number of at least 0, not {_shown(value)}")
         at_s = round(value * unit_s, 3)
         if ordered:
@@ -263,8 +264,8 @@ def _events(text: str, book: _Book) -> Iterator[tuple[int, Any]]:
             place = _past(text, place + 1)
         elif text[place : place + 1] != "]":
             book.refuse(text.count("\n", 0, place) + 1, "not JSON: expected a comma, or the end of the list")
-    if _past(text, place + 1) != len(text):
-        book.refuse(text.count("\n", 0, place) + 1, "not JSON: something comes after the list")
+    if (more := _past(text, place + 1)) != len(text):
+        book.refuse(text.count("\n", 0, more) + 1, "not JSON: something comes after the list")
 
 
 def _past(text: str, place: int) -> int:

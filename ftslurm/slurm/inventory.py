@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = SEPARATOR.join(("%R", "%a", "%F", "%c", "%m", "%G"))
 _NUMBER = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KM]?)\+?")
-_GPUS = re.compile(r"gpu(?::([^:()]+))?:([0-9]{1,4})")
+_GPUS = re.compile(r"(?:^|,)gpu(?::([^:(),]+))?:([0-9]{1,4})(?=[(,]|$)")
 _MIB = 2**20
 
 

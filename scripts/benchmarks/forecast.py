@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -36,7 +36,7 @@ from ftslurm.paths import RunPaths
 from ftslurm.plan.forecast import interval_of
 from ftslurm.plan.inputs import Inputs, gather
 from ftslurm.plan.losses import linear, split
-from ftslurm.plan.measured import Measured, measure
+from ftslurm.plan.measured import measure
 from ftslurm.plan.rates import Rate
 
 if TYPE_CHECKING:
@@ -67,15 +67,20 @@ SHARES = {
     "waiting": (Category.QUEUED,),
 }
 METHOD = """{nodes} nodes with one rank each; a step takes {pace:.0f} ms, after {every} of them rank 0 saves, which
-takes {save:.0f} ms, and the others wait for it. The costs come from one job, as `ftslurm plan --from` reads them:
-{costs}.
+takes {save:.0f} ms, and the others wait for it. The costs come from one job with {singles} single failures, as
+`ftslurm plan --from` reads them: {costs}. Only the restart is the program's own: {restart:.2f} s from the kill to
+the first step, by its files. The journal says {told:.2f} s: agents look for the first sign of work every second or
+two, which is nothing beside a restart of minutes, and as much as one that takes a second.
+
 Then one job of {seconds:.0f} s for each row, in which ranks are killed with SIGKILL at moments spread at random over
 the time (as many as the mean says: a Poisson process of that number), whatever they are doing then. A moment at which
-there is no process of that rank, because it is being launched, is void. *predicted*: the exact form that `ftslurm plan`
-prints. *by steps*: the steps that were kept, times what a step takes undisturbed, by the wall time, from files that the
-program writes itself. *by journal*: the productive share, as `ftslurm report` shows it. *off*: by steps less predicted,
-in percentage points; at most {limit:.0f} are wanted. Where a kill falls between two saves is chance: with {kills} kills
-that alone moves a row by about {noise} points (one standard error).
+there is no process of that rank, because it is being launched, is void. *predicted*: the exact form of `ftslurm plan`.
+*by steps*: the steps that were kept, times what a step takes undisturbed, by the wall time, from files that the program
+writes itself. *off*: by steps less predicted, in percentage points; at most {limit:.0f} are wanted. Where a kill falls
+between two saves is chance: with {kills} kills that alone moves a row by about {noise} points (one standard error).
+*by journal*: the productive share, as `ftslurm report` shows it. What it sees late of a restart it takes from the work
+that is done again, and it is told of pauses to save every ten seconds only, so that those of an attempt that is killed
+before count as training.
 """
 SAID = """What this shows is that the arithmetic of costs is right where failures come as the formula believes: at
 random, one at a time, of ranks, from which a run comes back in seconds on the nodes that it has. It shows nothing of
@@ -202,9 +207,11 @@ def _between(entries: list[journal.Entry], began: float, until: float) -> dict[C
     return found
 
 
-def expected(session: Session, found: Measured, mtbf_s: float) -> Inputs:
+def expected(session: Session, costs: dict[str, Any], mtbf_s: float) -> Inputs:
     """What `ftslurm plan` reckons with at this rate of failures, with the costs of the first job."""
     rate = Rate(per_1000_node_days=1000 * 86400 / (mtbf_s * NODES), source="the campaign's")
+    restart_s = costs["restart_by_steps_s"] - costs["detect_s"]
+    found = replace(measure(session.paths), restart_s=(restart_s, "measured: by steps"))
     return gather(load(session.paths.config), rate, found)
 
 
@@ -225,10 +232,11 @@ def render(value: dict[str, Any]) -> str:
     """The page."""
     samples, costs = value["samples"], value["costs"]
     kills = ", ".join(str(each["killed"]) for each in samples)
-    words = ", ".join(f"{name.removesuffix('_s')} {costs[name]:.2f} s" for name in ("save_s", "detect_s", "restart_s"))
+    words = ", ".join(f"{name.removesuffix('_s')} {costs[name]:.2f} s" for name in ("save_s", "detect_s"))
     told = METHOD.format(
         nodes=NODES, pace=PACE_S * 1000, every=EVERY, save=SAVE_S * 1000, seconds=samples[0]["seconds"], kills=kills,
-        costs=f"{words}, one save every {costs['interval_s']:.2f} s ({costs['singles']} single failures)",
+        costs=f"{words}, one save every {costs['interval_s']:.2f} s", singles=costs["singles"],
+        restart=costs["restart_by_steps_s"], told=costs["restart_s"],
         limit=LIMIT_POINTS, noise=", ".join(f"{_noise(each, costs):.1f}" for each in samples),
     )  # fmt: skip
     rows = [_row(each) for each in samples]
@@ -287,7 +295,7 @@ def main() -> int:
             value["costs"] = costs | {name: round(known[0], 4) for name, known in told.items() if known is not None}
             print(value["costs"], file=sys.stderr, flush=True)
             for mtbf_s in asked.means:
-                sample = campaign(lab, mtbf_s, costs, asked) | predict(expected(session, found, mtbf_s))
+                sample = campaign(lab, mtbf_s, costs, asked) | predict(expected(session, value["costs"], mtbf_s))
                 value["samples"].append(sample)
                 print(sample, file=sys.stderr, flush=True)
                 machine.write_json(asked.out / "forecast.json", value)

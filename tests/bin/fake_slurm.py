@@ -118,8 +118,8 @@ class Slurm:
             busy |= set(job["nodes"])
 
     def sinfo(self) -> int:
-        if self.option("-p") in self.state["partitions"]:
-            print("\n".join(self.state["nodes"]))
+        known = self.state["nodes"] if self.option("-p") in self.state["partitions"] else ()
+        print(self.state.get("inventory", "") if "--exact" in self.argv else "\n".join(known))
         return 0
 
     # --- squeue and sacct ---------------------------------------------------------------------------------------------

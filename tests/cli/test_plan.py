@@ -23,6 +23,7 @@ plan: {rate: bad, work: 20d, state: 2T, shared_bandwidth: 20G/s}
 def train(tmp_path, monkeypatch):
     """The file, in the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ftslurm.plan.models.FAILURES", 5)
     path = tmp_path / "train.yaml"
     path.write_text(YAML)
     return path

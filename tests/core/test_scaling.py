@@ -128,7 +128,7 @@ def test_the_nearer_ideal_says_whose_work_it_is(steps_s, kind):
             4,
             8 / (6 * 3.2),
             (
-                "a rank does 0.42 times as much among 6 as among 8: a step takes 3.2 s against 1 s (no law fits, so these"
+                "a rank does 0.42 times as much among 6 as among 8: a step takes 3.2 s against 1 s (no law says it, so these"
                 " sizes stand for 4 and 8), and the ranks share the work of a step"
             ),
         ),
@@ -138,6 +138,15 @@ def test_worth_of_a_smaller_world(stepped, smaller, share, reason):
     """Measured sizes are compared as they are, others by the law, or by their neighbours where it does not fit."""
     found = worth(stepped, smaller, 8)
     assert (found.share, found.reason) == (pytest.approx(share), reason)
+
+
+def test_a_law_reaches_as_far_as_the_sizes_are_apart():
+    """From 6 and 8 ranks down to 4.5 and up to 10.7; beyond it the nearest sizes stand for others."""
+    stepped = [(8, 1.0), (6, 1.3)]
+    assert "by Amdahl's law" in worth(stepped, 5, 8).reason
+    assert "so these sizes stand for 4 and 8" in worth(stepped, 4, 8).reason
+    assert "by Amdahl's law" in worth(stepped, 6, 10).reason
+    assert "so these sizes stand for 6 and 11" in worth(stepped, 6, 11).reason
 
 
 def test_no_size_below_that_of_the_full_world():

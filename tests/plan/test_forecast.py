@@ -158,7 +158,9 @@ def test_the_chance_to_be_given_up():
     said = told(plan="{work: 20d, save: 10s}", checkpoint="{layout: library}", nodes=256)["deadline"]
     assert said["failures"] == pytest.approx(20, abs=0.5)
     assert said["given_up_share"] == pytest.approx(0.5, abs=0.07)
-    many = told(plan="{work: 20d, save: 10s}", recovery="{max_attempts: 1000}", nodes=256)["deadline"]
+    many = told(
+        plan="{work: 20d, save: 10s}", recovery="{max_attempts: 1000}", checkpoint="{layout: library}", nodes=256
+    )["deadline"]
     assert many["given_up_share"] < 1e-6
 
 
@@ -272,3 +274,16 @@ def test_names_do_nothing_to_a_terminal():
     shown = text(parts(inputs), 120)
     assert "\x1b" not in shown
     assert "evil\\x1b[31m\\nrow" in shown
+
+
+def test_where_nothing_is_saved_a_failure_loses_all():
+    """The whole work is one segment then, and both the headline and a remark say why so little is left."""
+    inputs = gather(config(plan="{work: 1d}"), TYPICAL)
+    assert interval_of(inputs).seconds == 86400
+    assert headline(inputs).startswith(
+        "x on 2048 nodes: a failure every 3 h 05 min; 0.3 % of the time trains, and nothing is saved; 9"
+    )
+    assert inputs.remarks == (
+        "nothing is saved, for checkpoint.files is not set: after every failure the work begins anew",
+    )
+    assert interval_of(gather(config(), TYPICAL)).source.startswith("resources.time: nothing is saved")

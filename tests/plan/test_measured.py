@@ -43,6 +43,16 @@ def test_costs_of_a_run(tmp_path):
     assert found.remarks == ()
 
 
+def test_pauses_that_were_not_told_any_more_do_not_count():
+    """A save after the last word of its attempt makes the others no cheaper."""
+    tale = eventful()
+    tale.save(500, after=20)
+    tale.wait(1).lose("n2").launched()
+    found = read(tale.entries, "r").save_s
+    assert found[0] == pytest.approx(0.8)
+    assert found[1] == "measured: mean of 4 saves of r"
+
+
 def test_what_a_run_does_not_show_is_unknown():
     """Without failures and without pauses that are told: None, and a remark for each."""
     found = read(Tale(config_policy()).start().save(100, after=10).entries, "r")

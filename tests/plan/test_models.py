@@ -16,12 +16,12 @@ from tests.plan.test_forecast import config
     ("recovery", "plan"),
     [
         ("{spares: 1}", "{restart: 10m, save: 20s}"),
-        ("{min_nodes: 512}", "{restart: 2m, save: 5s, queue_wait: 1h}"),
+        ("{min_nodes: 128}", "{restart: 2m, save: 5s, queue_wait: 1h}"),
     ],
 )
 def test_without_clusters_it_is_the_formulas(recovery, plan):
     """Equal, independent nodes give the closed form's ETTR, with spares and with requeues; each kind has its row."""
-    resources = "{nodes: 512, ranks_per_node: 8}"
+    resources = "{nodes: 128, ranks_per_node: 8}"
     inputs = gather(config(resources=resources, recovery=recovery, plan=plan, checkpoint="{layout: library}"), BAD)
     interval_s = interval_of(inputs).seconds
     part = under_models(inputs, interval_s)
