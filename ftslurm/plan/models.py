@@ -1,14 +1,16 @@
 """The ETTR of the same run under other ways of failing, simulated: what a closed form cannot know.
 
 Costs, interval and rate are those of the forecast; failures come as `plan.generators` have them, and `core.recovery`
-decides. As in the closed forms, the world is always whole: where the forecast counts no wait there are spares enough,
-else every failure leads to a requeue, for which Slurm has nodes enough. Every failure costs its node, and attempts have
-no limit. A single run may do better or worse than the mean: the spread of the simulated runs is said.
+decides. As in the closed forms the world is always whole: a failure costs its node, and the job goes on with another
+one after the forecast's wait, which is none where it has spares. Attempts have no limit. A single run may do better or
+worse than the mean: the spread of the simulated runs is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+from pydantic import ValidationError
 
 from ftslurm.insight.text import took
 from ftslurm.plan import table
@@ -20,6 +22,7 @@ from ftslurm.plan.scenario import Scenario
 from ftslurm.plan.study import Case, Study
 from ftslurm.plan.table import Part, Row
 from ftslurm.quantities import format_duration
+from ftslurm.sections import Recovery
 
 KINDS = {
     "exponential": "as the formula: equal nodes, independent, without memory",
@@ -29,32 +32,41 @@ KINDS = {
 }
 REPLICATIONS, FAILURES = 8, 120
 """So many runs of so many expected failures: the mean is then known to about a point."""
+TITLE = "ettr under other ways of failing"
+LEAST_S = 60.0
 LONGEST_S = 5 * 365 * 86400.0
 SURELY = 0.999
 MEDIAN_OF_MEAN = 20.4 / 132.8
 """Of repairs: half take no longer than this share of the mean (InfiniteHBD trace)."""
 ALWAYS = 1_000_000
 ENOUGH = 4
+MOST_NODES = 200_000
 
 
 def under_models(inputs: Inputs, interval_s: float) -> Part:
     """Return the mean ETTR under each way of failing, for saves that lie `interval_s` of work apart."""
-    cases = tuple(Case(swept=(), scenario=scenario(inputs, interval_s, kind)) for kind in KINDS)
+    if FAILURES * inputs.mttf_s < LEAST_S:
+        why = f"with a failure every {took(inputs.mttf_s)} there is nothing to be told apart"
+        return Part("models", TITLE, (table.words("none", "simulated", "not", why),))
+    try:
+        cases = tuple(Case(swept=(), scenario=scenario(inputs, interval_s, kind)) for kind in KINDS)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))} is more or less than can be simulated: {first['msg']}"
+        return Part("models", TITLE, (table.words("none", "simulated", "not", why),))
     results = run(Study(keys=(), cases=cases), 1, lambda _done, _total: None)
     rows = (row for kind, result in zip(KINDS, results, strict=True) for row in _rows(kind, result))
-    return Part("models", "ettr under other ways of failing", tuple(rows))
+    return Part("models", TITLE, tuple(rows))
 
 
 def scenario(inputs: Inputs, interval_s: float, kind: str) -> Scenario:
     """Return the run of the forecast as something to simulate."""
-    recovery = inputs.config.recovery
-    span_s = min(max(FAILURES * inputs.mttf_s, 3600.0), LONGEST_S)
+    span_s = min(FAILURES * inputs.mttf_s, LONGEST_S)
     away = spares(inputs.nodes, inputs.rate.per_second, inputs.repair.value, SURELY)
-    held = 0 if inputs.wait.value else ENOUGH * FAILURES
     return Scenario.model_validate(
         {
             "nodes": inputs.nodes,
-            "fleet": min(inputs.nodes + held + ENOUGH * away + 1, 200_000),
+            "fleet": min(inputs.nodes + ENOUGH * away + 1, MOST_NODES),
             "replications": REPLICATIONS,
             "span": format_duration(round(span_s)),
             "restart": format_duration(inputs.restart.value),
@@ -62,13 +74,10 @@ def scenario(inputs: Inputs, interval_s: float, kind: str) -> Scenario:
             "faults": {"kind": kind, "rate": inputs.rate.per_1000_node_days, "node_share": 1.0},
             "detection": {"delay": format_duration(inputs.detect.value), "diagnosis": "0s"},
             "repair": _repair(inputs.repair.value),
-            "requeue": {"wait": format_duration(inputs.config.plan.queue_wait or 0.0)},
-            "checkpoint": {
-                "every": format_duration(max(round(interval_s, 3), 0.1)),
-                "stall": format_duration(inputs.save.value),
-            },
-            "recovery": recovery.model_copy(
-                update={"spares": held, "max_attempts": ALWAYS, "no_progress_limit": ALWAYS, "prefer": ()}
+            "requeue": {"delay": format_duration(inputs.wait.value)},
+            "checkpoint": {"every": format_duration(round(interval_s, 3)), "stall": format_duration(inputs.save.value)},
+            "recovery": Recovery(
+                min_nodes=inputs.nodes, max_attempts=ALWAYS, no_progress_limit=ALWAYS, prefer=("requeue",)
             ),
         }
     )

@@ -132,17 +132,20 @@ def calibrate(lab: Cluster, asked: argparse.Namespace) -> tuple[Session, dict[st
     began = time.time()
     time.sleep(asked.calm)
     until = time.time()
+    back: list[float] = []
     for number in range(asked.singles):
         before = frozenset(trace.name for trace in session.traces())
-        if kill(session, number % NODES) is None:
+        at = kill(session, number % NODES)
+        if at is None:
             continue
-        wait_until(
-            "the way back", BACK_S, lambda before=before: progress.comeback(session.traces(), before) is not None
-        )
+        wait_until("the way back", BACK_S, lambda old=before: progress.comeback(session.traces(), old) is not None)
+        found = progress.comeback(session.traces(), before)
+        back += [found.first_step - at] if found is not None else []
         time.sleep(asked.pause)
     lab.restore(timeout=RESTORE_S)
     step_s, pause_s = _step(session, began, until)
-    return session, {"step_s": step_s, "save_by_steps_s": pause_s, "singles": asked.singles}
+    counted = {"step_s": step_s, "save_by_steps_s": pause_s, "restart_by_steps_s": round(fmean(back), 4)}
+    return session, counted | {"singles": len(back)}
 
 
 def _step(session: Session, began: float, until: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from ftslurm.plan.forecast import interval_of
 from ftslurm.plan.inputs import gather
 from ftslurm.plan.losses import ettr
 from ftslurm.plan.models import KINDS, under_models
-from ftslurm.plan.rates import BAD
+from ftslurm.plan.rates import BAD, Rate
 from tests.plan.test_forecast import config
 
 
@@ -36,3 +36,10 @@ def test_the_smallest_run():
     inputs = gather(config(resources="{nodes: 1}", checkpoint="{layout: library}"), BAD)
     part = under_models(inputs, interval_of(inputs).seconds)
     assert all(row.value > 0.99 for row in part.rows)
+
+
+def test_what_fails_all_the_time_is_not_simulated():
+    """A job that fails every few milliseconds is told about in one row, at once."""
+    rate = Rate(per_1000_node_days=100_000.0, source="x")
+    part = under_models(gather(config(checkpoint="{layout: library}"), rate, None, 100_000), 1.0)
+    assert [row.value for row in part.rows] == ["not"]
