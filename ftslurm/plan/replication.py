@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -102,9 +106,10 @@ def run(study: Study, workers: int, told: Callable[[int, int], None]) -> tuple[R
         for first in range(0, case.scenario.replications, size)
     ]
     found: list[Outcome] = []
-    for outcomes in _made(tasks, min(workers, len(tasks))):
-        found += outcomes
-        told(len(found), total)
+    with _mapping(min(workers, len(tasks))) as mapping:
+        for outcomes in mapping(chunk, tasks):
+            found += outcomes
+            told(len(found), total)
     results, first = [], 0
     for each, case in zip(terms, study.cases, strict=True):
         end = first + case.scenario.replications
@@ -116,22 +121,41 @@ def run(study: Study, workers: int, told: Callable[[int, int], None]) -> tuple[R
 Task = tuple[Terms, int, range]
 
 
-def _made(tasks: Sequence[Task], workers: int) -> Iterator[list[Outcome]]:
-    """The outcomes of each task, in their order."""
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterable[list[Outcome]]]]:
+    """What `map` is, on so many processes; they end with this, also where it is left by Ctrl-C."""
     if workers <= 1:
-        yield from map(chunk, tasks)
+        yield map
         return
+    others = set(multiprocessing.active_children())
     # Not forked: a display of ours may be a thread by now.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_serve) as pool:
         try:
-            yield from pool.map(chunk, tasks)
-        except BrokenProcessPool as error:
-            raise TryAgain(
-                "a process that simulates was killed", hint="is there too little memory? --workers 1 takes least"
-            ) from error
-        finally:
+            yield pool.map
+        except BaseException as error:
+            # What is being made may take minutes, and nobody wants it any more.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise TryAgain(
+                    "a process that simulates was killed", hint="is there too little memory? --workers 1 takes least"
+                ) from error
+            raise
+
+
+def _serve() -> None:
+    """What a process of the pool does first: leave Ctrl-C to us, and never outlive us, even if we are killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def chunk(task: Task) -> list[Outcome]:
