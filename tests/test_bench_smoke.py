@@ -222,8 +222,8 @@ def test_steps(lab_name: str, tmp_path: Path) -> None:
     """Every size is measured, predicted from its parts, and said by the law through the others."""
     value, page = bench("steps", "--lab", lab_name, "--out", tmp_path)
     assert [size["ranks"] for size in value["sizes"]] == [1, 2, 4, 8]
-    assert all(size["step_s"] > 0 and size["large_s"] >= 0 for size in value["sizes"])
-    assert page.count("| known |") == 4
+    assert all(size["step_s"] > 0 and size["trained_s"] > 0 for size in value["sizes"])
+    assert page.count("| known |") == 2
     assert page.count("Gustafson") + page.count("Amdahl") == 4
 
 

@@ -1,12 +1,14 @@
 """How well the models of performance predict the steps of a real training: at 1, 2, 4 and 8 ranks, on the lab.
 
-Each size is a job of `ftslurm submit`, whose ranks (`steps_rank.py`) first measure what a step is made of, then train.
-The prediction knows the arithmetic at 1 and at 2 ranks and the link between 2 ranks, and no step:
+Each size is a job of `ftslurm submit`, whose ranks (`steps_rank.py`) measure what a step is made of beside steps, then
+train.
+The prediction knows the arithmetic of a single rank in CPU seconds, the link between two, and no step:
 
-    step(n) = crowd(n) x arithmetic + all-reduce by a ring of n ranks, on links that are slower by crowd(n)
+    step(n) = arithmetic / share(n) + all-reduce by a ring of n ranks, on links that are slower by share(2) / share(n)
 
-All nodes of the lab share the cores of one machine, and its network is memory that the same cores copy. So beyond as
-many ranks as cores every rank gets a share of a core only: crowd(n) = n / cores. On a cluster crowd is 1 at any size.
+All nodes of the lab share the cores of one machine, with each other and with whatever else runs, and its network is
+memory that these cores copy. The share of a core that a rank gets is at most cores / n, and is measured at each size; a
+cluster's rank has a core of its own, and a share of 1 at any size.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import json
 import os
 import sys
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import machine
@@ -35,7 +36,6 @@ from pathlib import Path
 PROGRAM = Path(__file__).with_name("steps_rank.py")
 SIZES = ((1, 1), (2, 1), (4, 1), (4, 2))
 """Nodes, and ranks on each of them."""
-SKIPPED = 5
 LIMIT_S = 150.0
 CORES = os.cpu_count() or 1
 
@@ -53,41 +53,51 @@ PAGE = """# Steps that were predicted, and steps that were made
 A network of 8 MB is trained by torch's DistributedDataParallel over gloo, {seconds:g} s at each size, every rank with
 samples of its own. `scripts/bench steps` measures it again.
 
-**{cores} cores stand for all nodes.** With more ranks than that each of them gets a share of a core, also for copying
-what it sends, so that arithmetic and messages take ranks / cores times as long. The nodes of a cluster have cores of
-their own, and no such term. Whatever else ran on this machine meanwhile is in the numbers: *load* is the mean of the
-last minute.
+**{cores} cores stand for all nodes.** A rank gets what is left of a core: with n ranks at most {cores}/n of it, and
+less where other programs run on the machine. That *share* is measured at each size, as CPU time by time. Arithmetic
+takes 1/share times as long as on a core, and messages, which the same cores copy, are slower than between two ranks
+by as much as the share is smaller. On a cluster the share is 1 at any size, and none of this is in a step. *load* is
+the machine's of the last minute; what of it is more than the ranks is others'.
 
 ## Steps, in milliseconds
 
-Predicted from the arithmetic at 1 and 2 ranks, and from an all-reduce between 2 ranks; no step was known. *told* is
-what ftslurm itself saw of the steps (`WorkPaced` in the journal), by which it prices a smaller world.
+Predicted from the arithmetic of one rank, the share of a core, and an all-reduce between 2 ranks; no step was known.
+Steps and their parts were measured in turn, so that whatever else ran met all of them. A rank waits for the slowest
+of all, which no term stands for: so steps take longer than is said.
 
 {steps}
 ## What a step is made of, in milliseconds
 
 The arithmetic of all ranks at once, without a message; and one all-reduce of all gradients, by the formula of the
-ring. What was measured at 1 and 2 ranks is what the prediction knows.
+ring. *known* is what the prediction was given.
 
 {parts}
 ## By the law through the other sizes, in milliseconds
 
 Each size in turn is left out, and said by the law (`core.scaling`) that the steps of the other three follow. No law
-knows of cores that are shared: the curve bends at {cores} ranks. Live decisions believe a law only where it misses no
+knows of cores that are shared. Live decisions believe a law only where it misses no
 measured step by more than a fifth, and reach no further beyond the measured sizes than these are apart.
 
-{others}"""
+{others}
+## What ftslurm saw of the steps, in milliseconds
+
+The median step of a training, as the program measures it and as ftslurm's journal has it (`WorkPaced`): by these a live
+run prices a smaller world.
+
+{trained}"""
 
 
-def measure(lab: Cluster, nodes: int, each: int, seconds: float) -> dict[str, Any]:
+def measure(lab: Cluster, size: tuple[int, int], parts_s: float, seconds: float) -> dict[str, Any]:
     """What the ranks of one size have measured, and what ftslurm has told of their steps."""
+    nodes, each = size
     place = make_place(lab, f"{time.time_ns()}-steps", 0, 0)
     out = place.folder / "steps.json"
-    command = json.dumps([sys.executable, str(PROGRAM), "--seconds", str(seconds), "--out", str(out)])
+    options = {"parts": parts_s, "seconds": seconds, "out": out}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = json.dumps([sys.executable, str(PROGRAM), *words])
     submit_ftslurm(lab, place, CONFIG.format(command=command, runs=json.dumps(str(place.runs)), nodes=nodes, each=each))
     wait_until(f"{nodes * each} ranks", seconds + LIMIT_S, out.exists)
     found = json.loads(out.read_text(encoding="utf-8"))
-    found["step_s"] = median(found.pop("steps_s")[SKIPPED:])
     found["told_s"] = told(place.runs)
     wait_until("the end of the job", LIMIT_S, lambda: not lab.login(["squeue", "--noheader"]).stdout.strip())
     return {**found, "nodes": nodes}
@@ -104,17 +114,18 @@ def told(runs: Path) -> float | None:
 
 
 def predicted(sizes: dict[int, dict[str, Any]]) -> dict[int, dict[str, float]]:
-    """The all-reduce and the step of every size, from the parts that were measured at 1 and 2 ranks."""
+    """The arithmetic, the all-reduce and the step of every size, from one rank's arithmetic and two ranks' link."""
     alone, two = sizes[1], sizes[2]
+    on_core_s = alone["arithmetic_s"] * alone["on_core"]
     # A ring of two sends half of the bytes twice: 2 alpha + n / B.
     latency_s, rate = two["small_s"] / 2, two["size_bytes"] / (two["large_s"] - two["small_s"])
     found = {}
     for ranks, size in sizes.items():
-        crowd = max(1.0, ranks / CORES)
+        arithmetic_s = on_core_s / size["on_core"]
+        crowd = two["on_core"] / size["on_core"]
         link = Link(latency_s * crowd, rate / crowd)
         reduce_s = all_reduce_s(Algorithm.RING, size["size_bytes"], ranks, link)
-        part_s = alone["arithmetic_s"] if ranks == 1 else two["arithmetic_s"]
-        found[ranks] = {"arithmetic_s": crowd * part_s, "reduce_s": reduce_s, "step_s": crowd * part_s + reduce_s}
+        found[ranks] = {"arithmetic_s": arithmetic_s, "reduce_s": reduce_s, "step_s": arithmetic_s + reduce_s}
     return found
 
 
@@ -142,23 +153,27 @@ def render(value: dict[str, Any]) -> str:
     """The page."""
     sizes = {size["ranks"]: size for size in value["sizes"]}
     guessed, laws = predicted(sizes), left_out(sizes)
-    steps, parts, others = [], [], []
+    steps, parts, others, trained = [], [], [], []
     for ranks, size in sizes.items():
         guess, step_s = guessed[ranks], size["step_s"]
-        seen = compared(step_s, size["told_s"])[1:] if size["told_s"] is not None else ["-", "-"]
-        steps.append([str(ranks), str(size["nodes"]), *compared(step_s, guess["step_s"]), *seen, f"{size['load']:.1f}"])
+        steps.append([str(ranks), str(size["nodes"]), *compared(step_s, guess["step_s"]), f"{size['load']:.1f}"])
+        seen = compared(size["trained_s"], size["told_s"]) if size["told_s"] is not None else ["-"] * 3
+        trained.append([str(ranks), *seen])
         alone, sent = (compared(size[of], guess[by]) for of, by in (("arithmetic_s",) * 2, ("large_s", "reduce_s")))
-        parts.append([str(ranks), *(known(alone) if ranks <= 2 else alone), *(known(sent) if ranks <= 2 else sent)])
+        alone, sent = known(alone) if ranks == 1 else alone, known(sent) if ranks == 2 else sent
+        parts.append([str(ranks), f"{size['on_core']:.2f}", *alone, *(sent if ranks > 1 else ["-"] * 3)])
         kind, law_s = laws[ranks]
         others.append([str(ranks), kind, *compared(step_s, law_s)])
-    head = ["ranks", "nodes", "measured", "predicted", "error", "told", "error", "load"]
     return PAGE.format(
         machine=machine.described(value["machine"]),
         limits=value["limits"],
         seconds=value["seconds"],
         cores=CORES,
-        steps=machine.table(head, steps),
-        parts=machine.table(["ranks", "arithmetic", "predicted", "error", "all-reduce", "predicted", "error"], parts),
+        steps=machine.table(["ranks", "nodes", "measured", "predicted", "error", "load"], steps),
+        trained=machine.table(["ranks", "by the program", "by ftslurm", "error"], trained),
+        parts=machine.table(
+            ["ranks", "share", "arithmetic", "predicted", "error", "all-reduce", "predicted", "error"], parts
+        ),
         others=machine.table(["ranks", "law", "measured", "by the law", "error"], others),
     )
 
@@ -167,18 +182,19 @@ def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=27.0, help="how long each size trains (default 27)")
+    parser.add_argument("--parts", type=float, default=10.0, help="how long its parts are measured before (default 10)")
     parser.add_argument("--quick", action="store_true", help="2 seconds each")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     args = parser.parse_args()
-    seconds = 2.0 if args.quick else args.seconds
+    parts_s, seconds = (2.0, 2.0) if args.quick else (args.parts, args.seconds)
     with laboratory(args.lab) as lab:
         value = {
             "machine": machine.describe(machine.slurm_version(lab)),
             "limits": machine.limits(),
             "seconds": seconds,
             "cores": CORES,
-            "sizes": [measure(lab, nodes, each, seconds) for nodes, each in SIZES],
+            "sizes": [measure(lab, size, parts_s, seconds) for size in SIZES],
         }
     machine.write_json(args.out / "steps.json", value)
     page = render(value)
