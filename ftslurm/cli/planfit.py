@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ftslurm.cli.progress import waiting
+
 EXAMPLES = """\b
 Examples:
   ftslurm plan fit faults.json --nodes 400             # the fleet has 400 nodes; those without a fault are in no trace
@@ -49,7 +51,8 @@ def fit(
             "are lower and faults more concentrated: --nodes says how many there were",
             err=True,
         )
-    found = study(read, JudgedOn(judge_on), seed, replications)
+    with waiting("fitting and replicating", quiet=as_json):
+        found = study(read, JudgedOn(judge_on), seed, replications)
     if as_json:
         click.echo(json.dumps({"meta": {"schema": 1}, **document(found)}, indent=2, allow_nan=False))
     else:

@@ -215,5 +215,5 @@ def _words(generator: Model) -> str:
         if isinstance(value, Lognormal):
             parts.append(f"{each.name} {took(value.median_s)} (mean {took(value.mean_s)})")
         else:
-            parts.append(f"{each.name} {value:.4g}")
+            parts.append(f"{each.name} {value if isinstance(value, int) else f'{value:.4g}'}")
     return ", ".join(parts)

@@ -304,7 +304,7 @@ def _poisson(rate: float, start_s: float, end_s: float, dice: Random) -> Iterato
         return
     at = start_s
     while (at := at + dice.expovariate(rate)) < end_s:
-        yield round(at, 3)
+        yield math.floor(at * 1000) / 1000  # down, so that none lies at the end
 
 
 def _spread(moments: Iterable[float], pick: Callable[[], int], repair: Lognormal, dice: Random) -> list[Outage]:

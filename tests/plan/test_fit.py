@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftslurm.cli.plan import plan
 from ftslurm.cli.planfit import fit as command
 from ftslurm.core.lemons import DAY_S
 from ftslurm.errors import UsageError
@@ -75,7 +76,7 @@ def test_a_clustered_fleet_is_recognised():
         per_1000_node_days=6, relapse=0.3, again=0.55, soon=0.7, burst_share=0.1, burst_size=4, quality=2.0,
         steadiness=math.inf, repair=SHORT, hasty=0.5, fleet=3000,
     )  # fmt: skip
-    found = clustered(drawn(put, 3000, 365))
+    found = clustered(drawn(put, 3000, 250))
     assert found.per_1000_node_days == pytest.approx(6, rel=0.05)
     assert found.relapse == pytest.approx(0.3, abs=0.03)
     assert found.again == pytest.approx(0.55, abs=0.03)
@@ -93,7 +94,7 @@ def test_in_a_fleet_without_a_memory_none_is_found():
     found = clustered(trace)
     assert (found.relapse, found.burst_share) == pytest.approx((0, 0), abs=0.02)
     assert min(found.quality, found.steadiness) > 5
-    judged = judge(found, trace, "s", 40)
+    judged = judge(found, trace, "s", 25)
     for name in ("dispersion", "top_5", "gap_variation"):
         assert judged.numbers[name].off == pytest.approx(0, abs=0.1)
 
@@ -158,6 +159,14 @@ def test_the_command_tells_the_same_twice(tmp_path, judged_on):
     assert ("FITTED" in said[0].stdout) is (judged_on != "whole")
 
 
+def test_fit_is_a_command_of_plan(tmp_path):
+    """`ftslurm plan fit TRACE`, beside `ftslurm plan CONFIG`."""
+    path = as_csv(tmp_path / "t.csv", drawn(Exponential(per_1000_node_days=8, repair=SHORT), 50, 120))
+    said = CliRunner().invoke(plan, ["fit", str(path), "--nodes", "50", "--replications", "2"])
+    assert said.exit_code == 0, said.output
+    assert "of 50 nodes in" in said.stdout
+
+
 def test_a_fleet_that_was_not_told_is_said(tmp_path):
     """The nodes that a trace names are taken for all, and a note says so; a bad trace is refused where it is bad."""
     path = as_csv(tmp_path / "t.csv", drawn(Exponential(per_1000_node_days=8, repair=SHORT), 50, 120))
@@ -173,7 +182,7 @@ def test_a_fleet_that_was_not_told_is_said(tmp_path):
 @needs_trace
 def test_the_public_trace_is_reproduced():
     """Within 10 %: rate, dispersion, faults again within 1 and 7 days, concentration; no simpler model is near."""
-    models = study(public_trace(), JudgedOn.WHOLE, replications=60).models
+    models = study(public_trace(), JudgedOn.WHOLE, replications=40).models
     off = {name: {asked: judged.numbers[asked].off for asked in ASKED} for name, (_, judged) in models.items()}
     assert all(abs(each) <= 0.1 for each in off.pop("clustered").values())
     assert all(abs(each["dispersion"]) > 0.25 and abs(each["within_week"]) > 0.8 for each in off.values())
@@ -184,7 +193,7 @@ def test_nodes_that_were_held_back_are_foretold():
     """Fitted to half of the nodes and judged on the other half, both ways: within 10 % in the mean of the cuts."""
     trace = public_trace()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ASKED}
-    for seed in range(20):
+    for seed in range(15):
         half = set(Random(seed).sample(range(trace.nodes), trace.nodes // 2))
         parts = [trace.only(half), trace.only(set(range(trace.nodes)) - half)]
         for own, other in (parts, parts[::-1]):

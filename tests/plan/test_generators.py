@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from itertools import pairwise
 from random import Random
 
@@ -19,7 +20,7 @@ SHORT = Lognormal(HOUR_S, 2 * HOUR_S)
 KINDS = [Exponential, Weibull, Lemons, Clustered]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     kind=st.sampled_from(KINDS),
     nodes=st.integers(0, 60),
@@ -45,7 +46,7 @@ def test_outages_are_in_order_and_of_nodes_that_are_up(kind, nodes, days, rate, 
 def test_the_rate_is_the_one_that_was_asked_for(kind):
     """Of nodes that are up, over many draws."""
     generator = kind(per_1000_node_days=6.5, repair=SHORT)
-    counts = [len(generator.outages(2000, 90 * DAY_S, Random(seed))) for seed in range(60)]
+    counts = [len(generator.outages(2000, 90 * DAY_S, Random(seed))) for seed in range(30)]
     mean, error = statistics.fmean(counts), statistics.stdev(counts) / math.sqrt(len(counts))
     assert mean == pytest.approx(0.0065 * 2000 * 90, abs=3.5 * error)
 
@@ -69,7 +70,7 @@ def test_weibull_gaps_have_the_variation_of_their_shape():
 def test_lemons_have_their_share():
     """15 % of the nodes, five times as bad, have 5 x 15 / (5 x 15 + 85) = 47 % of the faults."""
     found = Lemons(per_1000_node_days=20, repair=SHORT).outages(1000, 365 * DAY_S, Random(3))
-    counts = sorted((sum(each.node == node for each in found) for node in range(1000)), reverse=True)
+    counts = sorted(Counter(each.node for each in found).values(), reverse=True)
     assert sum(counts[:150]) / len(found) == pytest.approx(0.469, abs=0.02)
     assert len(Lemons(per_1000_node_days=20, share=0.0).outages(50, 365 * DAY_S, Random(3))) > 100
 
@@ -78,8 +79,8 @@ def test_repairs_are_lognormal():
     """Half are below the median; the mean is the mean, cut or not; equal, they are a constant."""
     dice = Random(4)
     for repair in (Lognormal(HOUR_S, 2 * HOUR_S), Lognormal(HOUR_S, 4 * HOUR_S, 30 * HOUR_S)):
-        times = sorted(repair.draw(dice) for _ in range(40_000))
-        assert times[20_000] == pytest.approx(repair.median_s, rel=0.04)
+        times = sorted(repair.draw(dice) for _ in range(20_000))
+        assert times[10_000] == pytest.approx(repair.median_s, rel=0.04)
         assert statistics.fmean(times) == pytest.approx(repair.mean_s, rel=0.04)
         assert times[-1] <= repair.longest_s
     assert Lognormal(60, 60).draw(dice) == 60.0
@@ -91,7 +92,7 @@ def test_relapses_come_as_often_and_as_soon_as_they_were_told():
         per_1000_node_days=2, relapse=0.3, again=0.6, soon=0.7, burst_share=0, quality=math.inf, steadiness=math.inf,
         repair=SHORT, hasty=0.5,
     )  # fmt: skip
-    found = generator.outages(20_000, 365 * DAY_S, Random(5))
+    found = generator.outages(10_000, 365 * DAY_S, Random(5))
     kinds: dict[int, list[Outage]] = {}
     for each in found:
         kinds.setdefault(each.node, []).append(each)

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.core.lemons import Mark
@@ -71,12 +71,14 @@ def test_quantiles_are_those_of_the_tables_of_chi_square(degrees, probability, w
     assert 2 * quantile(degrees / 2, probability) == pytest.approx(wanted, rel=1e-6)
 
 
+@settings(max_examples=40)
 @given(shape=st.floats(0.05, 1e5), probability=st.floats(1e-6, 1 - 1e-6))
 def test_a_quantile_has_its_probability(shape, probability):
     """P(a, quantile(a, p)) = p."""
     assert lower(shape, quantile(shape, probability)) == pytest.approx(probability, rel=1e-7, abs=1e-10)
 
 
+@settings(max_examples=40)
 @given(count=st.integers(0, 40), mean=st.fractions(0, 30, max_denominator=50))
 def test_the_poisson_sum_is_the_sum(count, mean):
     """Term by term, in fractions."""

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftslurm.plan.rates import BAD, TYPICAL
@@ -22,6 +22,7 @@ def test_spares_are_the_99th_percentile_of_the_nodes_in_repair(nodes, rate, repa
     assert spares(nodes, rate.per_second, repair_h * HOUR) == wanted
 
 
+@settings(max_examples=40)
 @given(mean=st.floats(0, 500), wanted=st.floats(0.5, 0.9999))
 def test_one_spare_less_would_not_do(mean, wanted):
     """The number found suffices, and is the least that does: Poisson terms, summed one by one."""
@@ -42,6 +43,7 @@ def test_a_device_fails_with_1_minus_e_to_the_minus_lambda_t():
     assert 1 - failure_probability(node, 1e6) == pytest.approx(alive)
 
 
+@settings(max_examples=50)
 @given(total=st.integers(0, 40), data=st.data(), alive=st.fractions(0, 1, max_denominator=30))
 def test_k_of_n_is_the_binomial_sum(total, data, alive):
     """In fractions, for every k."""
