@@ -234,7 +234,7 @@ def test_forecast(lab_name: str, tmp_path: Path) -> None:
     """Costs are measured in one job, and what they predict stands beside what another one reached."""
     value, page = bench("forecast", "--lab", lab_name, "--out", tmp_path)
     (sample,) = value["samples"]
-    assert value["costs"].keys() >= {"save_s", "detect_s", "restart_s", "interval_s", "step_s"}
+    assert value["costs"].keys() >= {"save_s", "detect_s", "restart_s", "interval_s", "step_s", "dead_s", "start_s"}
     assert sample["killed"] + sample["void"] == 3
     assert sum(sample["predicted"].values()) == pytest.approx(1, abs=0.001)
     assert sum(sample["by_journal"].values()) == pytest.approx(1, abs=0.01)

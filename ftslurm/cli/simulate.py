@@ -72,14 +72,14 @@ def simulate(
         _preview(study, as_json=as_json)
         return
     results = _simulated(study, workers or len(os.sched_getaffinity(0)))
+    if picture is not None:
+        _draw(picture, study, results)
     if as_json:
         from ftslurm.plan.telling import document
 
         _print_json(document(study, results))
     else:
         _print(study, results)
-    if picture is not None:
-        _draw(picture, study, results)
 
 
 def _check_picture(path: Path) -> None:

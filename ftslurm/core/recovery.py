@@ -262,11 +262,14 @@ class _Parted:
 
 
 def _parted(now: Situation) -> _Parted:
-    nodes, live = frozenset(now.nodes), frozenset(now.live)
+    live = frozenset(now.live)
     kept = [node for node in now.nodes if node in live]
     # With thousands of nodes each pass counts, and mostly none is gone or none stands idle.
     gone = [node for node in now.nodes if node not in live] if len(kept) < len(now.nodes) else []
-    idle = [node for node in now.live if node not in nodes] if len(kept) < len(now.live) else []
+    idle: list[str] = []
+    if len(kept) < len(now.live):
+        nodes = frozenset(now.nodes)
+        idle = [node for node in now.live if node not in nodes]
     return _Parted(kept, gone, idle)
 
 

@@ -27,7 +27,7 @@ class Moment(NamedTuple):
         attempts: attempts so far.
         fruitless: attempts in a row that the program ended without a new checkpoint.
         requeues: requeues so far.
-        restart_s: what a restart costs, in whole seconds.
+        restart_s: what a restart costs, in whole seconds and to two digits.
         queue_wait_s: how long a requeued job would wait; None: nobody knows.
     """
 

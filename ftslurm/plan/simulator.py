@@ -48,6 +48,11 @@ def play(terms: Terms, strikes: Sequence[Strike], chances: Random, decider: Deci
     return course.outcome
 
 
+def _two_digits(seconds: float) -> int:
+    """What a restart costs as the core is told: the more often it is told the same, the less often it is asked."""
+    return int(float(f"{seconds:.1e}"))
+
+
 class _Course:
     """The state of one run, and its rules."""
 
@@ -186,7 +191,7 @@ class _Course:
             attempts=self._attempts,
             fruitless=fruitless_after(self._history),
             requeues=self._requeues,
-            restart_s=round(restarts[len(restarts) // 2] if restarts else self._terms.restart_s),
+            restart_s=_two_digits(restarts[len(restarts) // 2] if restarts else self._terms.restart_s),
             queue_wait_s=self._queue_wait_s(),
         )
 

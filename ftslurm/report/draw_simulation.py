@@ -181,5 +181,6 @@ def _bars(result: Result) -> Figure:
     for row, value in enumerate(values):
         axes.text(value + 1, row, f"{value:.2f} %", va="center", fontsize=8.5)
     axes.set_xlim(0, 100)
+    axes.grid(visible=False, axis="y")
     axes.set_xlabel("share of the wall time (%)")
     return figure

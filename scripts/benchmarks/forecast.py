@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ftslurm.lab.cluster import Cluster
 
 PROGRAM = Path(__file__).resolve().parents[2] / "tests" / "programs" / "pacer.py"
-MTBFS = (10.0, 20.0, 40.0)
+MTBFS = (14.0, 28.0, 56.0)
 PACE_S, EVERY, SAVE_S = 0.1, 40, 0.4
 WARM_STEPS = 20
 START_S, BACK_S, RESTORE_S = 180.0, 60.0, 240.0
@@ -66,21 +66,28 @@ SHARES = {
     "restarting": (Category.RECOVERING, Category.LOADING, Category.STARTING),
     "waiting": (Category.QUEUED,),
 }
+SHOWN = {
+    "productive": ("productive",),
+    "work done again": ("redone",),
+    "standing still to save": ("saving",),
+    "down": ("detecting", "restarting", "waiting"),
+}
 METHOD = """{nodes} nodes with one rank each; a step takes {pace:.0f} ms, after {every} of them rank 0 saves, which
-takes {save:.0f} ms, and the others wait for it. The costs come from one job with {singles} single failures, as
-`ftslurm plan --from` reads them: {costs}. Only the restart is the program's own: {restart:.2f} s from the kill to
-the first step, by its files. The journal says {told:.2f} s: agents look for the first sign of work every second or
-two, which is nothing beside a restart of minutes, and as much as one that takes a second.
+takes {save:.0f} ms, and the others wait for it. The costs come from one job with {singles} single failures. As
+`ftslurm plan --from` reads them: {costs}. By the program's own files: {dead:.2f} s from a kill to the next
+process, and {start:.2f} s from there to its first step. The journal says {told:.2f} s for both: agents look for the
+first sign of work every second or two, which is nothing beside a restart of minutes, and as much as one that takes a
+second. Predicted is with the program's own.
 
 Then one job of {seconds:.0f} s for each row, in which ranks are killed with SIGKILL at moments spread at random over
 the time (as many as the mean says: a Poisson process of that number), whatever they are doing then. A moment at which
-there is no process of that rank, because it is being launched, is void. *predicted*: the exact form of `ftslurm plan`.
-*by steps*: the steps that were kept, times what a step takes undisturbed, by the wall time, from files that the program
-writes itself. *off*: by steps less predicted, in percentage points; at most {limit:.0f} are wanted. Where a kill falls
-between two saves is chance: with {kills} kills that alone moves a row by about {noise} points (one standard error).
-*by journal*: the productive share, as `ftslurm report` shows it. What it sees late of a restart it takes from the work
-that is done again, and it is told of pauses to save every ten seconds only, so that those of an attempt that is killed
-before count as training.
+there is no process of that rank, because it is being launched, is void. *MTBF*: as it came, of the time in which there
+was something to kill. *predicted*: the exact form of `ftslurm plan` at this MTBF. *by steps*: the steps that were
+kept, times what a step takes undisturbed, by the wall time, from files that the program writes itself. *off*: by steps
+less predicted, in percentage points; at most {limit:.0f} are wanted. Where a kill falls between two saves is chance:
+with {kills} kills that alone moves a row by about {noise} points (one standard error). *by journal*: the productive
+share, as `ftslurm report` shows it. What it sees late of a restart it takes from the work that is done again, and it is
+told of pauses to save every ten seconds only, so that those of an attempt that is killed before count as training.
 """
 SAID = """What this shows is that the arithmetic of costs is right where failures come as the formula believes: at
 random, one at a time, of ranks, from which a run comes back in seconds on the nodes that it has. It shows nothing of
@@ -132,7 +139,7 @@ def calibrate(lab: Cluster, asked: argparse.Namespace) -> tuple[Session, dict[st
     began = time.time()
     time.sleep(asked.calm)
     until = time.time()
-    back: list[float] = []
+    back: list[tuple[float, float]] = []
     for number in range(asked.singles):
         before = frozenset(trace.name for trace in session.traces())
         at = kill(session, number % NODES)
@@ -140,11 +147,12 @@ def calibrate(lab: Cluster, asked: argparse.Namespace) -> tuple[Session, dict[st
             continue
         wait_until("the way back", BACK_S, lambda old=before: progress.comeback(session.traces(), old) is not None)
         found = progress.comeback(session.traces(), before)
-        back += [found.first_step - at] if found is not None else []
+        back += [(found.process_start - at, found.first_step - found.process_start)] if found is not None else []
         time.sleep(asked.pause)
     lab.restore(timeout=RESTORE_S)
     step_s, pause_s = _step(session, began, until)
-    counted = {"step_s": step_s, "save_by_steps_s": pause_s, "restart_by_steps_s": round(fmean(back), 4)}
+    dead_s, start_s = (round(fmean(each), 4) for each in zip(*back, strict=True))
+    counted = {"step_s": step_s, "save_by_steps_s": pause_s, "dead_s": dead_s, "start_s": start_s}
     return session, counted | {"singles": len(back)}
 
 
@@ -210,12 +218,15 @@ def _between(entries: list[journal.Entry], began: float, until: float) -> dict[C
     return found
 
 
-def expected(session: Session, costs: dict[str, Any], mtbf_s: float) -> Inputs:
-    """What `ftslurm plan` reckons with at this rate of failures, with the costs of the first job."""
+def expected(session: Session, costs: dict[str, Any], sample: dict[str, Any]) -> Inputs:
+    """What `ftslurm plan` reckons with, with the costs of the first job and the time between failures that came.
+
+    Until new processes are there nothing can be killed: that is dead time, like that until a failure is noticed.
+    """
+    mtbf_s = sample["seconds"] / max(sample["killed"], 1) - costs["dead_s"]
     rate = Rate(per_1000_node_days=1000 * 86400 / (mtbf_s * NODES), source="the campaign's")
-    restart_s = costs["restart_by_steps_s"] - costs["detect_s"]
-    found = replace(measure(session.paths), restart_s=(restart_s, "measured: by steps"))
-    return gather(load(session.paths.config), rate, found)
+    by_steps = {"detect_s": (costs["dead_s"], "by steps"), "restart_s": (costs["start_s"], "by steps")}
+    return gather(load(session.paths.config), rate, replace(measure(session.paths), **by_steps))
 
 
 def predict(inputs: Inputs) -> dict[str, Any]:
@@ -223,6 +234,7 @@ def predict(inputs: Inputs) -> dict[str, Any]:
     interval_s = interval_of(inputs).seconds
     shares = split(interval_s, inputs.costs, inputs.mttf_s)
     return {
+        "mtbf_came_s": round(inputs.mttf_s, 2),
         "predicted": {name: round(share, 4) for name, share in shares.items()},
         "predicted_linear": round(linear(interval_s, inputs.costs, inputs.mttf_s), 4),
     }
@@ -239,12 +251,12 @@ def render(value: dict[str, Any]) -> str:
     told = METHOD.format(
         nodes=NODES, pace=PACE_S * 1000, every=EVERY, save=SAVE_S * 1000, seconds=samples[0]["seconds"], kills=kills,
         costs=f"{words}, one save every {costs['interval_s']:.2f} s", singles=costs["singles"],
-        restart=costs["restart_by_steps_s"], told=costs["restart_s"],
+        dead=costs["dead_s"], start=costs["start_s"], told=costs["restart_s"],
         limit=LIMIT_POINTS, noise=", ".join(f"{_noise(each, costs):.1f}" for each in samples),
     )  # fmt: skip
     rows = [_row(each) for each in samples]
-    header = ["MTBF", "killed", "void", "predicted", "linear form", "by steps", "off", "by journal"]
-    parts = [[name, *(_pair(each, name) for each in samples)] for name in SHARES]
+    header = ["wanted", "MTBF", "killed", "void", "predicted", "linear form", "by steps", "off", "by journal"]
+    parts = [[name, *(_pair(each, names) for each in samples)] for name, names in SHOWN.items()]
     names = ["share, predicted / by journal", *(f"MTBF {each['mtbf_s']:g} s" for each in samples)]
     head = ["# Forecasts: the ETTR that is expected, and the ETTR that comes\n", described(value["machine"])]
     return "\n".join([*head, value["limits"] + "\n", told, table(header, rows), table(names, parts), SAID])
@@ -258,12 +270,13 @@ def _noise(sample: dict[str, Any], costs: dict[str, Any]) -> float:
 def _row(each: dict[str, Any]) -> list[str]:
     predicted, by_steps = each["predicted"]["productive"], each["ettr_by_steps"]
     shares = [f"{100 * share:.1f} %" for share in (predicted, each["predicted_linear"], by_steps)]
-    counts = [f"{each['mtbf_s']:g} s", str(each["killed"]), str(each["void"])]
+    counts = [f"{each['mtbf_s']:g} s", f"{each['mtbf_came_s']:.1f} s", str(each["killed"]), str(each["void"])]
     return [*counts, *shares, f"{100 * (by_steps - predicted):+.1f}", f"{100 * each['by_journal']['productive']:.1f} %"]
 
 
-def _pair(each: dict[str, Any], name: str) -> str:
-    return f"{100 * each['predicted'][name]:.1f} / {100 * each['by_journal'][name]:.1f} %"
+def _pair(each: dict[str, Any], names: tuple[str, ...]) -> str:
+    predicted, told = (100 * sum(each[by][name] for name in names) for by in ("predicted", "by_journal"))
+    return f"{predicted:.1f} / {told:.1f} %"
 
 
 # ----------------------------------------------------------------------------------------------------------- the whole
@@ -298,7 +311,8 @@ def main() -> int:
             value["costs"] = costs | {name: round(known[0], 4) for name, known in told.items() if known is not None}
             print(value["costs"], file=sys.stderr, flush=True)
             for mtbf_s in asked.means:
-                sample = campaign(lab, mtbf_s, costs, asked) | predict(expected(session, value["costs"], mtbf_s))
+                sample = campaign(lab, mtbf_s, costs, asked)
+                sample |= predict(expected(session, costs, sample))
                 value["samples"].append(sample)
                 print(sample, file=sys.stderr, flush=True)
                 machine.write_json(asked.out / "forecast.json", value)

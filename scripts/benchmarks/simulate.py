@@ -197,7 +197,7 @@ def render(value: dict[str, Any]) -> str:
               if (one["gpus"], one["rate"]) == (gpus, rate))] for gpus, rate, _ in TABLE],
         ),
         "Simulated / exact. Goal: a difference of 0.01 at most.\n",
-        *_speed(value["speed"]),
+        *_speed(value["speed"], value["load"]),
     ])  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def _compared(one: dict[str, float]) -> str:
     return f"{one['simulated']:.3f} / {one['published']:.3f}"
 
 
-def _speed(found: dict[str, Any]) -> list[str]:
+def _speed(found: dict[str, Any], load: float) -> list[str]:
     one, floor = found["one"], found["floor"]
     once = [
         "one run, one core", f"{one['wall_s']:.2f} s (worst of five {one['worst_s']:.2f} s)", f"{one['cpu_s']:.2f} s",
@@ -225,6 +225,7 @@ def _speed(found: dict[str, Any]) -> list[str]:
         f"## {found['nodes']:,} nodes over {found['days']:g} days\n",
         machine.table(["", "wall time", "CPU time", "floor: the faults are drawn, and nothing else"], [once, many]),
         told,
+        f"The machine's load average was {load:g} at the end; beyond its cores, wall times are too long.\n",
         f"The same seed on one and on two processes: {same}.\n",
     ]
 
@@ -236,22 +237,29 @@ which the run gets further. `z` is the difference in standard errors of the mean
 """
 
 
+def _before(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def main() -> int:
     """Simulate, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replications", type=int, default=1000, help="runs of the fleet (default %(default)s)")
+    parser.add_argument("--speed", action="store_true", help="only this part; the others stay as they were")
     parser.add_argument("--quick", action="store_true", help="a hundredth of everything")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     asked = parser.parse_args()
     less = 100 if asked.quick else 1
     workers = min(2, len(os.sched_getaffinity(0)))
-    value = {
-        "machine": machine.describe(""),
+    value = _before(asked.out / "simulate.json") if asked.speed else {
         "cells": [cell(share, lasts / less) for share, lasts in CELLS.items()],
         "mttf": [mttf(gpus, hours, (500 if hours > 1 else 100) / min(less, 10)) for gpus, hours in PUBLISHED.items()],
         "table": published(365 / min(less, 10)),
-        "speed": speed(asked.replications // less, workers, "2d" if asked.quick else "90d"),
-    }
+    }  # fmt: skip
+    value["machine"] = machine.describe("")
+    value["speed"] = speed(asked.replications // less, workers, "2d" if asked.quick else "90d")
+    value["load"] = round(os.getloadavg()[2], 1)
     machine.write_json(asked.out / "simulate.json", value)
     (asked.out / "simulate.md").write_text(render(value), encoding="utf-8")
     print(render(value))

@@ -37,7 +37,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     moments=st.lists(MOMENTS, min_size=1, max_size=5),
     policy=POLICIES,
