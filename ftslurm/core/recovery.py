@@ -198,19 +198,26 @@ def _rates(now: Situation) -> Rates:
     )
 
 
-def _worth(nodes: int, rates: Rates, now: Situation, policy: Policy) -> Worth:
-    """What a node does in a world of so many: as the user says, as the run's own steps tell, else as much as ever."""
+def worth_of(nodes: int, wanted: int, stepped: Sequence[tuple[int, float]], policy: Policy) -> Worth:
+    """Return what a node does in a world of so many: as the user says, as the run's own steps tell, else as much as ever.
+
+    Args:
+        nodes: the world's.
+        wanted: those of the full one.
+        stepped: (ranks, seconds of a step), as often as measured.
+        policy: what the user says.
+    """
     if policy.efficiency is not None:
         return Worth(share=policy.efficiency, reason=f"recovery.efficiency is {policy.efficiency:g}")
     ranks = policy.ranks_per_node
-    learnt = worth(now.stepped, nodes * ranks, rates.wanted * ranks) if nodes < rates.wanted else None
+    learnt = worth(stepped, nodes * ranks, wanted * ranks) if nodes < wanted else None
     return learnt or Worth(share=1.0, reason=AS_EVER)
 
 
 def _going_on(option: _Option, rates: Rates, now: Situation, policy: Policy) -> _Option:
     """The option with the price of going on with its nodes in this allocation."""
     nodes = len(option.nodes)
-    found = _worth(nodes, rates, now, policy)
+    found = worth_of(nodes, rates.wanted, now.stepped, policy)
     price = pricing.of_going_on(nodes, replace(rates, efficiency=found.share))
     return replace(option, price=price, known=found.reason if nodes < rates.wanted else "")
 
@@ -348,8 +355,11 @@ def price_of(kind: Kind, nodes: int, now: Situation, policy: Policy) -> Price:
     """Return what a plan on so many nodes costs in a situation, by a policy's assumptions; giving up costs nothing."""
     if kind is Kind.ABORT:
         return FREE
-    rates = _rates(now, policy)
-    return pricing.of_requeue(rates) if kind is Kind.REQUEUE else pricing.of_going_on(nodes, rates)
+    rates = _rates(now)
+    if kind is Kind.REQUEUE:
+        return pricing.of_requeue(rates)
+    share = worth_of(nodes, rates.wanted, now.stepped, policy).share
+    return pricing.of_going_on(nodes, replace(rates, efficiency=share))
 
 
 ENVIRONMENT_CAUSES = NODE_CAUSES | {Cause.GPU, Cause.FABRIC}

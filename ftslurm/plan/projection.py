@@ -92,7 +92,7 @@ def measured(found: Recorded, policy: Policy) -> Outcome:
     """Return what really came of the run, in the same terms."""
     outcome = Outcome(attempts=found.attempts, requeues=found.requeues, idle=None, unmet=None, end="recorded")
     for category, seconds, nodes in pieces(found):
-        outcome.add(category, seconds, found.wanted, rate_of(nodes, found.wanted, policy))
+        outcome.add(category, seconds, found.wanted, rate_of(nodes, found.wanted, found, policy))
     return outcome
 
 
@@ -260,7 +260,7 @@ class _Model:
     # ----------------------------------------------------------------------------------------------- time goes by
 
     def _rate(self) -> float:
-        return rate_of(len(self._world), self._wanted, self._own.policy)
+        return rate_of(len(self._world), self._wanted, self._found, self._own.policy)
 
     def _pass(self, until: float) -> None:
         """Train until then, saving on the way, or until the work is done."""

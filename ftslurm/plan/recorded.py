@@ -15,7 +15,7 @@ from statistics import median
 from ftslurm.core.actions import ReleaseRanks
 from ftslurm.core.diagnosis import Cause
 from ftslurm.core.events import ENDED, AllocationGranted, Phase, StopRequested
-from ftslurm.core.recovery import Policy, Situation
+from ftslurm.core.recovery import Policy, Situation, worth_of
 from ftslurm.core.situation import mtbf_s
 from ftslurm.core.working import WorkPaused
 from ftslurm.insight.facts import actions, begins_incarnation
@@ -80,6 +80,7 @@ class Recorded:
         interval_s: work between two saves.
         pause_s: for how long the ranks stood still for a save.
         step_s: how long a step took.
+        stepped: (ranks, seconds of a step), as often as the run has told it.
         mtbf_s: the expected time between failures, as the core reckons it.
         worlds: (epoch seconds, nodes) of each release.
         intervals: what the time was spent on.
@@ -99,6 +100,7 @@ class Recorded:
     interval_s: float | None = None
     pause_s: float | None = None
     step_s: float | None = None
+    stepped: tuple[tuple[int, float], ...] = ()
     mtbf_s: float = 0.0
     worlds: tuple[tuple[float, int], ...] = ()
     intervals: tuple[Interval, ...] = ()
@@ -138,6 +140,7 @@ def recorded(entries: Sequence[Entry], replayed: Replayed) -> Recorded | None:
         interval_s=_middle(kept.gaps),
         pause_s=_middle(kept.pauses),
         step_s=_middle(kept.steps),
+        stepped=replayed.run.stepped,
         mtbf_s=mtbf_s(replayed.run),
         worlds=tuple(kept.worlds),
         intervals=tuple(kept.time.intervals(until)),
@@ -255,9 +258,9 @@ def _middle(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def rate_of(nodes: int, wanted: int, policy: Policy) -> float:
+def rate_of(nodes: int, wanted: int, found: Recorded, policy: Policy) -> float:
     """Return the work of a world, in nodes: as prices have it (`core.pricing`)."""
-    return nodes * policy.efficiency if nodes < wanted else float(nodes)
+    return nodes * worth_of(nodes, wanted, found.stepped, policy).share if nodes < wanted else float(nodes)
 
 
 def nodes_at(found: Recorded, t: float) -> int:
@@ -278,7 +281,7 @@ def work_at(found: Recorded, t: float, policy: Policy) -> float:
     """Return how much work had been done for the first time until then, in node-seconds."""
     before = replace(found, intervals=tuple(_until(found.intervals, t)))
     done = (item for item in pieces(before) if item[0] is Category.PRODUCTIVE)
-    return sum(seconds * rate_of(nodes, found.wanted, policy) for _, seconds, nodes in done)
+    return sum(seconds * rate_of(nodes, found.wanted, found, policy) for _, seconds, nodes in done)
 
 
 def _until(intervals: Iterable[Interval], t: float) -> Iterable[Interval]:
