@@ -94,12 +94,14 @@ def _show(path: Path, seed: int | None, *, as_json: bool) -> int:
 def _ground(plan: Plan, config: Path) -> Ground:
     """Where the plan's campaign takes place."""
     if plan.targets.lab is not None:
+        from ftslurm.faults.campaign import known
+        from ftslurm.faults.planfile import on_ill_storage
         from ftslurm.lab.ground import LabGround
         from ftslurm.lab.prerequisites import require_root
 
         require_root()
-        lab, consent = plan.targets.lab, bool(plan.allow)
-        return LabGround(name=lab.name, nodes=lab.nodes, config=config, consent=consent, report=_say)
+        lab, consent, ill = plan.targets.lab, bool(plan.allow), on_ill_storage(plan, known())
+        return LabGround(name=lab.name, nodes=lab.nodes, config=config, consent=consent, report=_say, ill_storage=ill)
     from ftslurm.faults.ownruns import OwnRuns
 
     return OwnRuns(plan.targets.runs, consent=bool(plan.allow))

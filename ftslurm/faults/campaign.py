@@ -24,6 +24,7 @@ from ftslurm.faults import schedule as schedules
 from ftslurm.faults.book import Book
 from ftslurm.faults.catalogue import CATALOGUE
 from ftslurm.faults.course import Course, Ground
+from ftslurm.faults.deeds import Store
 from ftslurm.faults.fault import Need
 from ftslurm.faults.planfile import Known, Plan
 from ftslurm.faults.schedule import Schedule
@@ -97,6 +98,7 @@ def known() -> Known:
     return Known(
         weights={name: fault.weight for name, fault in CATALOGUE.items()},
         destructive=frozenset(name for name, fault in CATALOGUE.items() if Need.YES in fault.needs),
+        storage=frozenset(name for name, fault in CATALOGUE.items() if isinstance(fault.deed, Store)),
     )
 
 

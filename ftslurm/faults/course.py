@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ftslurm.errors import FtslurmError, RunStopped, ServiceUnavailable, StorageError
 from ftslurm.faults import hearing
-from ftslurm.faults.catalogue import by_name
+from ftslurm.faults.catalogue import by_name, double_at
+from ftslurm.faults.deeds import Moment
 from ftslurm.faults.session import POLL_S, Session
 from ftslurm.insight.text import took
 from ftslurm.paths import RunPaths
@@ -254,7 +255,8 @@ class Course:
 
     def _arrive(self, leg: int, draw: Draw) -> None:
         """A fault is due."""
-        fault, facts = by_name(draw.fault), {"leg": leg, "draw": draw.number, "fault": draw.fault}
+        fault = double_at(by_name(draw.fault), self._moment())
+        facts = {"leg": leg, "draw": draw.number, "fault": draw.fault}
         if not fault.needs <= self.ground.offers:
             missing = ", ".join(sorted(fault.needs - self.ground.offers))
             self.book.note("skipped", **facts, why=f"it needs {missing}")
@@ -278,6 +280,10 @@ class Course:
                 self._lasting.append((time.monotonic() + fault.lasts_s, injection))
         elif not session.see_through(fault, injection, before):
             self._give_up(session, f"it does not train again within {took(self.plan.settle)} after {fault.name}")
+
+    def _moment(self) -> Moment | None:
+        """When the second of two faults strikes; None: as the catalogue says."""
+        return None if self.plan.double_at == "usual" else Moment(self.plan.double_at)
 
     def _aimed(self, fault: Fault, draw: Draw, about: dict[str, Any]) -> tuple[Session, Target | None]:
         """Whom a draw means. A run that has too few nodes left goes on to its end, and the next one is hit."""
