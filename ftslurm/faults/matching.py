@@ -7,8 +7,9 @@ incident that began in it is not over it goes on, since two faults may strike at
 
 A fault of which it is right to say nothing (`causes` is empty) is judged the other way round: right is that no
 incident begins in its time. So is one that lets the training go on and was undone before its time was over, as when the
-run came to its end, if nothing was said of it until then: a slow rank is named after fifty seconds, not before. Of a double fault the whole is judged, not its parts. What failed to be done is left out;
-what may have been done, because its writer was killed, is not judged, but may explain what was said.
+run came to its end, if nothing was said of it until then: a slow rank is named after fifty seconds, not before.
+Of a double fault the whole is judged, not its parts. What failed to be done is left out; what may have been done,
+because its writer was killed, is not judged, but may explain what was said.
 """
 
 from __future__ import annotations

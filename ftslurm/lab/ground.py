@@ -18,6 +18,7 @@ from ftslurm.config import load
 from ftslurm.errors import ServiceUnavailable
 from ftslurm.faults.fault import Need
 from ftslurm.insight.text import visible
+from ftslurm.lab.assembly import Display
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.means import LabMeans
 from ftslurm.paths import RunPaths
@@ -87,7 +88,7 @@ class LabGround:
         self._lab().restore(MEND_S)
 
     def _lab(self) -> Cluster:
-        lab = Cluster(self.name, report=self.report)
+        lab = Cluster(self.name, display=Display(self.report))
         if not lab.status()["up"]:
             lab.up(self.nodes)
         return lab

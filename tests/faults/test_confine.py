@@ -59,7 +59,7 @@ class Group(type(Path())):
 
 @pytest.fixture
 def proc(tmp_path, monkeypatch):
-    """A fake proc(5): who is in which group stands in it."""
+    """Says which process is in which group."""
     monkeypatch.setattr(confine, "PROC", tmp_path / "proc")
     monkeypatch.setattr(confine, "_use", lambda pids: 0.5)
 
