@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.interruption import ended_as_interrupted
+from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ftslurm.faults.book import Book
@@ -66,8 +67,8 @@ def run(plan: Path, *, seed: int | None, wanted: str, dry_run: bool, as_json: bo
 
     if dry_run:
         return _show(plan, seed, as_json=as_json)
-    with ended_as_interrupted():
-        result = campaigns.run(plan, Request(seed=seed, wanted=wanted), _ground, _say)
+    with ended_as_interrupted(), waiting(f"campaign {plan.stem}", quiet=as_json) as shown:
+        result = campaigns.run(plan, Request(seed=seed, wanted=wanted, count=shown), _ground, _say)
     click.echo(campaigns.as_json({"campaign": result.plain()}) if as_json else result.line())
     return 0 if result.good else 1
 
@@ -135,7 +136,8 @@ def report(
     from ftslurm.faults.score import regressions
 
     chosen = _chosen(folders)
-    found = campaigns.scored(chosen)
+    with waiting("reading campaigns", quiet=as_json) as shown:
+        found = campaigns.scored(chosen, shown)
     worse = regressions(found, _baseline(baseline)) if baseline is not None else ()
     past = _past(chosen[-1])
     if html is not None:

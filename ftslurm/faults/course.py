@@ -77,6 +77,7 @@ class Course:
     schedule: Schedule
     ground: Ground
     tell: Callable[[str], None]
+    count: Callable[[int, int], None]
     _session: Session | None = None
     _lasting: list[tuple[float, Injection]] = field(default_factory=list)
 
@@ -219,6 +220,7 @@ class Course:
                 self._let_train(draw.at - before)
             self._arrive(number, draw)
             before = draw.at
+            self.count(sum(len(self.book.done(each)) for each in range(len(self.schedule.legs))), self.schedule.size)
         return ""
 
     def _spent(self, draw: Draw) -> str:

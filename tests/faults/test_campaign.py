@@ -105,8 +105,10 @@ def test_the_same_seed_gives_the_same_campaign(plan, ground):
 
 def test_the_score_of_a_good_campaign(plan, ground):
     """Everything is noticed rightly, every run ends with the weights of the undisturbed one: exit code 0."""
-    result = run(plan, ground)
+    counted = []
+    result = run(plan, ground, count=lambda *done: counted.append(done))
     assert result.good, result.line()
+    assert counted == [(number + 1, result.size) for number in range(result.size)]
     assert result.score.recall == result.score.right == 1.0
     assert result.score.weights == {"equal": result.score.runs, "different": 0, "unknown": 0}
     assert "recall 100%, right 100%, 0 wrong exclusions" in result.line()
