@@ -216,5 +216,6 @@ def _plain(fault: Fault) -> dict[str, Any]:
         "lasts_s": fault.lasts_s,
         "stand_in": fault.stand_in,
         "no_stand_in": fault.no_stand_in,
+        "ranks": fault.ranks,
         "weight": fault.weight,
     }

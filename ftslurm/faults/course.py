@@ -266,7 +266,7 @@ class Course:
         try:
             session, target = self._aimed(fault, draw, {"seed": self.schedule.seed, "leg": leg})
             if target is None:
-                self.book.note("skipped", **facts, why="the runs have too few nodes for it")
+                self.book.note("skipped", **facts, why="the runs have too few nodes or ranks for it")
                 return
             before = session.look()
             injection = session.strike(fault, target)
