@@ -120,7 +120,8 @@ def _make(fault: Fault, target: Target, means: Means, lasts_s: float | None) -> 
     from ftslurm.insight.text import took
 
     truth = Truth(target.paths)
-    done = acts.inject(fault, target, means, truth, lasts_s)
+    with waiting(f"making {fault.name}"):
+        done = acts.inject(fault, target, means, truth, lasts_s)
     try:
         _say(f"{fault.name} {_whom(target)}: {done.note}")
         _say(f"right to follow: {fault.expected_action}")

@@ -134,7 +134,8 @@ def _fault(verb: str, text: str) -> Callable[[str, str], None]:
     @node_argument
     @name_option
     def command(node: str, name: str) -> None:
-        getattr(_cluster(name), verb)(node)
+        with waiting(f"{verb} {node}"):
+            getattr(_cluster(name), verb)(node)
 
     return command
 
