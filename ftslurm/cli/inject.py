@@ -210,6 +210,7 @@ def _plain(fault: Fault) -> dict[str, Any]:
         "where": str(fault.where),
         "needs": sorted(fault.needs),
         "causes": sorted(fault.causes),
+        "may_pass": fault.may_pass,
         "costs_node": fault.costs_node,
         "stops_training": fault.stops_training,
         "expected_action": str(fault.expected_action),

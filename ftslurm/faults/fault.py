@@ -66,6 +66,7 @@ class Fault:
         deed: how it is done.
         needs: what it cannot do without.
         causes: the slugs that the run may rightly say of it; empty: it is right to say nothing.
+        may_pass: it is right as well to say nothing.
         costs_node: it is right to exclude the node.
         stops_training: a new attempt must follow.
         expected_action: what the run is right to do.
@@ -84,6 +85,7 @@ class Fault:
     deed: Deed
     needs: frozenset[Need] = frozenset()
     causes: frozenset[str] = frozenset()
+    may_pass: bool = False
     costs_node: bool = False
     stops_training: bool = True
     expected_action: Expected = Expected.RELAUNCH

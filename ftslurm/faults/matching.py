@@ -6,8 +6,9 @@ only. Its time begins with the injection and ends with the next one of the same 
 incident that began in it is not over it goes on, since two faults may strike at once.
 
 A fault of which it is right to say nothing (`causes` is empty) is judged the other way round: right is that no
-incident begins in its time. So is one that lets the training go on and was undone before its time was over, as when the
-run came to its end, if nothing was said of it until then: a slow rank is named after fifty seconds, not before.
+incident begins in its time. So is one that may pass unnoticed (`may_pass`) where nothing was said of it, and one that
+lets the training go on and was undone before its time was over, as when the run came to its end: a slow rank is named
+after fifty seconds, not before.
 Of a double fault the whole is judged, not its parts. What failed to be done is left out; what may have been done,
 because its writer was killed, is not judged, but may explain what was said.
 """
@@ -172,7 +173,9 @@ def _finding(case: Case, span: _Span) -> Finding:
     verdicts = [each.cause.value for incident in span.incidents for each in incident.judgements if each.t >= span.start]
     said = rightly[0].slug if rightly else verdicts[-1] if verdicts else NOTHING
     heard = bool(rightly or own)
-    due = fault.stops_training or (bool(fault.causes) and (heard or not _cut_short(injection, fault)))
+    due = fault.stops_training or (
+        bool(fault.causes) and (heard or not (fault.may_pass or _cut_short(injection, fault)))
+    )
     hit = own[0] if own else span.incidents[0] if span.incidents else None
     return Finding(
         run=case.run,
