@@ -6,7 +6,7 @@ are read, one tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,8 +56,10 @@ def is_of_library(root: Path, version: Version) -> bool:
     return {index_name(0), data_name(0)} <= {entry.name for entry in files if entry.rank == 0}
 
 
-def compare(root: Path, before: Version, after: Version) -> Difference:
-    """Say what differs from `before` to `after`.
+def compare(
+    root: Path, before: Version, after: Version, count: Callable[[int, int], None] = lambda *_: None
+) -> Difference:
+    """Say what differs from `before` to `after`; `count` hears how many of how many tensors were compared.
 
     Raises:
         UsageError: they are of two layouts.
@@ -68,7 +70,7 @@ def compare(root: Path, before: Version, after: Version) -> Difference:
     if len(kinds) > 1:
         raise UsageError(f"{before.generation} and {after.generation} are of two layouts: files and library")
     with _words_for(f"{before.generation} or {after.generation}"):
-        changes, same = _of_library(root, before, after) if kinds.pop() else _of_files(root, before, after)
+        changes, same = _of_library(root, before, after, count) if kinds.pop() else _of_files(root, before, after)
     return Difference(changes=changes, same=same, metrics=_metrics(before, after))
 
 
@@ -99,14 +101,18 @@ def _of_files(root: Path, before: Version, after: Version) -> tuple[tuple[Change
     return _changes(old, new)
 
 
-def _of_library(root: Path, before: Version, after: Version) -> tuple[tuple[Change, ...], int]:
+def _of_library(
+    root: Path, before: Version, after: Version, count: Callable[[int, int], None]
+) -> tuple[tuple[Change, ...], int]:
     from ftslurm.checkpoint.reader import Generation
 
     with ExitStack() as opened:
         paths = (StorePaths(root).generation(each.generation) for each in (before, after))
         old, new = (opened.enter_context(Generation.open(path)) for path in paths)
         facts_old, facts_new = dict(_facts(old)), dict(_facts(new))
-        for key in old.whole.tensors.keys() & new.whole.tensors.keys():
+        common = old.whole.tensors.keys() & new.whole.tensors.keys()
+        for number, key in enumerate(common):
+            count(number, len(common))
             first, second = old.whole.tensors[key], new.whole.tensors[key]
             if facts_old[key][0] == facts_new[key][0] and _boxes(first) != _boxes(second):
                 facts_old[key] = (facts_old[key][0], _read(old, first))

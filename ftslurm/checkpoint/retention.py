@@ -36,7 +36,7 @@ from ftslurm.core.retention import Kept, Rules, stay
 from ftslurm.errors import DataDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from ftslurm.core.manifest import FileEntry
@@ -101,11 +101,23 @@ def apply(
         DataDamaged: as `foresee`; nothing was deleted.
         StorageError: the store cannot be read or changed.
     """
-    doomed = foresee(root, rules, protected, now).go
+    return carry_out(root, foresee(root, rules, protected, now).go, manage=manage)
+
+
+def carry_out(
+    root: Path, doomed: Sequence[str], *, manage: bool = False, count: Callable[[int, int], None] = lambda *_: None
+) -> tuple[str, ...]:
+    """Delete what was foreseen; `count` hears how many of how many are done. As `apply`.
+
+    Raises:
+        DataDamaged: as `foresee`.
+        StorageError: the store cannot be read or changed.
+    """
     paths = StorePaths(root)
     gone: list[str] = []
     try:
-        for name in doomed:
+        for done, name in enumerate(doomed):
+            count(done, len(doomed))
             if name not in {ref.generation for ref in refs.listed(root)}:
                 if manage and paths.generation(name).commit.exists():
                     managing.remove(root, name)

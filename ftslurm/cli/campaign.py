@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftslurm.cli.interruption import ended_as_interrupted
+from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ftslurm.faults.book import Book
@@ -66,8 +67,8 @@ def run(plan: Path, *, seed: int | None, wanted: str, dry_run: bool, as_json: bo
 
     if dry_run:
         return _show(plan, seed, as_json=as_json)
-    with ended_as_interrupted():
-        result = campaigns.run(plan, Request(seed=seed, wanted=wanted), _ground, _say)
+    with ended_as_interrupted(), waiting(f"campaign {plan.stem}", quiet=as_json) as shown:
+        result = campaigns.run(plan, Request(seed=seed, wanted=wanted, count=shown), _ground, _say)
     click.echo(campaigns.as_json({"campaign": result.plain()}) if as_json else result.line())
     return 0 if result.good else 1
 
@@ -94,12 +95,14 @@ def _show(path: Path, seed: int | None, *, as_json: bool) -> int:
 def _ground(plan: Plan, config: Path) -> Ground:
     """Where the plan's campaign takes place."""
     if plan.targets.lab is not None:
+        from ftslurm.faults.campaign import known
+        from ftslurm.faults.planfile import on_ill_storage
         from ftslurm.lab.ground import LabGround
         from ftslurm.lab.prerequisites import require_root
 
         require_root()
-        lab, consent = plan.targets.lab, bool(plan.allow)
-        return LabGround(name=lab.name, nodes=lab.nodes, config=config, consent=consent, report=_say)
+        lab, consent, ill = plan.targets.lab, bool(plan.allow), on_ill_storage(plan, known())
+        return LabGround(name=lab.name, nodes=lab.nodes, config=config, consent=consent, report=_say, ill_storage=ill)
     from ftslurm.faults.ownruns import OwnRuns
 
     return OwnRuns(plan.targets.runs, consent=bool(plan.allow))
@@ -133,7 +136,8 @@ def report(
     from ftslurm.faults.score import regressions
 
     chosen = _chosen(folders)
-    found = campaigns.scored(chosen)
+    with waiting("reading campaigns", quiet=as_json) as shown:
+        found = campaigns.scored(chosen, shown)
     worse = regressions(found, _baseline(baseline)) if baseline is not None else ()
     past = _past(chosen[-1])
     if html is not None:

@@ -69,7 +69,8 @@ def ls(run_or_job: str, *, as_json: bool) -> None:
     from ftslurm.checkpoint.inventory import inventory
 
     root = store_of(run_or_job).root
-    rows = inventory(root)
+    with waiting("reading the records of checkpoints", quiet=as_json):
+        rows = inventory(root)
     if as_json:
         print_json({"store": str(root), "checkpoints": [_as_json(row) for row in rows]})
     elif not rows:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftslurm.cli.progress import waiting
 from ftslurm.cli.storearg import json_option, print_json, said, store_argument, store_of, table
 from ftslurm.quantities import short_size
 
@@ -39,7 +40,8 @@ def log(run_or_job: str, *, lines: int | None, as_json: bool) -> None:
     from ftslurm.checkpoint.versions import versions
 
     root = store_of(run_or_job).root
-    found = versions(root)[::-1][:lines]
+    with waiting("reading the records of checkpoints", quiet=as_json):
+        found = versions(root)[::-1][:lines]
     if as_json:
         print_json({"store": str(root), "checkpoints": [_as_json(each) for each in found]})
     elif not found:
@@ -99,8 +101,9 @@ def diff(run_or_job: str, before: str, after: str, *, as_json: bool) -> None:
     from ftslurm.checkpoint.versions import find
 
     root = store_of(run_or_job).root
-    old, new = find(root, before), find(root, after)
-    found = compare(root, old, new)
+    with waiting("comparing checkpoints", quiet=as_json) as shown:
+        old, new = find(root, before), find(root, after)
+        found = compare(root, old, new, shown)
     if as_json:
         changes = [asdict(each) for each in found.changes]
         metrics = {name: {"before": values[0], "after": values[1]} for name, values in found.metrics.items()}

@@ -61,9 +61,9 @@ def prune(run_or_job: str, *, dry_run: bool, force: bool, as_json: bool, abandon
         refuse_if_alive(store, force=force)
     config = store.config
     manage = config is not None and config.checkpoint.manage
-    with waiting("deleting checkpoints", quiet=as_json):
+    with waiting("deleting checkpoints", quiet=as_json) as wait:
         seen = retention.foresee(store.root, rules, (), now)
-        deleted = seen.go if dry_run else retention.apply(store.root, rules, now=now, manage=manage)
+        deleted = seen.go if dry_run else retention.carry_out(store.root, seen.go, manage=manage, count=wait)
     if as_json:
         told = {"deleted": list(deleted), "freed_bytes": seen.freed_bytes, "kept": dict(seen.stay), "dry_run": dry_run}
         print_json({"store": str(store.root), **told})

@@ -75,7 +75,7 @@ def demo(
     with ended_as_interrupted():
         course = plan.submit(before)
         _say(f"job {course.job_id} is submitted to partition {plan.partition}; Ctrl-C ends and removes all of it")
-        with waiting(f"job {course.job_id}", quiet=as_json):
+        with waiting(f"job {course.job_id}", quiet=as_json) as course.count:
             story, found = _survive(course, before, plan)
     kept = str(course.paths.root) if keep else None
     if as_json:

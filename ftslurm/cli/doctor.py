@@ -11,6 +11,7 @@ from ftslurm.cli.interruption import ended_as_interrupted
 from ftslurm.cli.progress import waiting
 
 if TYPE_CHECKING:
+    from ftslurm.cli.progress import Waiting
     from ftslurm.config import Config
     from ftslurm.doctor.probe import Request
     from ftslurm.doctor.report import Visit
@@ -70,8 +71,8 @@ def doctor(
     proven = siteprofile.for_submission(loaded, SlurmClient()).run_root if loaded else ""
     root = named or submission.run_root_of(loaded, None, profile=proven, script=config)
     request = Request(partition=partition, nodes=nodes, options=options, wait_s=_duration(wait)) if probe else None
-    with waiting("waiting for the probe job" if probe else "asking Slurm, looking at this host", quiet=as_json):
-        visit = _visit(loaded, root, request, named)
+    with waiting("the probe job" if probe else "asking Slurm, looking at this host", quiet=as_json) as shown:
+        visit = _visit(loaded, root, request, named, shown)
     if as_json:
         click.echo(json.dumps(visit.record(), indent=1))
     else:
@@ -89,16 +90,17 @@ def _duration(text: str) -> float:
         raise UsageError(f"--wait: {error}") from error
 
 
-def _visit(config: Config | None, root: Path, request: Request | None, named: Path | None) -> Visit:
+def _visit(config: Config | None, root: Path, request: Request | None, named: Path | None, shown: Waiting) -> Visit:
     """Look, probe if asked to, and judge."""
     from ftslurm.doctor import visit
+    from ftslurm.doctor.probe import Listener
     from ftslurm.slurm.client import SlurmClient
 
     client = SlurmClient()
     site = visit.gather(client, root, config)
     if request is None:
         return visit.without_probe(site, with_config=config is not None)
-    probing = visit.Probing(root=root, named=named, request=request, config=config, tell=_tell)
+    probing = visit.Probing(root=root, named=named, request=request, config=config, listener=Listener(_tell, shown))
     with ended_as_interrupted():
         return visit.with_probe(client, site, probing)
 

@@ -24,6 +24,7 @@ Examples:
   ftslurm inject kill 101                             # SIGKILL for one rank, drawn
   ftslurm inject stop 101 --rank 3 --for 30s          # stopped for 30 s, then continued
   ftslurm inject node-stop 101 --node n2 --seed 7
+  ftslurm inject kill-kill 101 --double-at load       # the second rank while all of them load their checkpoint
   ftslurm inject checkpoint-flip 101 --yes            # what cannot be undone needs your word
   ftslurm inject kill 101 --dry-run --json | jq .target
 \b
@@ -51,6 +52,11 @@ def complete_faults(ctx: click.Context, param: click.Parameter, incomplete: str)
 @click.option("--node", metavar="NODE", default="", help="The node; left out: drawn among those that fit.")
 @click.option("--rank", type=click.IntRange(min=0), help="The rank; left out: drawn.")
 @click.option("--for", "lasts", metavar="TIME", help="How long it lasts, as 10s or 2m; left out: as the list says.")
+@click.option(
+    "--double-at",
+    type=click.Choice(["detection", "relaunch", "load"]),
+    help="When the second of two faults strikes; left out: as the list says.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draw, to repeat it.")
 @click.option("--yes", is_flag=True, help="Do what cannot be undone: damage a checkpoint, requeue, reset a GPU.")
 @click.option("--list", "listed", is_flag=True, help="Show all faults and do nothing.")
@@ -74,11 +80,13 @@ def inject(fault: str | None, run: str | None, *, listed: bool, as_json: bool, *
 
 def _inject(name: str, run: str, asked: dict[str, Any], *, as_json: bool) -> None:
     from ftslurm import runs
-    from ftslurm.faults.catalogue import by_name
+    from ftslurm.faults.catalogue import by_name, double_at
     from ftslurm.faults.choosing import Wish, choose, placing
+    from ftslurm.faults.deeds import Moment
     from ftslurm.faults.inject import refuse
 
-    fault, paths, lasts_s = by_name(name), runs.find_run(run), _seconds(asked["lasts"])
+    fault = double_at(by_name(name), Moment(asked["double_at"]) if asked["double_at"] else None)
+    paths, lasts_s = runs.find_run(run), _seconds(asked["lasts"])
     means = _means(paths, consent=asked["yes"])
     refuse(fault, means)
     wish = Wish(node=asked["node"], rank=asked["rank"], seed=asked["seed"])
@@ -112,7 +120,8 @@ def _make(fault: Fault, target: Target, means: Means, lasts_s: float | None) -> 
     from ftslurm.insight.text import took
 
     truth = Truth(target.paths)
-    done = acts.inject(fault, target, means, truth, lasts_s)
+    with waiting(f"making {fault.name}"):
+        done = acts.inject(fault, target, means, truth, lasts_s)
     try:
         _say(f"{fault.name} {_whom(target)}: {done.note}")
         _say(f"right to follow: {fault.expected_action}")
@@ -201,6 +210,7 @@ def _plain(fault: Fault) -> dict[str, Any]:
         "where": str(fault.where),
         "needs": sorted(fault.needs),
         "causes": sorted(fault.causes),
+        "may_pass": fault.may_pass,
         "costs_node": fault.costs_node,
         "stops_training": fault.stops_training,
         "expected_action": str(fault.expected_action),
@@ -208,5 +218,6 @@ def _plain(fault: Fault) -> dict[str, Any]:
         "lasts_s": fault.lasts_s,
         "stand_in": fault.stand_in,
         "no_stand_in": fault.no_stand_in,
+        "ranks": fault.ranks,
         "weight": fault.weight,
     }

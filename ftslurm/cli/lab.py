@@ -11,6 +11,7 @@ from ftslurm.cli.progress import waiting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ftslurm.cli.progress import Waiting
     from ftslurm.lab.cluster import Cluster
 
 GROUP_EXAMPLES = """\b
@@ -51,12 +52,13 @@ def lab() -> None:
     """
 
 
-def _cluster(name: str) -> Cluster:
+def _cluster(name: str, wait: Waiting | None = None) -> Cluster:
+    from ftslurm.lab.assembly import Display, uncounted
     from ftslurm.lab.cluster import Cluster
     from ftslurm.lab.prerequisites import require_root
 
     require_root()
-    return Cluster(name, report=lambda line: click.echo(line, err=True))
+    return Cluster(name, display=Display(lambda line: click.echo(line, err=True), wait or uncounted))
 
 
 @lab.command(epilog=UP_EXAMPLES)
@@ -67,8 +69,8 @@ def up(nodes: int, prefix: str, name: str) -> None:
     """Bring the lab up; returns when every node is idle and srun has run on all of them."""
     from ftslurm.lab.layout import LabSpec
 
-    cluster = _cluster(name)
-    with waiting(f"starting lab {name}"):
+    with waiting(f"starting lab {name}") as wait:
+        cluster = _cluster(name, wait)
         cluster.up(nodes, shape=LabSpec(prefix=prefix))
     click.echo(f"lab {name} is up: {', '.join(cluster.nodes)}; export SLURM_CONF={cluster.slurm_conf}", err=True)
 
@@ -78,8 +80,9 @@ def up(nodes: int, prefix: str, name: str) -> None:
 @name_option
 def down(name: str, *, purge: bool) -> None:
     """Take the lab down; nothing of it is left running."""
-    with waiting(f"taking lab {name} down"):
-        _cluster(name).down(purge=purge)
+    with waiting(f"taking lab {name} down") as wait:
+        _cluster(name, wait).down(purge=purge)
+    click.echo(f"lab {name} is down", err=True)
 
 
 @lab.command(epilog=FAULT_EXAMPLES.replace("{verb} n2", "status --json | jq .up"))
@@ -131,7 +134,8 @@ def _fault(verb: str, text: str) -> Callable[[str, str], None]:
     @node_argument
     @name_option
     def command(node: str, name: str) -> None:
-        getattr(_cluster(name), verb)(node)
+        with waiting(f"{verb} {node}"):
+            getattr(_cluster(name), verb)(node)
 
     return command
 

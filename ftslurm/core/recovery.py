@@ -199,7 +199,7 @@ def _rates(now: Situation) -> Rates:
 
 
 def worth_of(nodes: int, wanted: int, stepped: Sequence[tuple[int, float]], policy: Policy) -> Worth:
-    """Return what a node does in a world of so many: as the user says, as the run's own steps tell, else as much as ever.
+    """Return what a node does in a world of so many: as the user says, as the run's steps tell, else as much as ever.
 
     Args:
         nodes: the world's.

@@ -29,6 +29,7 @@ POLL_S = 0.5
 ASK_S = 3.0
 ENDING_ASK_S = 1.0
 QUEUE_S = 900.0
+PARTS = 5
 PART_S = 120.0
 """Time for each part of a demonstration that runs: a start, two checkpoints, a recovery, the end."""
 
@@ -53,12 +54,14 @@ class Killed:
 
 @dataclass(slots=True)
 class Course:
-    """A demonstration that is submitted."""
+    """A demonstration that is submitted. `count` hears how many of its parts are over."""
 
     client: SlurmClient
     paths: RunPaths
     job_id: str
     tell: Callable[[str], None]
+    count: Callable[[int, int], None] = lambda *_: None
+    _parts: int = 0
     _cache: Cache = field(default_factory=Cache)
     _said: str = ""
     _asked: float = 0.0
@@ -105,6 +108,8 @@ class Course:
             now = self._cache.of(self.paths)
             self._tell_of(now)
             if test(now):
+                self._parts += 1
+                self.count(self._parts, PARTS)
                 return now
             if now.over:
                 raise RunFailed(f"the run has ended before {what}: {now.phase}, {visible(now.reason)}", hint=DOCTOR)

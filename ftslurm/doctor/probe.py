@@ -29,6 +29,7 @@ JOB_S = 60.0 * LIMIT_MINUTES + 60
 POLL_S = 1.0
 ENDING_S = 15.0
 NO_FOLDER, NO_PYTHON = 3, 4
+ANSWERS = "node.*.json"
 SCRIPT = """\
 #!/bin/bash
 folder={folder}
@@ -53,6 +54,14 @@ class Request:
     wait_s: float = 600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears how far the probe is: in words, and how many of how many nodes have answered."""
+
+    tell: Callable[[str], None]
+    count: Callable[[int, int], None] = lambda *_: None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the job's processes wrote; `code` is that of the batch script where it gave up by itself."""
@@ -65,9 +74,7 @@ class Result:
     log: str
 
 
-def run(
-    client: SlurmClient, root: Path, request: Request, wanted: Mapping[str, Any], tell: Callable[[str], None]
-) -> Result:
+def run(client: SlurmClient, root: Path, request: Request, wanted: Mapping[str, Any], listener: Listener) -> Result:
     """Run the probe job to its end and return what it found; `wanted` is what its processes are told.
 
     Raises:
@@ -84,7 +91,7 @@ def run(
     except OSError as error:
         raise CannotCreate(f"cannot create {folder}: {error.strerror}", hint="choose another --run-root") from error
     try:
-        return _submitted(client, folder, options, request.wait_s, tell)
+        return _submitted(client, folder, options, request, listener)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,9 +101,7 @@ def _options(request: Request) -> list[str]:
     return [f"--nodes={request.nodes}", *partition, *request.options]
 
 
-def _submitted(
-    client: SlurmClient, folder: Path, options: list[str], wait_s: float, tell: Callable[[str], None]
-) -> Result:
+def _submitted(client: SlurmClient, folder: Path, options: list[str], request: Request, listener: Listener) -> Result:
     script = SCRIPT.format(
         folder=shlex.quote(str(folder)), python=shlex.quote(sys.executable), no_folder=NO_FOLDER, no_python=NO_PYTHON
     )
@@ -105,9 +110,9 @@ def _submitted(
         "--requeue", "--open-mode=append", "--output=/dev/null", "--signal=B:USR2@30",
     ]  # fmt: skip
     job_id = client.submit(script, asked)
-    tell(f"job {job_id} is submitted")
+    listener.tell(f"job {job_id} is submitted")
     try:
-        last = _wait(client, folder, job_id, wait_s, tell)
+        last = _wait(client, folder, job_id, request, listener)
     finally:
         with suppress(FtslurmError):
             client.cancel(job_id)
@@ -117,14 +122,14 @@ def _submitted(
         code=_code(last.exit_code) if last else None,
         batch=_read(folder / "batch.json"),
         requeue=_read(folder / "requeue.json") or ({"allowed": True} if last and last.restart_count else {}),
-        nodes={path.name.split(".", 1)[1][: -len(".json")]: _read(path) for path in folder.glob("node.*.json")},
+        nodes={path.name.split(".", 1)[1][: -len(".json")]: _read(path) for path in folder.glob(ANSWERS)},
         log=_tail(folder / "job.out"),
     )
 
 
-def _wait(client: SlurmClient, folder: Path, job_id: str, wait_s: float, tell: Callable[[str], None]) -> JobInfo | None:
+def _wait(client: SlurmClient, folder: Path, job_id: str, request: Request, listener: Listener) -> JobInfo | None:
     """Wait for the last file, or the job's end; Slurm's last word where the file did not come."""
-    until, running, said = time.monotonic() + wait_s, False, ""
+    until, running, said = time.monotonic() + request.wait_s, False, ""
     while not (folder / "requeue.json").exists():
         if time.monotonic() > until:
             raise ServiceUnavailable(
@@ -132,14 +137,15 @@ def _wait(client: SlurmClient, folder: Path, job_id: str, wait_s: float, tell: C
                 hint="a longer --wait, another partition with -p, or fewer nodes with -N",
             )
         time.sleep(POLL_S)
+        listener.count(len(list(folder.glob(ANSWERS))), request.nodes)
         try:
             info = client.job(job_id)
         except (ServiceUnavailable, TryAgain) as error:
-            tell(f"Slurm does not answer: {error}")
+            listener.tell(f"Slurm does not answer: {error}")
             continue
         state = f"{info.state} ({info.reason})" if info.state is JobState.PENDING and info.reason else str(info.state)
         if state != said:
-            tell(f"job {job_id}: {state}")
+            listener.tell(f"job {job_id}: {state}")
             said = state
         if info.state is JobState.RUNNING and not running:
             running, until = True, time.monotonic() + JOB_S

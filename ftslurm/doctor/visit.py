@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probing:
-    """What a probe needs to know: where, what kind, for which configuration, and whom to tell of its progress.
+    """What a probe needs to know: where, what kind, for which configuration, and who hears of its progress.
 
     `named` is the run root where the user has named it: only then the profile keeps it.
     """
@@ -48,7 +48,7 @@ class Probing:
     named: Path | None = None
     request: probe.Request
     config: Config | None
-    tell: Callable[[str], None]
+    listener: probe.Listener
 
 
 def gather(client: SlurmClient, run_root: Path, config: Config | None) -> Site:
@@ -115,7 +115,7 @@ def with_probe(client: SlurmClient, site: Site, probing: Probing) -> Visit:
     options = (*_of_config(config), *probing.request.options)
     options_from_argv(options)
     request = replace(probing.request, partition=partition, options=options)
-    result = probe.run(client, probing.root, request, _told(site.facts, config), probing.tell)
+    result = probe.run(client, probing.root, request, _told(site.facts, config), probing.listener)
     facts = site.facts.also(probe_facts.facts(result))
     rules = (
         (*CONFIG_RULES, *LIMIT_RULES, *CONFIG_PROBE_RULES, *PROBE_RULES, *SITE_RULES)

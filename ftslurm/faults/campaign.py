@@ -24,6 +24,7 @@ from ftslurm.faults import schedule as schedules
 from ftslurm.faults.book import Book
 from ftslurm.faults.catalogue import CATALOGUE
 from ftslurm.faults.course import Course, Ground
+from ftslurm.faults.deeds import Store
 from ftslurm.faults.fault import Need
 from ftslurm.faults.planfile import Known, Plan
 from ftslurm.faults.schedule import Schedule
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the caller says besides the plan: a seed, and an id that the campaign has or is to have."""
+    """What the caller says besides the plan: a seed, and an id that the campaign has or is to have.
+
+    `count` hears how many of how many faults were seen to.
+    """
 
     seed: int | None = None
     wanted: str = ""
+    count: Callable[[int, int], None] = lambda *_: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ def known() -> Known:
     return Known(
         weights={name: fault.weight for name, fault in CATALOGUE.items()},
         destructive=frozenset(name for name, fault in CATALOGUE.items() if Need.YES in fault.needs),
+        storage=frozenset(name for name, fault in CATALOGUE.items() if isinstance(fault.deed, Store)),
     )
 
 
@@ -143,7 +149,7 @@ def run(path: Path, request: Request, ground_of: Callable[[Plan, Path], Ground],
         else:
             tell(f"campaign {book.folder} goes on")
         plan, schedule = plan_of(book), _schedule(book)
-        why = Course(book, plan, schedule, ground_of(plan, book.config), tell).run()
+        why = Course(book, plan, schedule, ground_of(plan, book.config), tell, request.count).run()
         found = scored([book])
         books.replace(book.score, encode(found.plain()))
         return Result(book=book, score=found, size=schedule.size, ends=_ends(plan), why=why)
@@ -175,8 +181,8 @@ def _schedule(book: Book) -> Schedule:
     return schedules.decoded(book.schedule.read_bytes())
 
 
-def scored(chosen: Sequence[Book]) -> Score:
-    """The score of some campaigns taken together, as far as they have come.
+def scored(chosen: Sequence[Book], count: Callable[[int, int], None] = lambda *_: None) -> Score:
+    """The score of some campaigns taken together, as far as they have come; `count` hears how many runs were read.
 
     Raises:
         UsageError: there is none.
@@ -187,7 +193,10 @@ def scored(chosen: Sequence[Book]) -> Score:
     cases = []
     for book in chosen:
         plan, undisturbed = plan_of(book), str(book.last("undisturbed").get("digest", ""))
-        cases += [hearing.case_of(paths, plan.weights, undisturbed) for paths in book.kept()]
+        kept = book.kept()
+        for number, paths in enumerate(kept):
+            count(number, len(kept))
+            cases.append(hearing.case_of(paths, plan.weights, undisturbed))
     began = min((note["t"] for book in chosen for note in book.notes()), default=0.0)
     return score(chosen[-1].name, began, cases, CATALOGUE)
 

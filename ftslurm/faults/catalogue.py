@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from ftslurm.errors import UsageError
 from ftslurm.faults import node_faults, pairs, program_faults, rank_faults, storage_faults, system_faults
+from ftslurm.faults.deeds import Moment, Pair
 from ftslurm.faults.fault import PRIVILEGED, Expected, Fault, Need, Where
 from ftslurm.faults.weights import weights
 
-__all__ = ["CATALOGUE", "PRIVILEGED", "Expected", "Fault", "Need", "Where", "by_name", "possible"]
+__all__ = ["CATALOGUE", "PRIVILEGED", "Expected", "Fault", "Need", "Where", "by_name", "double_at", "possible"]
 
 
 def _catalogue() -> dict[str, Fault]:
@@ -36,6 +37,16 @@ def by_name(name: str) -> Fault:
     if found is None:
         raise UsageError(f"there is no fault {name!r}", hint="`ftslurm inject --list` shows all")
     return found
+
+
+def double_at(fault: Fault, moment: Moment | None) -> Fault:
+    """The same double fault with another moment for its second part; itself where there is no choice.
+
+    There is none where nobody says a moment, the fault is a single one, or the first part lets the training go on.
+    """
+    if moment is None or not isinstance(fault.deed, Pair) or not by_name(fault.deed.first).stops_training:
+        return fault
+    return replace(fault, deed=replace(fault.deed, moment=moment))
 
 
 def possible(offers: Iterable[Need]) -> tuple[Fault, ...]:

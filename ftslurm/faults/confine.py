@@ -5,6 +5,7 @@ What a process has allocated before stays where it was charged: a limit counts w
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -16,11 +17,14 @@ from ftslurm.errors import ServiceUnavailable
 from ftslurm.faults.deeds import Confine
 
 ROOT = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 PERIOD_US = 500_000
 LEAST_US = 1000
 LOOK_S = 2.0
 REMOVE_S = 5.0
 LEAST_BYTES = 4096
+OF_SWAP = frozenset({"memory.swap.max", "memory.memsw.limit_in_bytes"})
+"""A kernel that does not account swap has none of these, and needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ def confine(pids: Sequence[int], deed: Confine) -> Group:
         for name, value in files.items():
             if (path / name).exists():
                 (path / name).write_text(value)
+            elif name not in OF_SWAP:
+                raise FileNotFoundError(errno.ENOENT, f"no {controller} limit ({name})")
         for pid in pids:
             with suppress(ProcessLookupError):
                 (path / "cgroup.procs").write_text(str(pid))
@@ -98,7 +104,7 @@ def _use(pids: Sequence[int]) -> float:
 def _cpu_s(pid: int) -> float:
     """The CPU seconds of a process so far; 0 when it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -108,7 +114,7 @@ def _of(pid: int, controller: str) -> str:
     """The cgroup that a process is in, relative to its hierarchy."""
     whole = "/"
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
                 return path

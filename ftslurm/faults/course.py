@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ftslurm.errors import FtslurmError, RunStopped, ServiceUnavailable, StorageError
 from ftslurm.faults import hearing
-from ftslurm.faults.catalogue import by_name
+from ftslurm.faults.catalogue import by_name, double_at
+from ftslurm.faults.deeds import Moment
 from ftslurm.faults.session import POLL_S, Session
 from ftslurm.insight.text import took
 from ftslurm.paths import RunPaths
@@ -76,6 +77,7 @@ class Course:
     schedule: Schedule
     ground: Ground
     tell: Callable[[str], None]
+    count: Callable[[int, int], None]
     _session: Session | None = None
     _lasting: list[tuple[float, Injection]] = field(default_factory=list)
 
@@ -218,6 +220,7 @@ class Course:
                 self._let_train(draw.at - before)
             self._arrive(number, draw)
             before = draw.at
+            self.count(sum(len(self.book.done(each)) for each in range(len(self.schedule.legs))), self.schedule.size)
         return ""
 
     def _spent(self, draw: Draw) -> str:
@@ -254,7 +257,8 @@ class Course:
 
     def _arrive(self, leg: int, draw: Draw) -> None:
         """A fault is due."""
-        fault, facts = by_name(draw.fault), {"leg": leg, "draw": draw.number, "fault": draw.fault}
+        fault = double_at(by_name(draw.fault), self._moment())
+        facts = {"leg": leg, "draw": draw.number, "fault": draw.fault}
         if not fault.needs <= self.ground.offers:
             missing = ", ".join(sorted(fault.needs - self.ground.offers))
             self.book.note("skipped", **facts, why=f"it needs {missing}")
@@ -262,7 +266,7 @@ class Course:
         try:
             session, target = self._aimed(fault, draw, {"seed": self.schedule.seed, "leg": leg})
             if target is None:
-                self.book.note("skipped", **facts, why="the runs have too few nodes for it")
+                self.book.note("skipped", **facts, why="the runs have too few nodes or ranks for it")
                 return
             before = session.look()
             injection = session.strike(fault, target)
@@ -278,6 +282,10 @@ class Course:
                 self._lasting.append((time.monotonic() + fault.lasts_s, injection))
         elif not session.see_through(fault, injection, before):
             self._give_up(session, f"it does not train again within {took(self.plan.settle)} after {fault.name}")
+
+    def _moment(self) -> Moment | None:
+        """When the second of two faults strikes; None: as the catalogue says."""
+        return None if self.plan.double_at == "usual" else Moment(self.plan.double_at)
 
     def _aimed(self, fault: Fault, draw: Draw, about: dict[str, Any]) -> tuple[Session, Target | None]:
         """Whom a draw means. A run that has too few nodes left goes on to its end, and the next one is hit."""

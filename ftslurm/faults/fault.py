@@ -10,6 +10,9 @@ from ftslurm.faults.deeds import Deed
 SLOW_S = 90.0
 """A slow rank is named after five windows of ten seconds."""
 
+SLOW_RANKS = 3
+"""Of two ranks nobody can say which one is slow (`ftslurm.core.progress.scores`)."""
+
 
 class Where(StrEnum):
     """What a fault is done to. NODE is one that the supervisor does not run on, HOST the one that it does."""
@@ -63,6 +66,7 @@ class Fault:
         deed: how it is done.
         needs: what it cannot do without.
         causes: the slugs that the run may rightly say of it; empty: it is right to say nothing.
+        may_pass: it is right as well to say nothing.
         costs_node: it is right to exclude the node.
         stops_training: a new attempt must follow.
         expected_action: what the run is right to do.
@@ -70,6 +74,7 @@ class Fault:
         lasts_s: how long it lasts unless somebody says otherwise; None: it is over at once.
         stand_in: the fault without privileges that comes next to it.
         no_stand_in: why there is none.
+        ranks: in a run with fewer ranks it cannot be noticed.
         weight: its share of the failures of a large training (`weights`); 0: never drawn by default.
     """
 
@@ -80,6 +85,7 @@ class Fault:
     deed: Deed
     needs: frozenset[Need] = frozenset()
     causes: frozenset[str] = frozenset()
+    may_pass: bool = False
     costs_node: bool = False
     stops_training: bool = True
     expected_action: Expected = Expected.RELAUNCH
@@ -87,6 +93,7 @@ class Fault:
     lasts_s: float | None = None
     stand_in: str = ""
     no_stand_in: str = ""
+    ranks: int = 1
     weight: float = 0.0
 
     @property

@@ -20,8 +20,10 @@ def report_xid() -> str:
         Refused: the kernel's log may not be written.
         ServiceUnavailable: there is no GPU.
     """
-    bus = _smi("--query-gpu=pci.bus_id", "--format=csv,noheader", "-i", _first()).splitlines()[0].strip()
-    line = f"NVRM: Xid (PCI:{bus}): {XID}, pid='<unknown>', GPU has fallen off the bus (a test of ftslurm's)"
+    bus, *_ = (*_smi("--query-gpu=pci.bus_id", "--format=csv,noheader", "-i", _first()).splitlines(), "")
+    if not bus:
+        raise ServiceUnavailable("nvidia-smi has named no GPU")
+    line = f"NVRM: Xid (PCI:{bus.strip()}): {XID}, pid='<unknown>', GPU has fallen off the bus (a test of ftslurm's)"
     try:
         KMSG.write_text(f"<3>{line}\n", encoding="utf-8")
     except OSError as error:

@@ -26,6 +26,7 @@ from ftslurm.faults.damage import Wanted, damage
 from ftslurm.faults.deeds import Confine, Damage, Deed, Limit, Prey, ReportXid, ResetGpu, Send, Stutter, from_record
 from ftslurm.faults.processes import Proc
 
+PREY_POLL_S = 0.05
 LASTING = (signal.SIGSTOP,)
 """Signals that have to reach everything that a rank has started, not its program alone."""
 
@@ -49,16 +50,21 @@ class Order:
         return cls(run_dir=Path(run_dir), deed=deed, rank=rank, lasts_s=lasts_s, more=told.get("more") or {})
 
     def prey(self, kind: Prey) -> list[Proc]:
-        """The processes that it is for.
+        """The processes that it is for; where they are just being started they are waited for, as long as is said.
 
         Raises:
             UsageError: there are none here.
         """
-        found = processes.prey(self.run_dir.name, kind, self.rank, int(self.more.get("holder") or 0))
+        until = time.monotonic() + float(self.more.get("patience_s") or 0.0)
+        while not (found := self._here(kind)) and time.monotonic() < until:
+            time.sleep(PREY_POLL_S)
         if not found:
             whose = f"rank {self.rank}" if kind is Prey.RANK else f"the {kind}"
             raise UsageError(f"no process of {whose} of run {self.run_dir.name} is on {os.uname().nodename}")
         return found
+
+    def _here(self, kind: Prey) -> list[Proc]:
+        return processes.prey(self.run_dir.name, kind, self.rank, _holder(self))
 
 
 @dataclass(slots=True)

@@ -114,7 +114,7 @@ def _both(pair: Pair, target: Target, whole: Injection, means: Means, truth: Tru
         truth.append(failed)
         undo(failed, means, truth)
         raise
-    said = replace(whole, outcome=Outcome.DONE, at=done.at, note=f"{pair.first}, then {pair.second}")
+    said = replace(whole, outcome=Outcome.DONE, at=done.at, note=f"{pair.first}, then {pair.second} at {pair.moment}")
     truth.append(said)
     return said
 

@@ -6,8 +6,11 @@ only. Its time begins with the injection and ends with the next one of the same 
 incident that began in it is not over it goes on, since two faults may strike at once.
 
 A fault of which it is right to say nothing (`causes` is empty) is judged the other way round: right is that no
-incident begins in its time. Of a double fault the whole is judged, not its parts. What failed to be done is left out;
-what may have been done, because its writer was killed, is not judged, but may explain what was said.
+incident begins in its time. So is one that may pass unnoticed (`may_pass`) where nothing was said of it, and one that
+lets the training go on and was undone before its time was over, as when the run came to its end: a slow rank is named
+after fifty seconds, not before.
+Of a double fault the whole is judged, not its parts. What failed to be done is left out; what may have been done,
+because its writer was killed, is not judged, but may explain what was said.
 """
 
 from __future__ import annotations
@@ -165,24 +168,34 @@ def _spans(case: Case, catalogue: Mapping[str, Fault]) -> list[_Span]:
 
 def _finding(case: Case, span: _Span) -> Finding:
     fault, injection = span.fault, span.injection
-    due = bool(fault.causes) or fault.stops_training
     own = [each for each in span.incidents if each.noticed >= span.start]
     rightly = [sign for sign in case.signs if span.holds(sign.t) and sign.slug in fault.causes]
     verdicts = [each.cause.value for incident in span.incidents for each in incident.judgements if each.t >= span.start]
     said = rightly[0].slug if rightly else verdicts[-1] if verdicts else NOTHING
+    heard = bool(rightly or own)
+    due = fault.stops_training or (
+        bool(fault.causes) and (heard or not (fault.may_pass or _cut_short(injection, fault)))
+    )
     hit = own[0] if own else span.incidents[0] if span.incidents else None
     return Finding(
         run=case.run,
         injection=injection.id,
         fault=fault.name,
         due=due,
-        detected=bool(rightly or own),
+        detected=heard,
         right=bool(rightly) if due else not own,
         said=said,
         times=_times(case, injection, hit) if hit is not None else _told(injection, rightly),
         lost_s=hit.lost_s if hit is not None else None,
         lost_steps=_lost_steps(case, hit) if hit is not None else None,
     )
+
+
+def _cut_short(injection: Injection, fault: Fault) -> bool:
+    """Whether it was undone before its time was over."""
+    if fault.lasts_s is None or injection.undone_at is None:
+        return False
+    return injection.undone_at - injection.at < fault.lasts_s - EARLY_S
 
 
 def _told(injection: Injection, signs: Sequence[Sign]) -> dict[str, float]:

@@ -44,6 +44,7 @@ from ftslurm.slurm.client import SlurmClient
 
 BY_HAND = (Send, Stutter, Limit, Confine, ReportXid, ResetGpu)
 OBEY_S = 30.0
+PREY_S = 20.0
 POLL_S = 0.05
 
 
@@ -143,7 +144,8 @@ class OwnMeans:
 
     def _by_hand(self, deed: Deed, injection: Injection, lasts_s: float | None) -> Struck:
         holder = journal.holder(self.paths)
-        more = {"holder": holder.pid if holder else 0}
+        # A second fault may come before its prey: the attempt is launched, and its ranks are not there yet.
+        more = {"holder": holder.pid if holder else 0, "patience_s": PREY_S if injection.part_of else 0.0}
         held = self.hand(injection.node, deed, injection.rank, lasts_s=lasts_s, more=more)
         told = held.done()
         if lasts_s is not None:

@@ -101,6 +101,9 @@ class Lab(Section):
 
     name: Word = Field("campaign", description="Its name")
     nodes: Annotated[Count, Field(le=200)] = Field(4, description="How many nodes it has")
+    storage: Literal["auto", "well", "ill"] = Field(
+        "auto", description="ill: runs lie on storage that can be made ill; auto: where a fault of the mix needs that"
+    )
 
 
 class Targets(Section):
@@ -134,6 +137,9 @@ class Plan(Section):
     pace: Literal["settled", "wall"] = Field(
         "settled", description="settled: a fault waits until the one before it is over; wall: it comes when it is due"
     )
+    double_at: Literal["usual", "detection", "relaunch", "load"] = Field(
+        "usual", description="When the second of two faults strikes: as the list of faults says, or all at one moment"
+    )
     targets: Targets
     budget: Budget = Budget()
     allow: Annotated[tuple[Word, ...], BeforeValidator(list_to_tuple)] = Field(
@@ -148,10 +154,14 @@ class Plan(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a plan may name: every fault with its usual weight, and those that have to be allowed by name."""
+    """What a plan may name: every fault with its usual weight.
+
+    `destructive` have to be allowed by name, `storage` are those that make a lab's storage ill.
+    """
 
     weights: Mapping[str, float]
     destructive: frozenset[str] = frozenset()
+    storage: frozenset[str] = frozenset()
 
 
 def load(path: Path, known: Known) -> Plan:
@@ -221,6 +231,13 @@ def weights_of(plan: Plan, known: Known) -> dict[str, float]:
 def forbidden(plan: Plan, known: Known) -> frozenset[str]:
     """The faults that cannot be undone and cost something, and that the plan does not allow."""
     return known.destructive - set(plan.allow)
+
+
+def on_ill_storage(plan: Plan, known: Known) -> bool:
+    """Whether the runs of a plan lie on storage that can be made ill."""
+    if plan.targets.lab is None or plan.targets.lab.storage == "well":
+        return False
+    return plan.targets.lab.storage == "ill" or not known.storage.isdisjoint(weights_of(plan, known))
 
 
 def source_of(plan: Plan, mtbf_s: float, folder: Path) -> Weibull | Replay:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
 from ftslurm.faults.deeds import Ask
-from ftslurm.faults.fault import SLOW_S, Expected, Fault, Need, Where
+from ftslurm.faults.fault import SLOW_RANKS, SLOW_S, Expected, Fault, Need, Where
 
 WILLING = frozenset({Need.PROGRAM})
 UNTIL = "the order is withdrawn; what has been done by then stays done"
@@ -133,6 +133,7 @@ FAULTS = (
         expected_action=Expected.TELL,
         undo=UNTIL,
         lasts_s=SLOW_S,
+        ranks=SLOW_RANKS,
     ),
     Fault(
         name="clock",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ftslurm.core.diagnosis import Cause
 from ftslurm.faults.deeds import Confine, ReportXid, ResetGpu, Send, Stutter
-from ftslurm.faults.fault import SLOW_S, Expected, Fault, Need, Where
+from ftslurm.faults.fault import SLOW_RANKS, SLOW_S, Expected, Fault, Need, Where
 
 FAULTS = (
     Fault(
@@ -65,6 +65,7 @@ FAULTS = (
         expected_action=Expected.TELL,
         undo="the processes go back to their cgroup, the new one is removed",
         lasts_s=SLOW_S,
+        ranks=SLOW_RANKS,
         stand_in="slow",
     ),
     Fault(
@@ -78,6 +79,7 @@ FAULTS = (
         expected_action=Expected.TELL,
         undo="SIGCONT",
         lasts_s=SLOW_S,
+        ranks=SLOW_RANKS,
     ),
     Fault(
         name="xid",

@@ -83,14 +83,14 @@ class Session:
     # --- whom to hit
 
     def aim(self, fault: Fault, draw: Draw, about: dict[str, Any]) -> Target | None:
-        """Whom this draw means; None: nobody is left whom this run could do without.
+        """Whom this draw means; None: nobody is left whom this run could do without, or too few to notice it.
 
         Raises:
             TryAgain: it does not train just now.
         """
         now = placing(self.paths)
         placement, host = now.placement, now.host
-        if fault.costs_node and len(set(placement)) <= self.least:
+        if len(placement) < fault.ranks or (fault.costs_node and len(set(placement)) <= self.least):
             return None
         nodes = {"host": {host}, "supervisor": {host}}.get(fault.where, set(placement) - {host} or set(placement))
         node, rank, candidates = "", None, list[str]()

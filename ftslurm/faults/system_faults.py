@@ -44,6 +44,7 @@ FAULTS = (
         deed=Schedule(verb="drain"),
         needs=LAB,
         causes=frozenset({Cause.NODE_UNHEALTHY, Cause.EXCISED, "health_warning", "node_left_out"}),
+        may_pass=True,
         stops_training=False,
         expected_action=Expected.NOTHING,
         undo="the node is resumed",

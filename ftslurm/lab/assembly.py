@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftslurm.errors import ServiceUnavailable, UsageError
@@ -23,6 +23,18 @@ from ftslurm.lab.prerequisites import find_tool
 
 _FREEZER = Path("/sys/fs/cgroup/freezer/cgroup.procs")
 _SCRATCH = Path("/scratch")
+
+
+def uncounted(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """Who hears what is being done, in lines, and how much of it is done."""
+
+    report: Callable[[str], None] = lambda _: None
+    count: Callable[[int, int], None] = uncounted
 
 
 def resolve(spec: LabSpec, layout: Layout) -> LabSpec:
@@ -46,7 +58,7 @@ def resolve(spec: LabSpec, layout: Layout) -> LabSpec:
     )
 
 
-def assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], None]) -> None:
+def assemble(spec: LabSpec, layout: Layout, lock: int, display: Display) -> None:
     """Start every machine of a lab with all its daemons; Slurm may still need a moment after that.
 
     A machine that does not boot gets a second try: a busy machine may leave a daemon less time than it asks for.
@@ -56,15 +68,15 @@ def assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], N
         ServiceUnavailable: a part did not start.
     """
     try:
-        _assemble(spec, layout, lock, report)
+        _assemble(spec, layout, lock, display)
     except machine.DidNotBoot as error:
-        report(f"{error}; trying once more")
+        display.report(f"{error}; trying once more")
         dismantle(layout)
-        _assemble(spec, layout, lock, report)
+        _assemble(spec, layout, lock, display)
 
 
-def _assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], None]) -> None:
-    report(f"lab {layout.name}: preparing {spec.node_count} nodes")
+def _assemble(spec: LabSpec, layout: Layout, lock: int, display: Display) -> None:
+    display.report(f"lab {layout.name}: preparing {spec.node_count} nodes")
     trees = view.needed_trees()
     _require_access(layout, trees)
     _make_folders(spec, layout)
@@ -72,7 +84,7 @@ def _assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], 
     slurm_conf.write(spec, layout)
     keys.write(spec, layout)
     database.put_in_place(spec, layout)
-    report(f"lab {layout.name}: starting slurmctld, slurmdbd, munged and {spec.node_count} nodes")
+    display.report(f"lab {layout.name}: starting slurmctld, slurmdbd, munged and {spec.node_count} nodes")
     login = Machine(name=LOGIN, spec=spec, layout=layout)
     ref = machine.power_on(login, boot.login_script(login, view.masks(trees), lock), None, lock)
     machine.wait_for(login, login.image)
@@ -80,7 +92,8 @@ def _assemble(spec: LabSpec, layout: Layout, lock: int, report: Callable[[str], 
     nodes = [Machine(name=node, spec=spec, layout=layout) for node in spec.nodes]
     for node in nodes:
         boot_node(node, ref.pid, lock)
-    for booting in (login, *nodes):
+    for number, booting in enumerate((login, *nodes)):
+        display.count(number, len(nodes) + 1)
         machine.wait_for(booting, booting.booted)
 
 
@@ -91,8 +104,11 @@ def boot_node(node: Machine, login_pid: int, lock: int) -> None:
     network.plug_in(login_pid, node.spec, node.name, ref.pid)
 
 
-def dismantle(layout: Layout) -> None:
-    """End whatever a lab of this name is or left behind, in any state; logs and `shared` stay."""
+def dismantle(layout: Layout, count: Callable[[int, int], None] = uncounted) -> None:
+    """End whatever a lab of this name is or left behind, in any state; logs and `shared` stay.
+
+    `count` hears how many of how many machines have ended.
+    """
     layout.complete.unlink(missing_ok=True)
     spec = record.load(layout) or LabSpec(name=layout.name)
     folders = sorted((layout.base / "machines").glob("*"))
@@ -101,7 +117,8 @@ def dismantle(layout: Layout) -> None:
             (folder / "init.pid").unlink(missing_ok=True)
     # The login host first: with it ends its storage, for which processes of the nodes may be waiting.
     names = sorted((folder.name for folder in folders), key=lambda name: (name != LOGIN, name))
-    for name in names:
+    for number, name in enumerate(names):
+        count(number, len(names))
         if not machine.power_off(Machine(name=name, spec=spec, layout=layout)):
             raise ServiceUnavailable(f"{name} of lab {layout.name} does not end: a process hangs in the kernel")
     if find_tool("ip"):

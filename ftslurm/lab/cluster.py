@@ -18,13 +18,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from ftslurm.errors import ServiceUnavailable, UsageError
 from ftslurm.lab import assembly, daemons, machine, network, prerequisites, process, record, slowness
+from ftslurm.lab.assembly import Display
 from ftslurm.lab.boot import Machine
 from ftslurm.lab.daemons import DAEMONS, Daemon
 from ftslurm.lab.layout import LOGIN, NODE_LIMIT, USER, LabSpec, Layout
@@ -42,20 +43,16 @@ def lab_root() -> Path:
     return Path(os.environ.get("FTSLURM_LAB_DIR") or DEFAULT_ROOT)
 
 
-def _silent(_: str) -> None:
-    """Report nothing."""
-
-
 class Cluster:
     """A lab by its name."""
 
     user = USER
 
-    def __init__(self, name: str = "dev", *, root: Path | None = None, report: Callable[[str], None] = _silent) -> None:
+    def __init__(self, name: str = "dev", *, root: Path | None = None, display: Display | None = None) -> None:
         if not name.replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
             raise UsageError(f"a lab cannot be called {name!r}", hint="use letters, digits and dashes")
         self.layout = Layout(root or lab_root(), name)
-        self._report = report
+        self._display = display or Display()
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -122,8 +119,8 @@ class Cluster:
             assembly.dismantle(self.layout)
             spec = assembly.resolve(replace(shape or LabSpec(), name=self.name, node_count=nodes), self.layout)
             try:
-                assembly.assemble(spec, self.layout, lock, self._report)
-                self._report(f"lab {self.name}: waiting for Slurm")
+                assembly.assemble(spec, self.layout, lock, self._display)
+                self._display.report(f"lab {self.name}: waiting for Slurm")
                 self._wait_ready(spec)
                 self.layout.complete.touch()
             except BaseException:  # an interrupt too must leave nothing behind
@@ -133,7 +130,7 @@ class Cluster:
     def down(self, *, purge: bool = False) -> None:
         """Take the lab down; what lies in `shared` and the logs stay unless `purge`."""
         with record.locked(self.layout):
-            assembly.dismantle(self.layout)
+            assembly.dismantle(self.layout, self._display.count)
             if purge:
                 shutil.rmtree(self.layout.base, ignore_errors=True)
 
@@ -317,6 +314,7 @@ class Cluster:
         while True:
             states = self._node_states()
             wrong = {node: states.get(node, "unknown") for node in self.nodes if states.get(node) != "idle"}
+            self._display.count(len(self.nodes) - len(wrong), len(self.nodes))
             jobs = self.login(["squeue", "--noheader", "--format=%i"], timeout=20.0)
             if not wrong and jobs.returncode == 0 and not jobs.stdout.strip():
                 return

@@ -18,6 +18,7 @@ from ftslurm.config import load
 from ftslurm.errors import ServiceUnavailable
 from ftslurm.faults.fault import Need
 from ftslurm.insight.text import visible
+from ftslurm.lab.assembly import Display
 from ftslurm.lab.cluster import Cluster
 from ftslurm.lab.means import LabMeans
 from ftslurm.paths import RunPaths
@@ -31,13 +32,17 @@ MEND_S = 240.0
 
 @dataclass(frozen=True, slots=True)
 class LabGround:
-    """A lab of so many nodes, and the configuration that is run there. `consent`: see `OwnMeans`."""
+    """A lab of so many nodes, and the configuration that is run there.
+
+    `consent`: see `OwnMeans`. `ill_storage`: the runs lie on storage that can be made ill.
+    """
 
     name: str
     nodes: int
     config: Path
     consent: bool
     report: Callable[[str], None]
+    ill_storage: bool = False
 
     @property
     def begins(self) -> bool:
@@ -58,7 +63,7 @@ class LabGround:
         """Submit the configuration.
 
         Raises:
-            ServiceUnavailable: the lab does not come up, or the run is refused.
+            ServiceUnavailable: the lab or its storage does not come up, or the run is refused.
         """
         lab = self._lab()
         folder = lab.shared / f"campaign-{secrets.token_hex(4)}"
@@ -67,11 +72,12 @@ class LabGround:
         file.write_bytes(self.config.read_bytes())
         for path in (folder, file):
             os.chown(path, lab.uid, lab.uid)
-        argv = ["ftslurm", "submit", str(file), "--json", "--run-root", str(folder / "runs")]
+        home = _home_on_ill_storage(lab, folder.name) if self.ill_storage else folder
+        argv = ["ftslurm", "submit", str(file), "--json", "--run-root", str(home / "runs")]
         done = lab.login(argv, user=lab.user, timeout=SUBMIT_S)
         if done.returncode != 0:
             raise ServiceUnavailable(f"the run is refused: {visible(done.stderr.strip()[-500:])}")
-        return RunPaths(Path(json.loads(done.stdout)["run_dir"]))
+        return RunPaths(lab.storage.from_outside(Path(json.loads(done.stdout)["run_dir"])))
 
     def means(self, paths: RunPaths) -> Means:
         """Everything that a lab can break."""
@@ -82,7 +88,21 @@ class LabGround:
         self._lab().restore(MEND_S)
 
     def _lab(self) -> Cluster:
-        lab = Cluster(self.name, report=self.report)
+        lab = Cluster(self.name, display=Display(self.report))
         if not lab.status()["up"]:
             lab.up(self.nodes)
         return lab
+
+
+def _home_on_ill_storage(lab: Cluster, name: str) -> Path:
+    """A folder of the user's own there, as the lab sees it.
+
+    Raises:
+        ServiceUnavailable: it cannot be had.
+    """
+    lab.storage.attach()
+    home = lab.storage.path / name
+    made = lab.login(["mkdir", "--mode=700", str(home)], user=lab.user, timeout=SUBMIT_S)
+    if made.returncode != 0:
+        raise ServiceUnavailable(f"no folder on the lab's ill storage: {visible(made.stderr.strip()[-500:])}")
+    return home

@@ -41,6 +41,10 @@ class Storage:
         """Where its files really lie; readable also while it is frozen, and from outside of the lab."""
         return self._login.layout.base / "slowshared.backing"
 
+    def from_outside(self, path: Path) -> Path:
+        """The same file as it is seen from outside of the lab; what does not lie on this storage is where it is."""
+        return self.backing / path.relative_to(self.path) if path.is_relative_to(self.path) else path
+
     def attach(self) -> None:
         """Mount it on every machine; nothing happens if it is mounted.
 

@@ -86,7 +86,7 @@ class Agent:
         )
         self._ring = LocalRing(self._uplink.say, lambda: self._uplink.anchor_s)
         self._uplink.ring_s = self._ring.word_s
-        self._ranks = RankTable(node, self._uplink.report, self._announce)
+        self._ranks = RankTable(node, self._uplink.report, self._announce, self._adopt)
         place = (node, self._paths, self._local)
         self._vitals = Vitals(place, spec.progress, self._ranks.of, self._uplink.say)
         self._vault = self._open_vault()
@@ -260,6 +260,9 @@ class Agent:
                 "step": fence.environ_of(row.pid).get("SLURM_STEP_ID", ""),
             }
         )
+
+    def _adopt(self, row: LocalRank) -> None:
+        self._shipper.follow(row.attempt, row.rank, adopted=True)
 
     def _tell_output(self, attempt: int, rank: int, data: bytes) -> None:
         self._uplink.say({"t": "output", "attempt": attempt, "rank": rank, "text": data.decode("utf-8", "replace")})

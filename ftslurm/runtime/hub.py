@@ -27,7 +27,8 @@ from ftslurm.core.detector import (
     suspicion,
 )
 from ftslurm.core.events import AgentLost, AgentUp, Event, NodeHeard, NodeSuspected
-from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, Limits, serve
+from ftslurm.errors import CannotCreate
+from ftslurm.runtime.control import Channel, ChannelClosed, Credentials, Limits, Server, serve
 from ftslurm.runtime.uplink import REPLACED, SUPERSEDED
 from ftslurm.runtime.wire import encode
 
@@ -86,10 +87,10 @@ class Hub:
     # ------------------------------------------------------------------------------------- from other threads
 
     def start(self, host: str, port: int, epoch: int) -> int:
-        """Listen; returns the port. `port` 0 takes any.
+        """Listen; returns the port. 0 takes any, and so does one that somebody else has.
 
         Raises:
-            OSError: the address cannot be bound.
+            CannotCreate: the address cannot be bound.
         """
         # Every socket call gives up the interpreter's lock; a busy thread would keep it for 5 ms each time.
         sys.setswitchinterval(SWITCH_S)
@@ -163,8 +164,8 @@ class Hub:
         self._stop = asyncio.Event()
         try:
             limits = Limits(pending=max(Limits().pending, 2 * self._settings.nodes))
-            server = await serve(self._address, self._who, epoch=self._epoch, on_channel=self._serve, limits=limits)
-        except OSError as error:
+            server = await self._open(limits)
+        except CannotCreate as error:
             self._error = error
             self._ready.set()
             return
@@ -175,6 +176,17 @@ class Hub:
         watch.cancel()
         await asyncio.sleep(0.2)
         await server.close()
+
+    async def _open(self, limits: Limits) -> Server:
+        """Take the port that is wanted. Where some connection of this host has it, agents are started again."""
+        host, port = self._address
+        try:
+            return await serve((host, port), self._who, epoch=self._epoch, on_channel=self._serve, limits=limits)
+        except CannotCreate as error:
+            if not port:
+                raise
+            log.warning("%s: the agents are started again", error)
+            return await serve((host, 0), self._who, epoch=self._epoch, on_channel=self._serve, limits=limits)
 
     async def _serve(self, channel: Channel) -> None:
         hello = channel.peer.hello

@@ -69,11 +69,18 @@ class LocalRank:
 class RankTable:
     """All ranks that have registered on this node. Used from the agent's event loop only."""
 
-    def __init__(self, node: str, report: Callable[[RankExited], None], announce: Callable[[LocalRank], None]) -> None:
-        """`report` takes ends, `announce` registrations."""
+    def __init__(
+        self,
+        node: str,
+        report: Callable[[RankExited], None],
+        announce: Callable[[LocalRank], None],
+        adopt: Callable[[LocalRank], object],
+    ) -> None:
+        """`report` takes ends, `announce` registrations, `adopt` ranks that an agent before this one has let go."""
         self._node = node
         self._report = report
         self._announce = announce
+        self._adopt = adopt
         self._rows: dict[tuple[int, int], LocalRank] = {}
         self.live: int | None = None
         self.fenced_below = -1
@@ -136,6 +143,8 @@ class RankTable:
                 group=fence.step_group(pid),
             )
             self._rows[(attempt, rank)] = row
+            if message.get("state") != "waiting":
+                self._adopt(row)
         row.said, row.channel = message, channel
         row.released = message.get("state") != "waiting"
         self._watch(row)

@@ -258,12 +258,7 @@ def _listen(supervisor: Supervisor, local: LocalPaths) -> None:
     """Take the port of the supervisor before this one, so that its agents find the new one; else any."""
     memory = local.root / PORT_FILE
     wanted = int(memory.read_text()) if memory.exists() else 0
-    try:
-        port = supervisor.listen(wanted)
-    except OSError as error:
-        log.warning("port %d is taken (%s); the agents are started again", wanted, error)
-        port = supervisor.listen(0)
-    memory.write_text(str(port))
+    memory.write_text(str(supervisor.listen(wanted)))
 
 
 def _first_line(paths: RunPaths, job: JobEnv, config: Config, epoch: int) -> str:

@@ -3,7 +3,7 @@
 The ranks write to node-local files, so that a hanging or full shared storage never stops a print. This thread follows
 the files, appends what is new to one shared file a rank, and simply tries again later when that fails: the spool is
 the buffer, and nothing is lost while the node lives. It goes on where an agent before it stopped: at the shared file's
-size.
+size; the supervisor has been told about as much.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _File:
     rank: int
     tells: bool = False
     done: int = -1
-    told: int = 0
+    told: int | None = 0
 
 
 class Shipper:
@@ -54,14 +54,18 @@ class Shipper:
         """Begin to follow."""
         self._thread.start()
 
-    def follow(self, attempt: int, rank: int) -> Path:
-        """Return the file on this node that the rank is to write to, and follow it from now on."""
+    def follow(self, attempt: int, rank: int, *, adopted: bool = False) -> Path:
+        """Return the file on this node that the rank is to write to, and follow it from now on.
+
+        One that is `adopted` writes already: an agent before this one has let it go.
+        """
         folder = self._local.spool(attempt)
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         source = folder / rank_log_name(rank)
         target, notes = self._paths.rank_log(attempt, rank), self._paths.rank_notes(attempt, rank)
         for here, there in ((source, target), (source.with_name(notes.name), notes)):
             file = _File(source=here, target=there, attempt=attempt, rank=rank, tells=rank == 0 and here == source)
+            file.told = None if adopted else 0
             with self._lock:
                 self._files.setdefault(here, file)
         return source
@@ -90,11 +94,11 @@ class Shipper:
             size = each.source.stat().st_size
         except FileNotFoundError:
             return False
-        if each.tells and size > each.told:
-            each.told += self._forward(each)
-        if size == each.done:
-            return False
         try:
+            if each.tells:
+                self._forward(each, size)
+            if size == each.done:
+                return False
             self._append(each)
         except OSError as error:
             if str(error) != self.error:
@@ -106,12 +110,16 @@ class Shipper:
         self.error = ""
         return each.done < size
 
-    def _forward(self, each: _File) -> int:
+    def _forward(self, each: _File, size: int) -> None:
+        if each.told is None:
+            each.told = each.target.stat().st_size if each.target.exists() else 0
+        if size <= each.told:
+            return
         with each.source.open("rb") as source:
             source.seek(each.told)
             data = source.read(BLOCK)
         self._tell(each.attempt, each.rank, data)
-        return len(data)
+        each.told += len(data)
 
     def _append(self, each: _File) -> None:
         self._paths.attempt_logs(each.attempt).mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ POLL_S = 1.0
 FAULTS = {
     "kill": 3, "segv": 2, "abort": 2, "stop": 2, "skip": 1, "exception": 2, "exit": 1, "node-cut": 2, "node-power": 1,
     "node-freeze": 1, "net-one-way": 1, "supervisor-kill": 2, "kill-kill": 1, "net-loss": 1, "controller-stop": 1,
+    "slow": 1, "disk-full": 1, "storage-freeze": 1,
 }  # fmt: skip
 QUICK = {"kill": 1, "supervisor-kill": 1}
 CONFIG = """name: whole

@@ -12,7 +12,7 @@ from ftslurm.checkpoint import retention, versions
 from ftslurm.checkpoint.commit import commit_durable, prepare_store
 from ftslurm.checkpoint.drain import Target, drain_part
 from ftslurm.checkpoint.layout import StorePaths
-from ftslurm.checkpoint.retention import apply, clean_scratch, foresee
+from ftslurm.checkpoint.retention import apply, carry_out, clean_scratch, foresee
 from ftslurm.checkpoint.store import read_latest, scan
 from ftslurm.core.manifest import generation_name
 from ftslurm.core.retention import Rules
@@ -42,6 +42,15 @@ def test_the_newest_stay(world: World) -> None:
     assert durable(world) == names[2:]
     assert not list(world.paths.trash.iterdir())
     assert keep_last(world.store, 2) == ()
+
+
+def test_what_is_foreseen_is_carried_out_and_counted(world: World) -> None:
+    """One after the other, each with what was done before it."""
+    names, heard = save(world, 1, 2, 3), list[tuple[int, int]]()
+    doomed = foresee(world.store, Rules(last=1), (), AT).go
+    assert carry_out(world.store, doomed, count=lambda *done: heard.append(done)) == doomed == tuple(names[:2])
+    assert heard == [(0, 2), (1, 2)]
+    assert durable(world) == names[2:]
 
 
 @pytest.mark.parametrize("count", [0, -5, 1])

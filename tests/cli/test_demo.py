@@ -123,9 +123,12 @@ def test_a_run_that_ends_before_the_failure(slurm: FakeSlurm, tmp_path):
     tale = Tale(config_policy(), job_id="101").start().finish()
     paths.journal(1).write_text("".join(entry.line() + "\n" for entry in tale.entries))
     said: list[str] = []
+    counted: list[tuple[int, int]] = []
+    course = Course(SlurmClient(), paths, "101", said.append, lambda *parts: counted.append(parts))
     with pytest.raises(RunFailed, match="the run has ended before"):
-        Course(SlurmClient(), paths, "101", said.append).until_it_can_be_killed()
+        course.until_it_can_be_killed()
     assert said
+    assert counted == [(1, 5)]
 
 
 def test_without_a_job_step_the_rank_is_asked(slurm: FakeSlurm, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from ftslurm.faults import schedule as schedules
 from ftslurm.faults.arrivals import Draw
 from ftslurm.faults.book import Book, books
 from ftslurm.faults.campaign import Request
+from ftslurm.faults.catalogue import by_name
 from ftslurm.faults.course import END_S
 from ftslurm.faults.fault import Need
 from ftslurm.faults.schedule import Leg, Schedule
@@ -105,8 +107,10 @@ def test_the_same_seed_gives_the_same_campaign(plan, ground):
 
 def test_the_score_of_a_good_campaign(plan, ground):
     """Everything is noticed rightly, every run ends with the weights of the undisturbed one: exit code 0."""
-    result = run(plan, ground)
+    counted = []
+    result = run(plan, ground, count=lambda *done: counted.append(done))
     assert result.good, result.line()
+    assert counted == [(number + 1, result.size) for number in range(result.size)]
     assert result.score.recall == result.score.right == 1.0
     assert result.score.weights == {"equal": result.score.runs, "different": 0, "unknown": 0}
     assert "recall 100%, right 100%, 0 wrong exclusions" in result.line()
@@ -249,3 +253,11 @@ def test_an_id_is_a_name(plan, ground):
     """It becomes a folder's name, and can be no path."""
     with pytest.raises(UsageError, match="cannot have the id"):
         run(plan, ground, wanted="../x")
+
+
+def test_nobody_is_made_slow_where_nobody_could_tell(ground):
+    """A run with too few ranks for a fault is not hit by it; another one is begun, or the fault is skipped."""
+    session = Session(paths=ground.begin(), means_of=ground.means, least=1, settle_s=1.0, tell=lambda _: None)
+    draw = Draw(number=0, at=1.0, fault="slow", pick=0.5)
+    assert session.aim(replace(by_name("slow"), ranks=8), draw, {}).rank == 4
+    assert session.aim(replace(by_name("slow"), ranks=9), draw, {}) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from ftslurm.core.diagnosis import Cause
 from ftslurm.errors import UsageError
-from ftslurm.faults.catalogue import CATALOGUE, Need, by_name, possible
-from ftslurm.faults.deeds import Ask, Deed, Pair, Send, from_record, to_record
+from ftslurm.faults.catalogue import CATALOGUE, Need, by_name, double_at, possible
+from ftslurm.faults.deeds import Ask, Deed, Moment, Pair, Send, from_record, to_record
 from ftslurm.faults.weights import INTERRUPTIONS
 from ftslurm.faults.willing import WORDS
 
@@ -83,6 +84,17 @@ def test_what_there_is_not_is_refused():
     with pytest.raises(UsageError, match="no deed 'Pray'"):
         from_record({"deed": "Pray"})
     assert {kind.__name__ for kind in Deed.__subclasses__()} >= {type(fault.deed).__name__ for fault in FAULTS}
+
+
+@pytest.mark.parametrize("moment", [None, *Moment])
+def test_a_double_fault_takes_any_moment_that_there_is(moment):
+    """The second part's alone; where the first lets the training go on there is no relaunch to wait for."""
+    for fault in FAULTS:
+        changed = double_at(fault, moment)
+        if moment is None or fault.name not in ("kill-kill", "kill-supervisor", "kill-cut"):
+            assert changed == fault
+        else:
+            assert changed == replace(fault, deed=replace(fault.deed, moment=moment))
 
 
 def test_possible_faults_need_no_more_than_is_offered():

@@ -139,6 +139,14 @@ def test_nobody_is_hit_who_is_not_meant(start):
     assert state_of(victim.pid) in "SR"
 
 
+def test_a_prey_that_is_just_being_started_is_waited_for(start):
+    """As long as the order says: a second fault may strike before the ranks of the next attempt are there."""
+    held = hand(STOP, patience_s=60)
+    victim = start()
+    assert held.done()["pids"] == [victim.pid]
+    held.let_go()
+
+
 def test_a_way_to_the_node_that_breaks_is_said():
     """With what it printed."""
     with pytest.raises(UsageError, match="no route"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,8 +9,9 @@ from ftslurm import journal
 from ftslurm.core.actions import LaunchAttempt, ReleaseRanks
 from ftslurm.core.events import AllocationGranted
 from ftslurm.errors import Refused, ServiceUnavailable, StorageError, TryAgain, UsageError
-from ftslurm.faults.catalogue import by_name
+from ftslurm.faults.catalogue import by_name, double_at
 from ftslurm.faults.choosing import Wish, choose, placing
+from ftslurm.faults.deeds import Moment
 from ftslurm.faults.fault import Need
 from ftslurm.faults.inject import inject, undo
 from ftslurm.faults.means import Placing, Struck, Target
@@ -126,6 +128,19 @@ def test_a_double_fault_is_one_record_and_its_parts(truth, target):
     assert (first.fault, second.fault, second.node) == ("kill", "node-cut", "n1")
     assert mended.undone_at == second.undone_at
     assert means.done == ["kill n2 None", "node-cut n1 600.0", "undo node-cut n1"]
+
+
+def test_a_second_fault_may_wait_for_the_ranks_to_load(truth, target):
+    """Not for the relaunch alone: the attempt's ranks are let go. What was done says when."""
+    write(target.paths, 0, "training", release(0))
+    write(target.paths, 1, "relaunching", LaunchAttempt(attempt=1, nodes=("n1", "n3"), world_size=2))
+    fault, means = double_at(by_name("kill-kill"), Moment.LOAD), FakeMeans(truth)
+    later = threading.Timer(0.3, write, (target.paths, 2, "training", release(1)))
+    later.start()
+    whole = inject(fault, target, means, truth)
+    later.join()
+    assert (whole.note, whole.fault) == ("kill, then kill at load", "kill-kill")
+    assert [each.attempt for each in truth.read() if each.part_of] == [0, 1]
 
 
 def test_a_second_fault_that_fails_undoes_the_first(truth, target):

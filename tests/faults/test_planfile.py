@@ -5,7 +5,7 @@ import pytest
 from ftslurm.errors import ConfigError
 from ftslurm.faults.arrivals import Replay, Weibull
 from ftslurm.faults.campaign import known
-from ftslurm.faults.planfile import Known, load, parse, plain, source_of, weights_of
+from ftslurm.faults.planfile import Known, load, on_ill_storage, parse, plain, source_of, weights_of
 
 KNOWN = Known(
     weights={"kill": 3.0, "node-cut": 1.0, "gpu-reset": 1.0, "nan": 0.0}, destructive=frozenset({"gpu-reset"})
@@ -26,6 +26,24 @@ def test_the_least_plan():
     assert (plan.mtbf, plan.pace, plan.budget.injections, plan.seed) == ((60.0,), "settled", 100, None)
     assert weights_of(plan, KNOWN) == {"kill": 3.0, "node-cut": 1.0}
     assert plain(plan)["mtbf"] == ["1m"]
+
+
+@pytest.mark.parametrize(
+    ("more", "ill"),
+    [
+        ("", True),
+        ("faults: {kill: 1}\n", False),
+        ("faults: {kill: 1, disk-full: 1}\n", True),
+        ("faults: {kill: 1, disk-full: 0}\n", False),
+        ("faults: {kill: 1}\ntargets: {lab: {storage: ill}}\n", True),
+        ("faults: {disk-full: 1}\ntargets: {lab: {storage: well}}\n", False),
+        ("targets: {runs: [7]}\n", False),
+    ],
+)
+def test_runs_lie_on_storage_that_can_be_made_ill_where_a_fault_of_the_mix_needs_it(more, ill):
+    """The usual mix has one; whoever says where they lie has the last word."""
+    text = f"name: nightly\nconfig: train.yaml\n{more}{'' if 'targets' in more else 'targets: {lab: {}}'}\n"
+    assert on_ill_storage(parse(text, "plan.yaml", known()), known()) == ill
 
 
 def test_a_sweep():

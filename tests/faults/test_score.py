@@ -72,6 +72,26 @@ def test_recall_precision_and_right_class_are_what_was_planted(drawn):
     assert sum(sum(row.values()) for row in found.confusion.values()) == len(drawn)
 
 
+@pytest.mark.parametrize(
+    ("fault", "lasted_s", "said", "due"),
+    [
+        ("slow", 30.0, False, False),
+        ("storage-slow", 20.0, False, False),
+        ("disk-full", 20.0, False, True),
+        ("slow", 90.0, False, True),
+        ("slow", 29.5, True, True),
+        ("stop", 30.0, False, True),
+        ("kill", None, False, True),
+    ],
+)
+def test_what_had_less_than_its_time_is_nobodys_business(fault, lasted_s, said, due):
+    """A slow rank in a run that ends after half a minute: not missed; one that stops the training is, however short."""
+    undone = lasted_s if lasted_s is None else lasted_s + 0.2
+    signs = (sign(0, "straggler", 29.0),) if said else ()
+    (found,) = findings(Case(run="r", injections=(injection(0, fault, undone_at=undone),), signs=signs), CATALOGUE)
+    assert (found.due, found.detected) == (due, said)
+
+
 def test_a_false_alarm_costs_precision():
     """A verdict that no injection explains counts against the fault that it would be right about."""
     false = incident(9, Cause.RANK_KILLED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ftslurm.lab.crond import crond
 from ftslurm.lab.machine import Who
 from tests.lab.longer import long_test
 from tests.lab.training import LabRun, await_that, patient
-from tests.local_ranks import ROOT
+from tests.local_ranks import PROGRAMS, ROOT
 
 pytestmark = pytest.mark.lab
 
@@ -27,6 +28,29 @@ faults: {{kill: 1}}
 budget: {{injections: 1}}
 targets: {{runs: [{run}]}}
 """
+
+
+CONFIG = """name: whole
+command: [{python}, {program}, --steps, "{steps}"]
+resources: {{nodes: 4, ranks_per_node: 1, time: "60:00"}}
+launch: {{mpi: none, env: {{OBEY_FAULTS: "1"}}}}
+progress: {{hang_after: 3s}}
+recovery: {{min_nodes: 2, max_attempts: 1000, no_progress_limit: 1000}}
+checkpoint: {{files: "step_*.json"}}
+"""
+WHOLE_PLAN = """name: {name}
+config: train.yaml
+mtbf: 1s
+duration: 1h
+faults: {{{first}: 1}}
+arrivals: {{kind: trace, trace: faults.txt}}
+double_at: load
+targets: {{lab: {{name: {lab}, nodes: 4}}}}
+"""
+MIXES = {
+    "storage": ("disk-full", "storage-slow", "storage-freeze", "io-error", "storage-hang"),
+    "slow": ("slow", "kill-kill", "kill-supervisor", "slow-quota"),
+}
 
 
 def planned(run: LabRun) -> Path:
@@ -95,3 +119,29 @@ def test_cron_on_the_login_host(lab: Cluster) -> None:
     assert "recall 100%, right 100%, 0 wrong exclusions" in said
     assert len(run.launches()) == 2
     run.enough()
+
+
+@long_test("faults that are over after minutes")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_campaign_on_the_lab(lab: Cluster, tmp_path: Path, mix: str) -> None:
+    """Ill storage, slow ranks, second faults while ranks load: each hits a run, and is noticed; the weights are right."""
+    work, faults = tmp_path / mix, MIXES[mix]
+    work.mkdir()
+    program_file = json.dumps(str(PROGRAMS / "whole_numbers.py"))
+    config = CONFIG.format(python=json.dumps(sys.executable), program=program_file, steps=1500)
+    (work / "train.yaml").write_text(config)
+    (work / "faults.txt").write_text("".join(f"{5 * number} {fault}\n" for number, fault in enumerate(faults, 1)))
+    (work / "plan.yaml").write_text(WHOLE_PLAN.format(name=mix, first=faults[0], lab=lab.name))
+    argv = [sys.executable, "-m", "ftslurm", "campaign", "run", str(work / "plan.yaml"), "--json"]
+    environ = {**os.environ, "FTSLURM_HOME": str(tmp_path / "home")}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)["campaign"]
+    score = told["score"]
+    rows = {row["fault"]: (row["injected"], row["right"], row["recall"]) for row in score["rows"]}
+    assert rows.keys() == set(faults)
+    assert all(row in ((1, 1, 1.0), (1, 1, None)) for row in rows.values()), f"{rows} {done.stderr}"
+    assert score["wrong_exclusions"] == []
+    assert score["weights"]["equal"] == score["runs"] == score["finished"]
+    assert '"void"' not in Path(told["folder"], "log.jsonl").read_text()

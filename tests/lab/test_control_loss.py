@@ -10,7 +10,7 @@ import pytest
 from ftslurm.lab.cluster import Cluster
 from tests.lab.longer import long_test
 from tests.lab.processes import Proc
-from tests.lab.training import await_that, let_pass, patient
+from tests.lab.training import LabRun, await_that, let_pass, patient
 
 pytestmark = pytest.mark.lab
 
@@ -23,6 +23,11 @@ def ident(proc: Proc) -> tuple[int, int]:
 def identities(found: list[Proc]) -> set[tuple[int, int]]:
     """The same of several."""
     return set(map(ident, found))
+
+
+def said_by_ranks(run: LabRun, attempt: int) -> list[list[str]]:
+    """The second word after `rank N` of every line that both ranks have printed: that they start, and that they end."""
+    return [[line.split()[2] for line in run.rank_log(attempt, rank).splitlines()] for rank in range(2)]
 
 
 def test_training_does_not_notice(lab: Cluster) -> None:
@@ -58,6 +63,8 @@ def test_training_does_not_notice(lab: Cluster) -> None:
     assert run.wait_job() == ("COMPLETED", "0:0")
     assert len(run.launches()) == 1
     await_that("nothing is left", lambda: not run.processes(), 30)
+    assert said_by_ranks(run, 0) == [["starts", "ends"]] * 2
+    assert run.output().count("rank 0 starts") == run.output().count("rank 0 ends") == 1
 
 
 @pytest.fixture
@@ -94,3 +101,4 @@ def test_controller_away_in_a_recovery(lab: Cluster) -> None:
     run.enough()
     assert run.wait_end() == ("finished", 0)
     await_that("nothing is left", lambda: not run.processes(), 30)
+    assert [words[-1] for words in said_by_ranks(run, run.actions("ReleaseRanks")[-1]["attempt"])] == ["ends"] * 2

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ftslurm.demo.program import digest, trained
-from ftslurm.faults.catalogue import CATALOGUE, Fault, Need, Where, by_name
+from ftslurm.faults.catalogue import CATALOGUE, Fault, Need, Where, by_name, double_at
 from ftslurm.faults.choosing import Wish, choose, placing
+from ftslurm.faults.deeds import Moment
 from ftslurm.faults.inject import inject, undo
 from ftslurm.faults.truth import Injection, Outcome, Truth
 from ftslurm.lab.cluster import Cluster
@@ -24,6 +25,8 @@ from tests.lab.training import LabRun, await_that, let_pass, program, settings, 
 pytestmark = pytest.mark.lab
 
 WILLING = {
+    # A long list of faults must not meet the time limit: near it a run saves, and is requeued.
+    "resources": {"time": "60:00"},
     "launch": {"mpi": "none", "env": {"OMP_NUM_THREADS": "1", "OBEY_FAULTS": "1"}},
     "checkpoint": {"files": "step_*", "settle": "1s"},
     "progress": {"hang_after": "4s"},
@@ -39,10 +42,10 @@ MUST_BE_SAID = frozenset({"straggler", "loss_nan", "supervisor_restarted", "take
 MAKEABLE = [fault for fault in CATALOGUE.values() if Need.GPU not in fault.needs]
 
 
-def willing(lab: Cluster, name: str, nodes: int, *, every: int = 20, **more: Any) -> LabRun:
+def willing(lab: Cluster, name: str, nodes: int, *options: object, **more: Any) -> LabRun:
     """Submit a training that obeys until `enough` is told, and wait until it has two checkpoints."""
     work = workplace(lab, name, more.get("user"))
-    command = program("willing", "--until", work / "enough", "--every", every)
+    command = program("willing", "--until", work / "enough", *options)
     run = submit(lab, command, name=name, nodes=nodes, work=work, **WILLING, **more)
     run.wait("two checkpoints", lambda: len(run.durable()) > 1)
     return run
@@ -58,8 +61,7 @@ def on_ill_storage(lab: Cluster, name: str) -> LabRun:
     (work / "config.yaml").write_text(json.dumps(config))
     argv = ["ftslurm", "submit", str(work / "config.yaml"), "--json", "--run-root", str(inside / "runs")]
     answer = json.loads(lab.login(argv, timeout=60).stdout)
-    root = lab.storage.backing / inside.name / "runs" / Path(answer["run_dir"]).name
-    run = LabRun(lab, root, work, answer["job_id"])
+    run = LabRun(lab, lab.storage.from_outside(Path(answer["run_dir"])), work, answer["job_id"])
     run.wait("two checkpoints", lambda: len(run.durable()) > 1)
     return run
 
@@ -149,18 +151,24 @@ def finish(run: LabRun, *, right: bool = True) -> None:
 @long_test("every fault of the catalogue")
 @pytest.mark.parametrize("quiet", [True, False], ids=["goes-on", "starts-again"])
 def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
-    """One after another in one run: each is called by its name, and the weights are right in the end."""
+    """One after another in one run: each is called by its name, and the weights are right in the end.
+
+    Of one in ten it may stay unknown who began it: where the ends of ranks that have lost a peer are heard first, all are
+    stopped before that peer has said its last words.
+    """
     elsewhere = (Where.STORAGE, Where.CHECKPOINT)
     faults = [fault for fault in MAKEABLE if not fault.costs_node and fault.where not in elsewhere]
     mine = [fault for fault in faults if fault.stops_training != quiet and fault.name not in OVER]
     run = willing(lab, "quiet" if quiet else "again", 4)
-    wrong, slow = [], []
+    wrong, slow, unknown = [], [], []
     for fault in (fault for fault in mine if fault.name != "bit-flip"):
-        # A rank is called slow once in an attempt.
+        # A rank is called slow once, until it has been quick for a whole window of ten seconds.
         strike = Strike(run, fault, avoid=slow if "straggler" in fault.causes else ())
         slow += [strike.done.node] if "straggler" in fault.causes else []
-        wrong.append(strike.wrong())
+        told = strike.wrong()
+        (unknown if "'unknown'" in told and ";" not in told else wrong).append(told)
     assert list(filter(None, wrong)) == [], run.story()
+    assert len(unknown) <= len(mine) // 10, unknown
     finish(run)
 
 
@@ -168,7 +176,7 @@ def test_faults_that_cost_no_node(lab: Cluster, quiet: bool) -> None:
 @long_test("every fault of the catalogue")
 def test_a_damaged_checkpoint_is_refused(lab: Cluster) -> None:
     """In every way of damage: a rank that is killed begins with the checkpoint before it."""
-    run = willing(lab, "damage", 2, every=200)
+    run = willing(lab, "damage", 2, "--every", 200)
     for fault in (fault for fault in MAKEABLE if fault.where is Where.CHECKPOINT):
         before, newest = len(run.restored_steps()), run.newest()
         run.wait("a fresh checkpoint", lambda newest=newest: run.newest() > newest)
@@ -202,6 +210,21 @@ def test_faults_that_cost_a_node(lab: Cluster, fault: Fault) -> None:
     assert strike.wrong() == "", run.story()
     hit = {each.node for each in strike.truth.read() if by_name(each.fault).costs_node and each.node}
     assert excluded(run) <= hit
+    finish(run)
+
+
+@pytest.mark.timeout(600)
+@long_test("double faults at their third moment")
+@pytest.mark.parametrize("name", ["kill-kill", "kill-supervisor", "kill-cut"])
+def test_a_second_fault_while_the_checkpoint_is_loaded(lab: Cluster, name: str) -> None:
+    """It strikes ranks that have been released and have not loaded yet; the weights are right in the end."""
+    run = willing(lab, f"{name}-load", 4, "--load", 6)
+    strike = Strike(run, double_at(by_name(name), Moment.LOAD))
+    assert not any("loaded" in run.rank_log(1, rank) for rank in range(4)), run.story()
+    assert strike.done.note.endswith("at load")
+    # The attempt that was hit has been counted already; where the second fault stops it another one follows.
+    strike.attempts += name != "kill-supervisor"
+    assert strike.wrong() == "", run.story()
     finish(run)
 
 

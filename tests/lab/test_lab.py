@@ -10,6 +10,7 @@ import pytest
 
 from ftslurm.errors import ServiceUnavailable, UsageError
 from ftslurm.lab import boot, layout, machine, prerequisites, process, view
+from ftslurm.lab.assembly import Display
 from ftslurm.lab.cluster import Cluster
 from tests.lab.oracles import leftovers_of, pings, processes_of, wait_until
 
@@ -94,9 +95,11 @@ def test_a_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
 @pytest.mark.lab
 def test_up_and_down_twice_leaves_nothing(other: Cluster) -> None:
     """After `down` no process, mount, interface or cgroup of the lab is left, and it can come up again."""
-    job_ids = []
+    job_ids, counted = [], []
+    other = Cluster(other.name, display=Display(count=lambda *done: counted.append(done)))
     for _ in range(2):
         other.up(2)
+        assert {(0, 3), (1, 3), (2, 3), (2, 2)} <= set(counted)
         assert [node["slurm"] for node in other.status()["nodes"]] == ["idle", "idle"]
         done = other.login(["srun", "-N2", "printenv", "SLURM_JOB_ID"])
         job_ids.append(done.stdout.split()[0])

@@ -34,12 +34,15 @@ def main() -> None:
     share = samples()[place.rank :: place.world]
     with together(place) as channels:
         while step < args.steps:
+            began = time.monotonic()
             time.sleep(args.pace)
             told = willing.obey(step)
-            sums, _ = summed(place, channels, gradients(weights, share), stop=False)
+            own = gradients(weights, share)
+            busy_s = time.monotonic() - began
+            sums, _ = summed(place, channels, own, stop=False)
             weights = moved(weights, sums)
             step += 1
-            beat(step, loss=float("nan") if told.nan else loss_of(sums))
+            beat(step, loss=float("nan") if told.nan else loss_of(sums), busy_s=busy_s)
             if place.rank == 0:
                 print(f"step {step} at {now():.3f}", flush=True)
                 if step % args.every == 0:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ftslurm.demo.program import Place, digest, gradients, load, loss_of, moved, samples, save, summed, together
 from ftslurm.faults.willing import Willing
-from ftslurm.training import beat
+from ftslurm.training import beat, phase
 
 
 def note(step: int) -> None:
@@ -31,9 +31,13 @@ def main() -> None:
     parser.add_argument("--until", type=Path, required=True)
     parser.add_argument("--pace", type=float, default=0.05)
     parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--load", type=float, default=0.0, help="seconds that a checkpoint takes to be loaded")
     args = parser.parse_args()
     place, willing = Place.from_environment(), Willing.from_environment()
-    (step, weights), over = load(), False
+    with phase("load"):
+        (step, weights), over = load(), False
+        time.sleep(args.load if step else 0.0)
+    print(f"loaded step {step}", flush=True)
     share = samples()[place.rank :: place.world]
     with together(place) as channels:
         while not over:

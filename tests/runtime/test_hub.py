@@ -15,7 +15,7 @@ import pytest
 
 from ftslurm.core.detector import Settings
 from ftslurm.core.events import AgentLost, AgentUp, Event, NodeHeard, NodeSuspected
-from ftslurm.errors import ServiceUnavailable
+from ftslurm.errors import CannotCreate, ServiceUnavailable
 from ftslurm.runtime.control import Channel, Credentials, OldEpoch, connect
 from ftslurm.runtime.hub import Hub
 from ftslurm.runtime.uplink import REPLACED, SUPERSEDED
@@ -299,3 +299,20 @@ def test_of_two_agents_of_a_node_the_later_one_stays(listener: Listener) -> None
 
     assert asyncio.run(again()) == {"t": REPLACED}
     assert [event.port for event in listener.of(AgentUp)] == [7001, 7001, 7002]
+
+
+def test_a_port_that_somebody_else_has_is_replaced(listener: Listener) -> None:
+    """A supervisor that is started again wants the port of the one before; a hub without any would hear nobody."""
+    other = Hub(WHO, QUICK, lambda _: None, lambda node, told: None, "10.0.0.1")
+    assert other.start("127.0.0.1", listener.port, EPOCH) not in (0, listener.port)
+    other.close(PATIENCE_S)
+    other._loop.close()
+
+
+def test_an_address_that_is_not_ours_is_said() -> None:
+    """There is no port to take instead."""
+    hub = Hub(WHO, QUICK, lambda _: None, lambda node, told: None, "10.0.0.1")
+    with pytest.raises(CannotCreate, match="cannot listen on 192"):
+        hub.start("192.0.2.1", 0, EPOCH)
+    hub.close(PATIENCE_S)
+    hub._loop.close()

@@ -174,10 +174,22 @@ def test_the_table_reports_every_rank_of_a_task() -> None:
     """From one registration and one end come the announcement of one task and the ends of its two ranks."""
     reported: list[RankExited] = []
     announced: list[LocalRank] = []
-    table = RankTable("n2", reported.append, announced.append)
+    table = RankTable("n2", reported.append, announced.append, lambda _: None)
     about = {"attempt": 0, "rank": 2, "world": 4, "ranks": 2, "pid": os.getpid(), "state": "waiting"}
     channel: Any = Wrapper({"t": "register", **about}, {"t": "exit", "code": 1, "signal": 0, "tail": ""})
     asyncio.run(table.serve(channel))
     assert [(each.rank, each.count) for each in announced] == [(2, 2)]
     assert [(end.rank, end.code) for end in reported] == [(2, 1), (3, 143)]
     assert channel.told == [{"t": "ack"}]
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "exited"])
+def test_a_rank_that_another_agent_has_let_go_is_adopted(state: str) -> None:
+    """Once, however often it comes again; one that still waits is this agent's own."""
+    adopted: list[LocalRank] = []
+    table = RankTable("n2", lambda _: None, lambda _: None, adopted.append)
+    about = {"t": "register", "attempt": 1, "rank": 2, "world": 4, "pid": os.getpid()}
+    for now in (state, "exited"):
+        channel: Any = Wrapper({**about, "state": now})
+        asyncio.run(table.serve(channel))
+    assert [(row.attempt, row.rank) for row in adopted] == ([] if state == "waiting" else [(1, 2)])
