@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from ftslurm.cli.runarg import run_argument
 if TYPE_CHECKING:
     from ftslurm.paths import RunPaths
     from ftslurm.report.contents import Contents
+    from ftslurm.report.helper import Helper
 
 EXAMPLES = """\b
 Examples:
@@ -49,26 +51,30 @@ def report(run: str, *, out: Path | None, as_json: bool) -> int:
     """Make a page of what happened to a run: timeline, progress, recoveries, checkpoints, resources, anomalies."""
     from ftslurm import runs
     from ftslurm.errors import DataDamaged
+    from ftslurm.report import helper
     from ftslurm.report.contents import gather
     from ftslurm.report.data import document
 
+    gc.set_threshold(helper.YOUNG)
     paths = runs.find_run(run)
-    with waiting("reading the run", quiet=as_json):
-        contents = gather(paths, _now(paths))
-    if as_json:
-        click.echo(json.dumps(document(contents), indent=2, allow_nan=False))
-    if out is not None or not as_json:
-        _write(contents, out or paths.report, tell=not as_json)
+    files = out is not None or not as_json
+    with helper.helped(paths, wanted=files) as second:
+        with waiting("reading the run", quiet=as_json):
+            contents = gather(paths, _now(paths))
+        if as_json:
+            click.echo(json.dumps(document(contents), indent=2, allow_nan=False))
+        if files:
+            _write(contents, out or paths.report, second, tell=not as_json)
     for remark in contents.remarks:
         click.echo(f"note: {remark}", err=True)
     return DataDamaged.exit_code if contents.damage else 0
 
 
-def _write(contents: Contents, folder: Path, *, tell: bool) -> None:
+def _write(contents: Contents, folder: Path, helper: Helper | None, *, tell: bool) -> None:
     from ftslurm.report.writing import NO_PICTURES, write
 
     with waiting("drawing", quiet=not tell):
-        written = write(contents, folder)
+        written = write(contents, folder, helper)
     if tell:
         click.echo(written.page)
         click.echo(f"{len(written.files)} files beside it", err=True)

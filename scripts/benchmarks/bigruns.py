@@ -13,15 +13,21 @@ from ftslurm import runs
 from ftslurm.config import Config
 from ftslurm.journal import Entry
 from ftslurm.paths import RunPaths
-from tests.insight.journals import CONFIG, Tale, config_policy, make_run
+from tests.insight.journals import CONFIG, START, Tale, config_policy, make_run
+from tests.report.scenes import sampled, with_steps
 
 SAVES_BETWEEN = 25
 """Checkpoints between two failures."""
+PATIENT = {"recovery": {"min_nodes": 2, "max_attempts": 1000}}
+"""A run that fails so often is not given up: with the usual number of attempts it would be, and its journal end."""
+
+STEPS_PER_S = 1.6
+"""Between two checkpoints there are 100 steps and a good minute."""
 
 
 def long_tale(events: int) -> Tale:
     """A run that has saved and failed until its journal has so many entries; it still trains."""
-    tale = Tale(config_policy()).start()
+    tale = Tale(config_policy(**PATIENT)).start()
     step = 0
     while len(tale.entries) < events:
         for _ in range(SAVES_BETWEEN):
@@ -33,8 +39,12 @@ def long_tale(events: int) -> Tale:
 
 
 def long_run(root: Path, events: int) -> RunPaths:
-    """The folder of such a run."""
-    return make_run(root, long_tale(events), job_id="101")
+    """The folder of such a run, with what its agents sampled every five seconds."""
+    tale = long_tale(events)
+    paths = make_run(root, tale, job_id="101", **PATIENT)
+    sampled(paths, tale.nodes, tale.entries[-1].t - START, odd=tale.nodes[-1])
+    with_steps(paths, tale, STEPS_PER_S)
+    return paths
 
 
 def many_runs(root: Path, number: int) -> None:
