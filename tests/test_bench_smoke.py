@@ -188,8 +188,8 @@ def test_observing(tmp_path: Path) -> None:
     """A line of a log has a price, and the commands that show runs are measured on a long journal and on many runs."""
     value, page = bench("observing", "--without-lab", "--out", tmp_path)
     assert 0 < value["line_s"] < 1
-    assert {"explain", "status", "status --json"} <= set(value["commands"])
-    assert "| `ftslurm status` | 20 runs |" in page
+    assert {"explain", "report", "status", "status, the first time", "status --json"} <= set(value["commands"])
+    assert "| `ftslurm status`, the first time | 20 runs, " in page
 
 
 @long_test("two runs of which one is not observed are watched side by side")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.garbage import little_garbage
 from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 
@@ -47,6 +47,7 @@ FRESH_S = 90.0
     help="Folder to write into; left out: report/ in the run's folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and no files unless --out is given.")
+@little_garbage()
 def report(run: str, *, out: Path | None, as_json: bool) -> int:
     """Make a page of what happened to a run: timeline, progress, recoveries, checkpoints, resources, anomalies."""
     from ftslurm import runs
@@ -55,7 +56,6 @@ def report(run: str, *, out: Path | None, as_json: bool) -> int:
     from ftslurm.report.contents import gather
     from ftslurm.report.data import document
 
-    gc.set_threshold(helper.YOUNG)
     paths = runs.find_run(run)
     files = out is not None or not as_json
     with helper.helped(paths, wanted=files) as second:

@@ -74,7 +74,7 @@ def _readers(kind: Any) -> dict[str, Reader]:
     return {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
-def _build(kind: type[Any], fields: Any) -> Any:
+def _build(kind: Any, fields: Any) -> Any:
     readers = _readers(kind)
     try:
         return kind(**{key: readers[key](value) for key, value in _a(Mapping, fields).items()})

@@ -8,7 +8,6 @@ are drawn here, and are the same.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import os
 import pickle
@@ -17,7 +16,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ftslurm.insight.records import Story
@@ -35,9 +33,6 @@ log = logging.getLogger(__name__)
 MODULE = "ftslurm.report.helper"
 DRAW_S = 60.0
 PICTURES = ("system_resources", "anomaly_detection_heatmap")
-YOUNG = 200_000
-"""How many objects are made before Python looks for garbage. What a report makes lives until its end nearly all, and to
-look through it again and again takes a tenth to a quarter of the time."""
 
 
 class Helper:
@@ -86,6 +81,8 @@ class Helper:
 @contextmanager
 def helped(paths: RunPaths, *, wanted: bool = True) -> Iterator[Helper | None]:
     """A helper for the report of this run, where it pays: it has samples, and there is a second core."""
+    from importlib.util import find_spec
+
     helper = None
     if wanted and len(os.sched_getaffinity(0)) > 1 and paths.samples.is_dir() and find_spec("matplotlib") is not None:
         try:
@@ -109,7 +106,6 @@ def _small(contents: Contents) -> Contents:
 
 def main() -> None:
     """Draw what is asked for on stdin, and give it on stdout."""
-    gc.set_threshold(YOUNG)
     from ftslurm.report import canvas, pictures
 
     canvas.load()

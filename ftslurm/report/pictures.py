@@ -53,7 +53,7 @@ class _Kind:
 
 def pictures(contents: Contents, helper: Helper | None = None) -> Iterator[Picture]:
     """Draw everything that there is something to show of; a helper draws its part of it."""
-    captions = {kind.name: kind.caption(contents) for kind in _KINDS.values() if kind.there(contents)}
+    captions = {kind.name: kind.caption(contents) for kind in _KINDS if kind.there(contents)}
     alts = {name: _alt(contents, name, caption) for name, caption in captions.items()}
     if helper is not None:
         helper.begin(contents, {name: alt for name, alt in alts.items() if name in PICTURES})
@@ -62,16 +62,16 @@ def pictures(contents: Contents, helper: Helper | None = None) -> Iterator[Pictu
         ours |= helper.drawn() if helper is not None else {}
         for name, caption in captions.items():
             drawn = ours.get(name) or draw(name, contents, alts[name])
-            yield Picture(name=name, heading=_KINDS[name].heading, caption=caption, alt=alts[name], drawn=drawn)
+            yield Picture(name=name, heading=_BY_NAME[name].heading, caption=caption, alt=alts[name], drawn=drawn)
 
 
 def _alt(contents: Contents, name: str, caption: str) -> str:
-    return f"{_KINDS[name].heading} of run {canvas.short(contents.run_id, 80)}. {caption}"
+    return f"{_BY_NAME[name].heading} of run {canvas.short(contents.run_id, 80)}. {caption}"
 
 
 def draw(name: str, contents: Contents, alt: str) -> Drawn:
     """Draw one picture in all forms, in the style of `canvas.style`."""
-    kind = _KINDS[name]
+    kind = _BY_NAME[name]
     wide = kind.draw(contents, canvas.WIDE)
     narrow = kind.draw(contents, canvas.NARROW)
     return Drawn(wide=canvas.svg(wide, alt), narrow=canvas.svg(narrow, alt), png=canvas.png(wide))
@@ -158,7 +158,7 @@ def _anomalies(contents: Contents) -> str:
     return text
 
 
-_KINDS = {kind.name: kind for kind in (
+_KINDS = (
     _Kind("run_timeline", "Timeline", draw_time.timeline, _timeline, lambda told: bool(told.entries)),
     _Kind("training_progress", "Progress", draw_training.training_progress, _progress,
           lambda told: bool(told.progress.points)),
@@ -170,4 +170,5 @@ _KINDS = {kind.name: kind for kind in (
           lambda told: bool(told.grid.values)),
     _Kind("anomaly_detection_heatmap", "Anomalies", draw_nodes.anomaly_heatmap, _anomalies,
           lambda told: bool(told.grid.values)),
-)}  # fmt: skip
+)  # fmt: skip
+_BY_NAME = {kind.name: kind for kind in _KINDS}
