@@ -54,7 +54,7 @@ run_root: {runs}
 resources: {{nodes: 2, ranks_per_node: 1, time: "60:00", sbatch: {{nodelist: "{nodes}"}}}}
 launch: {{mpi: none}}
 """
-GOALS = """Goals: `report` of 10,000 entries in 5 s, `status` of 1,000 runs in 1 s, by the clock; Python's own start is in
+GOALS = """Goals: `report` of 10,000 entries in 5 s, `status` of 1,000 runs in 1 s, by the clock; Python's start is in
 all of them, and in `status` that of the stand-in for squeue, which is a Python program, too. Where the load average is
 above the number of cores, others had a part of them, and the CPU time says more. `report` uses a second process where
 there is a second core.
