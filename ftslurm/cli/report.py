@@ -49,7 +49,7 @@ FRESH_S = 90.0
     help="Folder to write into; left out: report/ in the run's folder.",
 )
 @click.option("--open", "opened", is_flag=True, help="Show the page in the desktop's browser.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and no files unless --out or --open is given.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; files only with --out or --open.")
 @little_garbage()
 def report(run: str, *, out: Path | None, opened: bool, as_json: bool) -> int:
     """Make a page of what happened to a run: timeline, progress, recoveries, checkpoints, resources, anomalies."""
