@@ -201,7 +201,8 @@ def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
     seen = {(row["turn"], row["observing"], row["node"]) for row in value["rest"] if row["role"] == "agent"}
     assert {each[:2] for each in seen} == {(turn, name) for turn in (0, 1) for name in ("on", "off")}
     assert {node for _, _, node in seen} == {"n1", "n2", "n3", "n4"}
-    assert "| batch host |" in page
+    assert "| batch host | agent | " in page
+    assert "| other node | " in page
 
 
 def test_diagnosis(tmp_path: Path) -> None:

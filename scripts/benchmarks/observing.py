@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 START_S = 600.0
 """Two runs start at once, on a machine that may be busy."""
+SETTLE_S = 45.0
+"""The start is not the rest; on a busy machine it takes longer until the rings are up."""
 OFF = {"metrics": "none", "sample_every": "none"}
 CONFIG = """name: {name}
 command: [sleep, "{sleep_s}"]
@@ -62,6 +64,10 @@ there is a second core.
 The runs of `status` have a checkpoint every ten minutes for one to four hours, and eight of ten have ended. *From
 journals*: nothing is known but the journals, as with runs that were killed, or that have neither metrics nor
 notifications. *The first time*: the runs have left their summaries at their ends, and this user has not asked before.
+"""
+BESIDE = """Two runs of two nodes beside each other, one with observing off ({off}), which is the floor; then they
+change nodes: each cell has the two turns. The load average was {loads}. The goal is 0.2 % of a core on each node. The
+observer is one process for the whole run, on the batch host.
 """
 PAIRS = (("n1,n2", "n3,n4"), ("n3,n4", "n1,n2"))
 
@@ -80,18 +86,21 @@ def side_by_side(lab: Cluster, seconds: float) -> list[dict[str, Any]]:
         jobs = {"on": _submit(lab, turn, "on", on, seconds), "off": _submit(lab, turn, "off", off, seconds)}
         for job_id, _ in jobs.values():
             wait_until("all ranks", START_S, lambda job_id=job_id: _wrappers(job_id) >= 2)  # type: ignore[misc]
-        time.sleep(min(20.0, seconds))  # the start is not the rest
+        time.sleep(min(SETTLE_S, seconds))
         before, began = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic()
         time.sleep(seconds)
         after, took_s = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic() - began
+        found.append(_plain_row(turn, "both", "load average", os.getloadavg()[0]))
         for name, (cpu, lines) in after.items():
             found += _shares(turn, name, (before[name][0], cpu), took_s)
-            written = lines - before[name][1]
-            found.append(
-                {"turn": turn, "observing": name, "node": "", "role": "log lines a second", "share": written / took_s}
-            )
+            found.append(_plain_row(turn, name, "log lines a second", (lines - before[name][1]) / took_s))
         lab.restore(timeout=240)
     return found
+
+
+def _plain_row(turn: int, observing: str, what: str, value: float) -> dict[str, Any]:
+    """Something that is of no node."""
+    return {"turn": turn, "observing": observing, "node": "", "role": what, "share": round(value, 6)}
 
 
 def _submit(lab: Cluster, turn: int, name: str, nodes: str, seconds: float) -> tuple[str, Place]:
@@ -228,37 +237,66 @@ def _cpu_of_children() -> float:
 # ------------------------------------------------------------------------------------------------------- the page
 
 
-def per_node(rows: list[dict[str, Any]], price_s: float) -> list[tuple[str, float, float, float]]:
-    """(place, share with observing, share without, share of log lines), batch hosts and other nodes apart."""
+HOST, OTHER = "batch host", "other node"
+
+
+def by_kind(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows that are of nodes, with what kind of node it is: batch hosts carry the supervisor and the observer."""
     hosts = {(row["turn"], row["observing"]): row["node"] for row in rows if row["role"] == "supervisor"}
-    sums: dict[tuple[str, str, int, str], float] = defaultdict(float)
     for row in rows:
         if row["node"]:
-            kind = "batch host" if row["node"] == hosts.get((row["turn"], row["observing"])) else "other node"
-            sums[kind, row["observing"], row["turn"], row["node"]] += row["share"]
-    lines = median(row["share"] for row in rows if not row["node"] and row["observing"] == "on") / 2
-    found = []
-    for kind in ("batch host", "other node"):
-        shares = [[share for key, share in sums.items() if key[:2] == (kind, name)] for name in ("on", "off")]
-        on, off = (sum(each) / len(each) if each else 0.0 for each in shares)
-        found.append((kind, on, off, lines * price_s))
+            yield HOST if row["node"] == hosts.get((row["turn"], row["observing"])) else OTHER, row
+
+
+def per_node(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    """Share of a core by (kind of node, on or off), one value for each turn."""
+    sums: dict[tuple[str, str, int], float] = defaultdict(float)
+    for kind, row in by_kind(rows):
+        sums[kind, row["observing"], row["turn"]] += row["share"]
+    found: dict[tuple[str, str], list[float]] = {}
+    for (kind, name, _), share in sorted(sums.items()):
+        found.setdefault((kind, name), []).append(share)
     return found
+
+
+def per_role(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Mean share of a core by (kind of node, role), with observing on and off."""
+    sums: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: {"on": 0.0, "off": 0.0})
+    turns = len({row["turn"] for row in rows})
+    for kind, row in by_kind(rows):
+        sums[kind, row["role"]][row["observing"]] += row["share"] / turns
+    return sums
+
+
+def at_rest(value: dict[str, Any]) -> list[str]:
+    """The part of the page on runs that are observed and not."""
+    rows, nodes = value["rest"], per_node(value["rest"])
+    lines = median(row["share"] for row in rows if row["role"] == "log lines a second" and row["observing"] == "on")
+    logged = lines / 2 * value["line_s"]
+    cells = []
+    for kind in (HOST, OTHER):
+        on, off = nodes[kind, "on"], nodes[kind, "off"]
+        apart = [one - other for one, other in zip(on, off, strict=True)]
+        cells.append([kind, _shares_in_words(on), _shares_in_words(off), _shares_in_words(apart), f"{logged:.4%}"])
+    roles = [[*which, f"{one['on']:.3%}", f"{one['off']:.3%}"] for which, one in sorted(per_role(rows).items())]
+    off_words = ", ".join(f"`{name}: {word}`" for name, word in value["off"].items())
+    loads = ", ".join(f"{row['share']:.1f}" for row in rows if row["role"] == "load average")
+    return [
+        f"## Share of one core on each node, over twice {value['seconds']:g} s\n",
+        BESIDE.format(off=off_words, loads=loads),
+        machine.table(["node", "on", "off", "difference", "log lines"], cells),
+        machine.table(["node", "process", "on", "off"], roles),
+    ]
+
+
+def _shares_in_words(shares: list[float]) -> str:
+    return ", ".join(f"{share:.3%}" for share in shares)
 
 
 def render(value: dict[str, Any]) -> str:
     """The page."""
     parts = ["# What it costs to be seen\n", machine.described(value["machine"]), value["limits"] + "\n"]
-    if value["rest"]:
-        cells = [
-            [kind, f"{on:.3%}", f"{off:.3%}", f"{on - off:.3%}", f"{line:.4%}", f"{on - off + line:.3%}"]
-            for kind, on, off, line in per_node(value["rest"], value["line_s"])
-        ]
-        off = ", ".join(f"`{name}: {word}`" for name, word in value["off"].items()) or "nothing yet"
-        parts += [
-            f"## Share of one core on each node, over twice {value['seconds']:g} s\n",
-            f"Two runs side by side, one with observing off ({off}); then they change nodes. The goal is 0.2 %.\n",
-            machine.table(["node", "on", "off", "difference", "log lines", "observing"], cells),
-        ]
+    parts += at_rest(value) if value["rest"] else []
     parts += [
         "## A line of a log\n",
         f"{value['line_s'] * 1e6:.0f} µs of CPU time, the writing thread included.\n",
