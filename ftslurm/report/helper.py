@@ -8,6 +8,7 @@ are drawn here, and are the same.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import pickle
@@ -108,6 +109,7 @@ def main() -> None:
     """Draw what is asked for on stdin, and give it on stdout."""
     from ftslurm.report import canvas, pictures
 
+    gc.disable()  # it ends before there is much
     canvas.load()
     contents, alts = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent's, by a pipe
     with canvas.style():
