@@ -330,7 +330,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000, help="runs in the run root (default 1000)")
     parser.add_argument("--times", type=int, default=5, help="calls of each command (default 5)")
     parser.add_argument("--quick", action="store_true", help="2 seconds, 300 entries, 20 runs, one time each")
-    parser.add_argument("--without-lab", action="store_true", help="only the commands and the price of a line")
+    parser.add_argument("--without-lab", action="store_true", help="commands and lines only; the runs as before")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     args = parser.parse_args()
@@ -342,7 +342,7 @@ def main() -> int:
         "line_s": price_of_a_line(2000 if args.quick else 20_000),
         "commands": commands(events, runs, times),
     }
-    value |= _at_rest(args.lab, seconds) if not args.without_lab else _nowhere()
+    value |= _at_rest(args.lab, seconds) if not args.without_lab else _before(args.out)
     machine.write_json(args.out / "observing.json", value)
     (args.out / "observing.md").write_text(render(value), encoding="utf-8")
     print(render(value))
@@ -355,8 +355,14 @@ def _at_rest(name: str, seconds: float) -> dict[str, Any]:
         return {"machine": machine.describe(slurm), "limits": machine.limits(), "rest": side_by_side(lab, seconds)}
 
 
-def _nowhere() -> dict[str, Any]:
-    return {"machine": machine.describe(""), "limits": "", "rest": []}
+def _before(out: Path) -> dict[str, Any]:
+    """What an earlier call has found out about the runs on the lab, if there was one."""
+    found = {"machine": machine.describe(""), "limits": "", "rest": []}
+    path = out / "observing.json"
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        found |= {name: known[name] for name in (*found, "seconds", "off")}
+    return found
 
 
 if __name__ == "__main__":
