@@ -14,9 +14,10 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ftslurm import srunline
-from ftslurm.errors import UsageError
+from ftslurm import config, srunline, yamldoc
+from ftslurm.errors import FtslurmError, UsageError
 from ftslurm.slurm import directives, nodeset
 from ftslurm.slurm.directives import Directives, Option, asked
 
@@ -73,7 +74,9 @@ class Examined:
         return nodeset.expand(text) if text else ()
 
 
-def examine(text: str, given: Sequence[str], environ: Mapping[str, str], exported: Sequence[str]) -> Examined:
+def examine(
+    text: str, given: Sequence[str], environ: Mapping[str, str], exported: Sequence[str], folder: Path
+) -> Examined:
     """Look at a script and at the options beside it.
 
     Args:
@@ -81,6 +84,7 @@ def examine(text: str, given: Sequence[str], environ: Mapping[str, str], exporte
         given: the user's own words for sbatch's command line, which beat the file's directives.
         environ: where sbatch would find options, too.
         exported: names of the variables that have to reach the job.
+        folder: where the script runs, so that the files it names are found.
 
     Raises:
         UsageError: something contradicts survival; all of it in one message.
@@ -88,12 +92,15 @@ def examine(text: str, given: Sequence[str], environ: Mapping[str, str], exporte
     there = directives.read(text)
     line, outside = directives.options_of(given), _of_environment(environ)
     sources = (tuple(line), outside, there.options)
+    requeues = _may_ask_for_requeues(text, folder)
     problems = [*_contradictions(there, given, sources), *_contradictions_in_text(text)]
+    problems += _without_requeue(sources) if requeues else []
     if problems:
         raise UsageError("the script cannot be made survivable as it is: " + "; ".join(problems))
     everything = (*there.options, *outside, *line)
     notes = (*_notes_on_options(sources, text), *_notes_on_text(text))
-    return Examined(additions=tuple(_additions(sources, exported)), notes=notes, options=everything)
+    additions = tuple(_additions(sources, exported, requeues=requeues))
+    return Examined(additions=additions, notes=notes, options=everything)
 
 
 def _of_environment(environ: Mapping[str, str]) -> tuple[Option, ...]:
@@ -108,10 +115,10 @@ def _at(option: Option) -> str:
 # ------------------------------------------------------------------------------------------------------- what is added
 
 
-def _additions(sources: Sequence[Sequence[Option]], exported: Sequence[str]) -> Iterator[Addition]:
+def _additions(sources: Sequence[Sequence[Option]], exported: Sequence[str], *, requeues: bool) -> Iterator[Addition]:
     if asked("no-kill", *sources) is None:
         yield Addition("--no-kill", "the job outlives a lost node")
-    if asked("requeue", *sources) is None:
+    if requeues and asked("requeue", *sources) is None:
         yield Addition("--requeue", "a job that has too few nodes left may go back to the queue")
     if asked("open-mode", *sources) is None:
         yield Addition("--open-mode=append", "a requeue does not empty the output file")
@@ -140,12 +147,6 @@ def _contradictions(there: Directives, given: Sequence[str], sources: Sequence[S
         yield f"line {there.hetjob_line}: a heterogeneous job has several allocations, and a run has one"
     if ":" in given:
         yield "`:` asks for a heterogeneous job, which has several allocations, and a run has one"
-    for source in sources:
-        last = next((each for each in reversed(source) if each.name in ("requeue", "no-requeue")), None)
-        if last is not None:
-            if last.name == "no-requeue":
-                yield f"{_at(last)}: --no-requeue: a run that has too few nodes left could never go on; take it out"
-            break
     kill = asked("no-kill", *sources)
     if kill is not None and (kill.value or "").lower() in ("off", "no"):
         yield f"{_at(kill)}: --no-kill={kill.value}: Slurm would end the job with its first lost node; take it out"
@@ -155,6 +156,42 @@ def _contradictions(there: Directives, given: Sequence[str], sources: Sequence[S
     if file is not None:
         yield f"{_at(file)}: --export-file lets nothing else through that `ftslurm run` has to know; use --export"
     yield from _not_here(sources)
+
+
+def _without_requeue(sources: Sequence[Sequence[Option]]) -> Iterator[str]:
+    for source in sources:
+        last = next((each for each in reversed(source) if each.name in ("requeue", "no-requeue")), None)
+        if last is not None:
+            if last.name == "no-requeue":
+                yield (
+                    f"{_at(last)}: --no-requeue: a run that has too few nodes left could never go on; take it out, or "
+                    "name a file by `ftslurm run --config` that says recovery: {continue: resubmit}"
+                )
+            return
+
+
+def _may_ask_for_requeues(text: str, folder: Path) -> bool:
+    """Whether a run of the script may ask Slurm for a requeue: unless each of them says that it goes on otherwise."""
+    calls = [call for _, line in _lines_of(text) for call in _calls(_RUN, line)]
+    return not calls or any(_way_on(call, folder) not in ("resubmit", "none", "chain") for call in calls)
+
+
+def _way_on(call: str, folder: Path) -> str:
+    """How the run of a call goes on, as far as its own options and a file that they name say so; empty: unknown."""
+    try:
+        own, _ = srunline.split_own(shlex.split(call, comments=True))
+    except ValueError:  # a quote that ends in another line
+        return ""
+    if "--chain" in own:
+        return "chain"
+    pairs = zip(own, [*own[1:], ""], strict=False)
+    files = [word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == "--config"]
+    try:
+        told = yamldoc.read(config.text_of(folder / files[-1])).value if files else None
+    except FtslurmError:  # a name that the shell makes, or a file that comes to be in the job
+        return ""
+    recovery = told.get("recovery") if isinstance(told, dict) else None
+    return str(recovery.get("continue", "")) if isinstance(recovery, dict) else ""
 
 
 def _not_here(sources: Sequence[Sequence[Option]]) -> Iterator[str]:

@@ -91,7 +91,7 @@ def request_of(paths: RunPaths, changes: Changes, environ: Mapping[str, str]) ->
     own = replace(own, options=(*own.options, *changes.options))
     environ = {**environment(environ), env.CONTINUES: f"{own.calls_of} {paths.run_id} {changes.entries}"}
     exported = [*marks_of(environ), env.SUBMISSION]
-    seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), own.options, environ, exported)
+    seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), own.options, environ, exported, Path(own.cwd))
     additions = (*seen.additions, *_changed(seen, changes), *_named(paths, own, seen, changes))
     again = f"your script {own.script} is submitted again, as it was: its other runs return what they have returned"
     return Request(

@@ -48,12 +48,15 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with its reason, what this machine cannot run; each need is looked at once. The lab's tests come first.
 
-    They take minutes a file: were one of them the last, all workers but one would wait for it.
+    They take minutes a file: were one of them the last, all workers but one would wait for it. One that fails is tried
+    once more: six labs of real daemons share the cores, and what one does to its nodes the others feel.
     """
     items.sort(key=lambda item: item.get_closest_marker("lab") is None)
     used = {name for name in NEEDS if any(item.get_closest_marker(name) for item in items)}
     missing = {name: reason for name, (present, reason) in NEEDS.items() if name in used and not present()}
     for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
         for name, reason in missing.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))

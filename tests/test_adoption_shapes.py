@@ -39,7 +39,7 @@ def test_at_most_two_words_differ_from_the_original(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_adopted_script_passes(shape):
     """Nothing in it is refused; of the strange things only the array and the ignored option are said."""
-    found = examine((FOLDER / f"{shape}.sbatch").read_text(), (), {}, ("FTSLURM_NO_KILL",))
+    found = examine((FOLDER / f"{shape}.sbatch").read_text(), (), {}, ("FTSLURM_NO_KILL",), FOLDER)
     assert "--no-kill" in [each.option for each in found.additions]
     assert all("--array" in note for note in found.notes)
 
@@ -47,5 +47,5 @@ def test_an_adopted_script_passes(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_its_original_is_told_what_is_missing(shape):
     """A script that does not call `ftslurm run` is warned of, with the lines where srun stands."""
-    notes = examine((FOLDER / "original" / f"{shape}.sbatch").read_text(), (), {}, ()).notes
+    notes = examine((FOLDER / "original" / f"{shape}.sbatch").read_text(), (), {}, (), FOLDER).notes
     assert any(note.startswith("WARNING: the script does not call `ftslurm run`") for note in notes)

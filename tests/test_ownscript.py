@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ftslurm.errors import UsageError
@@ -14,7 +16,7 @@ CALL = "ftslurm run python train.py"
 def seen(*lines: str, given: tuple[str, ...] = (), environ: dict[str, str] | None = None, body: str = CALL) -> Examined:
     """Examine a script with some directives."""
     text = "\n".join(["#!/bin/bash", *(f"#SBATCH {line}" for line in lines), body, ""])
-    return examine(text, given, environ or {}, NAMES)
+    return examine(text, given, environ or {}, NAMES, Path("/nowhere"))
 
 
 def added(found: Examined) -> list[str]:
@@ -28,6 +30,42 @@ def test_what_survival_needs_is_added_once():
     assert added(seen("--no-kill", "--requeue")) == ["--open-mode=append"]
     assert added(seen("--open-mode=append", given=("-k",), environ={"SBATCH_REQUEUE": ""})) == []
     assert all(each.why for each in seen().additions)
+
+
+AGAIN = "ftslurm run --config again.yaml -- python train.py"
+
+
+@pytest.mark.parametrize(
+    ("body", "way", "needed"),
+    [
+        (AGAIN, "resubmit", False),
+        ("ftslurm run --config=again.yaml -N2 python train.py", "none", False),
+        ("ftslurm run --chain python train.py", "auto", False),
+        (AGAIN, "requeue", True),
+        (AGAIN, "auto", True),
+        (f"{AGAIN}\n{CALL}", "resubmit", True),
+        ("ftslurm run --config $FILE python train.py", "resubmit", True),
+        ("ftslurm run --config 'again.yaml", "resubmit", True),
+        (CALL, "resubmit", True),
+    ],
+)
+def test_a_requeue_is_needed_unless_every_run_says_how_else_it_goes_on(tmp_path, body, way, needed):
+    """In a file that can be read from here; then `--no-requeue` is no contradiction, and nothing is added."""
+    (tmp_path / "again.yaml").write_text(f"recovery: {{continue: {way}}}\n")
+    text = f"#!/bin/bash\n#SBATCH -N2\n{body}\n"
+    assert ("--requeue" in added(examine(text, (), {}, NAMES, tmp_path))) is needed
+    if needed:
+        with pytest.raises(UsageError, match="--no-requeue"):
+            examine(text, ("--no-requeue",), {}, NAMES, tmp_path)
+    else:
+        assert "--requeue" not in added(examine(text, ("--no-requeue",), {}, NAMES, tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "recovery: 3", "recovery: {continue: [x]}", "a: b: c"])
+def test_a_file_that_says_nothing_needs_a_requeue(tmp_path, text):
+    """It may be wrong, or become another one: what is not known is not assumed."""
+    (tmp_path / "again.yaml").write_text(text)
+    assert "--requeue" in added(examine(f"#!/bin/bash\n{AGAIN}\n", (), {}, NAMES, tmp_path))
 
 
 @pytest.mark.parametrize(

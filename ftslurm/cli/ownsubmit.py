@@ -101,7 +101,7 @@ def _request(script: Path, words: Sequence[str], wish: Wish, client: SlurmClient
     before, behind = _split(words)
     environ = environment(os.environ)
     exported = [*marks_of(environ), env.SUBMISSION]
-    seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), before, environ, exported)
+    seen = ownscript.examine(text.decode("utf-8", "surrogateescape"), before, environ, exported, Path.cwd())
     if wish.wait and seen.value("array") is not None:
         raise UsageError("--wait cannot wait for all tasks of an array", hint="`sbatch --wait` can")
     root = submission.run_root_of(None, wish.run_root, profile=_proven_root(client, seen), script=script)
