@@ -126,6 +126,11 @@ class RunPaths:
     def journal(self, epoch: int) -> Path:
         return self.root / f"journal.{epoch}.jsonl"
 
+    @property
+    def summary(self) -> Path:
+        """What is known of a run that has ended, for who shows many (`insight.filed`)."""
+        return self.root / "summary.json"
+
     def settled(self, epoch: int) -> Path:
         """What a supervisor that had taken over leaves when nothing of the run is left on the nodes."""
         return self.root / f"settled.{epoch}"

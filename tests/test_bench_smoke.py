@@ -199,8 +199,8 @@ def test_observing(tmp_path: Path) -> None:
     """A line of a log has a price, and the commands that show runs are measured on a long journal and on many runs."""
     value, page = bench("observing", "--without-lab", "--out", tmp_path)
     assert 0 < value["line_s"] < 1
-    assert {"explain", "status", "status --json"} <= set(value["commands"])
-    assert "| `ftslurm status` | 20 runs |" in page
+    assert {"explain", "report", "status", "status, the first time", "status --json"} <= set(value["commands"])
+    assert "| `ftslurm status`, the first time | 20 runs, " in page
 
 
 @long_test("two runs of which one is not observed are watched side by side")
@@ -212,7 +212,8 @@ def test_observing_on_nodes(lab_name: str, tmp_path: Path) -> None:
     seen = {(row["turn"], row["observing"], row["node"]) for row in value["rest"] if row["role"] == "agent"}
     assert {each[:2] for each in seen} == {(turn, name) for turn in (0, 1) for name in ("on", "off")}
     assert {node for _, _, node in seen} == {"n1", "n2", "n3", "n4"}
-    assert "| batch host |" in page
+    assert "| batch host | agent | " in page
+    assert "| other node | " in page
 
 
 @long_test("four jobs train one after the other")

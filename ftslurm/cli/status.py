@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftslurm.cli.garbage import little_garbage
 from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
 from ftslurm.cli.watch import INTERVAL_S, Look, complain
@@ -57,6 +58,7 @@ DAYS = 7
 @click.option("-h", "--noheader", is_flag=True, help="No line of headers.")
 @click.option("-o", "--format", "columns", metavar="COLS", help="Columns; +COLS adds to the usual ones.")
 @click.option("--all", "everything", is_flag=True, help=f"Also runs that have been quiet for more than {DAYS} days.")
+@little_garbage()
 def status(
     names: tuple[str, ...],
     *,

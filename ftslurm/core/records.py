@@ -8,11 +8,12 @@ be replayed into different decisions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from ftslurm.core import actions, conditions, events, fabric, survey, symptoms, working
 from ftslurm.errors import DataDamaged
@@ -23,7 +24,7 @@ _KINDS: dict[str, type[Any]] = {
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, (events.Event, actions.Action))
 }
-_HINTS: dict[type[Any], dict[str, Any]] = {}
+Reader = Callable[[Any], Any]
 
 
 def to_record(value: events.Event | actions.Action) -> dict[str, Any]:
@@ -67,39 +68,44 @@ def _plain(item: Any) -> Any:
     return item
 
 
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    """Reading them is slow, and this is done for every message."""
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
+@functools.cache
+def _readers(kind: Any) -> dict[str, Reader]:
+    """What reads each field. Finding that out is slow, and every message and every journal entry is read so."""
+    return {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
-def _build(kind: type[Any], fields: Any) -> Any:
-    hints = _hints(kind)
+def _build(kind: Any, fields: Any) -> Any:
+    readers = _readers(kind)
     try:
-        fields = _a(Mapping, fields)
-        return kind(**{key: _shaped(hints[key], value) for key, value in fields.items()})
+        return kind(**{key: readers[key](value) for key, value in _a(Mapping, fields).items()})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataDamaged(f"a record of type {kind.__name__} cannot be read: {error}") from error
 
 
-def _shaped(hint: Any, value: Any) -> Any:
-    origin = typing.get_origin(hint)
+def _reader(hint: Any) -> Reader:
+    """What turns JSON into a value of this type; it raises TypeError or ValueError for anything else."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        inner = [each for each in typing.get_args(hint) if each is not type(None)]
-        return None if value is None else _shaped(inner[0], value)
+        inner = _reader(next(each for each in arguments if each is not type(None)))
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        arguments, value = typing.get_args(hint), _a(list, value)
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_shaped(arguments[0], each) for each in value)
-        return tuple(_shaped(each, item) for each, item in zip(arguments, value, strict=True))
+        return _row([_reader(each) for each in arguments if each is not Ellipsis], endless=arguments[-1] is Ellipsis)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _build(hint, value)
+        return lambda value: _build(hint, value)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
+        return cast("Reader", hint)
     if hint is float:
-        return float(_a((int, float), value))
-    return _a(origin or hint, value)
+        return lambda value: float(_a((int, float), value))
+    kind = origin or hint
+    return lambda value: _a(kind, value)
+
+
+def _row(readers: list[Reader], *, endless: bool) -> Reader:
+    """A list of values of one type, or of so many, each of its own."""
+    if endless:
+        (each,) = readers
+        return lambda value: tuple([each(item) for item in _a(list, value)])
+    return lambda value: tuple([read(item) for read, item in zip(readers, _a(list, value), strict=True)])
 
 
 def _a(kind: Any, value: Any) -> Any:

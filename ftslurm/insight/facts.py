@@ -24,7 +24,9 @@ Kind = TypeVar("Kind", bound=Action)
 
 
 def actions(entry: Entry, kind: type[Kind]) -> Iterator[Kind]:
-    """The entry's actions of one kind, in order."""
+    """The entry's actions of one kind, in order; most entries have none at all."""
+    if not entry.actions:
+        return iter(())
     return (action for action in entry.actions if isinstance(action, kind))
 
 

@@ -2,27 +2,24 @@
 
 The file lies in the user's ftslurm folder, is the user's alone, and is only ever a shortcut. What it says of a run
 counts while the run's journal has the same files, sizes and times of change; of a long journal that has grown only what
-is new is read. A file that is damaged, or was written by other code than this, counts for nothing and is written anew.
+is new is read. Where it says nothing of a run that has ended, what the run itself has left counts in the same way
+(`filed`).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
-import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-from ftslurm import __version__
 from ftslurm.errors import FtslurmError
-from ftslurm.insight import codec, facts, glance, ills, reading, saves, summary
+from ftslurm.insight import codec, filed, reading
 from ftslurm.insight.reading import Reading, Stamp
 from ftslurm.insight.summary import Summary
-from ftslurm.paths import PRIVATE_FILE, RunPaths, memory_folder
+from ftslurm.paths import RunPaths, memory_folder
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +53,8 @@ class Cache:
         stamp = reading.stamp(paths)
         known = self._known.get(paths.root) or (self._disk.summary(paths.root) if self._disk else None)
         if known is None or known[0] != stamp:
-            known = (stamp, self._read(paths))
+            left = filed.left_by(paths)
+            known = left if left is not None and left[0] == stamp else (stamp, self._read(paths))
             self._fresh.add(paths.root)
         self._known[paths.root] = known
         return known[1]
@@ -92,18 +90,11 @@ class Disk:
     def summary(self, root: Path) -> tuple[Stamp, Summary] | None:
         """What was known of a run, and with which stamp."""
         record = self._runs.get(str(root))
-        if record is None:
-            return None
-        try:
-            stamp, found = record
-            return tuple((int(a), int(b), int(c)) for a, b, c in stamp), codec.build(Summary, found)
-        except (ValueError, TypeError) as error:
-            log.info("what %s says of %s cannot be read: %s", self._file, root, error)
-            return None
+        return None if record is None else filed.stamped(record, self._file)
 
     def reading(self, root: Path) -> Reading | None:
         """How far a long journal was read."""
-        record = _loaded(self._reading_file(root))
+        record = filed.loaded(self._reading_file(root))
         if record.get("root") != str(root):
             return None
         try:
@@ -117,7 +108,7 @@ class Disk:
         runs = self._all() | {str(root): [stamp, codec.plain(found)] for root, (stamp, found) in fresh.items()}
         if len(runs) > MOST_RUNS:
             runs = {root: each for root, each in runs.items() if Path(root).is_dir()}
-        self._write(self._file, {"rules": rules(), "runs": runs})
+        self._write(self._file, {"runs": runs})
         for root, (_, found) in fresh.items():
             if found.over:
                 self._reading_file(root).unlink(missing_ok=True)
@@ -125,15 +116,14 @@ class Disk:
     def keep_reading(self, root: Path, mine: Reading) -> None:
         """Remember how far a long journal was read. Raises OSError."""
         if mine.size_bytes >= LONG_BYTES:
-            record = {"rules": rules(), "root": str(root), "reading": codec.plain(mine)}
-            self._write(self._reading_file(root), record)
+            self._write(self._reading_file(root), {"root": str(root), "reading": codec.plain(mine)})
 
     @functools.cached_property
     def _runs(self) -> dict[str, Any]:
         return self._all()
 
     def _all(self) -> dict[str, Any]:
-        found = _loaded(self._file).get("runs")
+        found = filed.loaded(self._file).get("runs")
         return found if isinstance(found, dict) else {}
 
     def _reading_file(self, root: Path) -> Path:
@@ -143,35 +133,4 @@ class Disk:
         from ftslurm.runtime.keys import private_folder
 
         private_folder(self._folder)
-        part = self._folder / f".{secrets.token_hex(6)}.part"
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file, separators=(",", ":"))
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    """A file of this folder, if it is ours and this code has written it."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            about = os.fstat(handle)
-            record = json.load(file) if about.st_uid == os.geteuid() and not about.st_mode & 0o022 else {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        log.info("%s cannot be read, and counts for nothing: %s", path, error)
-        return {}
-    return record if isinstance(record, dict) and record.get("rules") == rules() else {}
-
-
-@functools.cache
-def rules() -> str:
-    """What tells one version of the reading code from another, also while somebody works on it."""
-    modules = (codec, facts, glance, ills, reading, saves, summary)
-    stats = [Path(str(module.__file__)).stat() for module in modules]
-    return f"{__version__} {' '.join(f'{about.st_size}.{about.st_mtime_ns:x}' for about in stats)}"
+        filed.write(path, record)

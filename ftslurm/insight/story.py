@@ -111,6 +111,11 @@ class Teller:
         self._lost_s = 0.0
         self._ranks = 0
 
+    @property
+    def walltime(self) -> Walltime:
+        """Where the time went."""
+        return self._time
+
     # ------------------------------------------------------------------------------------------------- entries
 
     def see(self, entry: Entry) -> None:

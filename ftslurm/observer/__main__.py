@@ -94,7 +94,7 @@ class Observer:
             self._ill = False
 
     def close(self) -> None:
-        """The supervisor ends: no series stays, and what is still to be told is told."""
+        """The supervisor ends: no series stays, what is still to be told is told, a run that has ended is summed up."""
         if self._exposure is not None:
             try:
                 self._exposure.remove()
@@ -103,6 +103,9 @@ class Observer:
         deadline = time.monotonic() + TELL_S
         for each in self._told:
             each.close(max(deadline - time.monotonic(), 0.1))
+        from ftslurm.insight import filed
+
+        filed.leave(self._paths)
 
     def _families(self) -> list[Any]:
         with self._lock:

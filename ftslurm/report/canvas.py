@@ -9,6 +9,7 @@ settings of the user's.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ DARK = {INK: "#e7e8ea", FAINT: "#44474b", PAPER: "#16181b"}
 WIDE_IN, NARROW_IN = 9.4, 3.9
 RIGHT_IN = 0.18
 DPI = 130
+PNG = {"compress_level": 3}
+"""Half the time of the usual level, for a fourth more bytes."""
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -81,6 +84,14 @@ class Form:
 
 
 WIDE, NARROW = Form(WIDE_IN), Form(NARROW_IN)
+
+
+def load() -> None:
+    """Load what everything is drawn with, which takes a while."""
+    from importlib import import_module
+
+    for name in ("backends.backend_agg", "backends.backend_svg", "collections", "figure", "image", "legend"):
+        import_module(f"matplotlib.{name}")
 
 
 @contextmanager
@@ -162,12 +173,10 @@ class Clock:
             axes.tick_params(labelbottom=False)
 
     def lines(self, axes: Axes, moments: Sequence[float]) -> None:
-        """Thin lines at moments at which something failed."""
-        if moments:
-            axes.vlines(
-                [self.at(t) for t in moments], 0, 1, transform=axes.get_xaxis_transform(), colors=INK, linewidths=0.8,
-                linestyles=(0, (1, 2)), zorder=1.5,
-            )  # fmt: skip
+        """Thin lines at moments at which something failed; all of them are one path."""
+        xs = [x for t in moments for x in (self.at(t), self.at(t), math.nan)]
+        ys = [0.0, 1.0, math.nan] * len(moments)
+        axes.plot(xs, ys, transform=axes.get_xaxis_transform(), color=INK, lw=0.8, linestyle=(0, (1, 2)), zorder=1.5)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -176,7 +185,7 @@ class Clock:
 def png(figure: Figure) -> bytes:
     """The picture in light colours on white."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=DPI, facecolor="white", metadata={"Software": None}, pil_kwargs=PNG)
     return out.getvalue()
 
 

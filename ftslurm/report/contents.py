@@ -15,7 +15,7 @@ from ftslurm import journal
 from ftslurm.errors import DataDamaged, StorageError
 from ftslurm.insight import walltime
 from ftslurm.insight.checkpoints import Checkpoint, checkpoints
-from ftslurm.insight.story import story
+from ftslurm.insight.story import Teller
 from ftslurm.insight.text import count, took
 from ftslurm.report import anomaly, samples, timeline
 from ftslurm.report.progress import Progress, progress
@@ -62,10 +62,12 @@ def gather(paths: RunPaths, now: float | None = None) -> Contents:
         StorageError: something is there and cannot be read.
     """
     entries, damage = _entries(paths)
-    told = story(entries, now=now)
+    teller = Teller()
+    for entry in entries:
+        teller.see(entry)
+    told, kept = teller.story(now), teller.walltime
     begun = told.begun or 0.0
     until = max(told.until or begun, begun)
-    kept = walltime.of(entries)
     sampled = samples.read(paths, begun, until)
     grid = samples.grid(sampled, begun, until)
     scored = anomaly.scores(grid)

@@ -11,6 +11,7 @@ from ftslurm.insight.text import count, folded, iso, took
 from ftslurm.report import canvas, draw_nodes, draw_time, draw_training
 from ftslurm.report.anomaly import OUTLIER
 from ftslurm.report.draw_nodes import TITLES
+from ftslurm.report.helper import PICTURES
 from ftslurm.report.recovery import spread
 
 if TYPE_CHECKING:
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
     from ftslurm.report.canvas import Form
     from ftslurm.report.contents import Contents
+    from ftslurm.report.helper import Helper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The files of a picture."""
+
+    wide: bytes
+    narrow: bytes
+    png: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +39,7 @@ class Picture:
     heading: str
     caption: str
     alt: str
-    wide: bytes
-    narrow: bytes
-    png: bytes
+    drawn: Drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +51,30 @@ class _Kind:
     there: Callable[[Contents], bool]
 
 
-def pictures(contents: Contents) -> Iterator[Picture]:
-    """Draw everything that there is something to show of."""
+def pictures(contents: Contents, helper: Helper | None = None) -> Iterator[Picture]:
+    """Draw everything that there is something to show of; a helper draws its part of it."""
+    captions = {kind.name: kind.caption(contents) for kind in _KINDS if kind.there(contents)}
+    alts = {name: _alt(contents, name, caption) for name, caption in captions.items()}
+    if helper is not None:
+        helper.begin(contents, {name: alt for name, alt in alts.items() if name in PICTURES})
     with canvas.style():
-        for kind in _KINDS:
-            if not kind.there(contents):
-                continue
-            caption = kind.caption(contents)
-            alt = f"{kind.heading} of run {canvas.short(contents.run_id, 80)}. {caption}"
-            wide = kind.draw(contents, canvas.WIDE)
-            yield Picture(
-                name=kind.name,
-                heading=kind.heading,
-                caption=caption,
-                alt=alt,
-                wide=canvas.svg(wide, alt),
-                narrow=canvas.svg(kind.draw(contents, canvas.NARROW), alt),
-                png=canvas.png(wide),
-            )
+        ours = {name: draw(name, contents, alt) for name, alt in alts.items() if helper is None or name not in PICTURES}
+        ours |= helper.drawn() if helper is not None else {}
+        for name, caption in captions.items():
+            drawn = ours.get(name) or draw(name, contents, alts[name])
+            yield Picture(name=name, heading=_BY_NAME[name].heading, caption=caption, alt=alts[name], drawn=drawn)
+
+
+def _alt(contents: Contents, name: str, caption: str) -> str:
+    return f"{_BY_NAME[name].heading} of run {canvas.short(contents.run_id, 80)}. {caption}"
+
+
+def draw(name: str, contents: Contents, alt: str) -> Drawn:
+    """Draw one picture in all forms, in the style of `canvas.style`."""
+    kind = _BY_NAME[name]
+    wide = kind.draw(contents, canvas.WIDE)
+    narrow = kind.draw(contents, canvas.NARROW)
+    return Drawn(wide=canvas.svg(wide, alt), narrow=canvas.svg(narrow, alt), png=canvas.png(wide))
 
 
 # ------------------------------------------------------------------------------------------------------------ captions
@@ -156,3 +171,4 @@ _KINDS = (
     _Kind("anomaly_detection_heatmap", "Anomalies", draw_nodes.anomaly_heatmap, _anomalies,
           lambda told: bool(told.grid.values)),
 )  # fmt: skip
+_BY_NAME = {kind.name: kind for kind in _KINDS}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ftslurm.report.samples import Samples
 
 MOST_POINTS = 4000
+"""About how many of the samples are told; what the journal tells is told whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,6 @@ def progress(entries: Iterable[Entry], samples: Samples) -> Progress:
     points, since = _told(entries)
     points += _sampled(samples)
     points.sort(key=lambda point: (point.t, point.attempt, point.step))
-    if len(points) > MOST_POINTS:
-        every = len(points) // MOST_POINTS + 1
-        points = points[::every] + points[-1:]
     return Progress(points, _rate(points), since)
 
 
@@ -71,11 +69,12 @@ def _told(entries: Iterable[Entry]) -> tuple[list[Point], float | None]:
 
 
 def _sampled(samples: Samples) -> list[Point]:
-    """What the samples tell: the step of the rank that is furthest back, as each node sees it."""
+    """What the samples tell: the step of the rank that is furthest back, as each node sees it; of many, some."""
+    every = samples.count // MOST_POINTS + 1
     return [
         Point(sample.t, sample.attempt, min(sample.steps.values()))
         for each in samples.by_node.values()
-        for sample in each
+        for sample in (*each[::every], *each[-1:])
         if sample.attempt is not None and sample.steps
     ]
 

@@ -17,6 +17,7 @@ from ftslurm.report.page import page
 
 if TYPE_CHECKING:
     from ftslurm.report.contents import Contents
+    from ftslurm.report.helper import Helper
     from ftslurm.report.pictures import Picture
 
 NO_PICTURES = "There are no pictures: matplotlib is not installed (pip install 'ftslurm[report]')."
@@ -31,8 +32,8 @@ class Written:
     pictures: bool
 
 
-def write(contents: Contents, folder: Path) -> Written:
-    """Write the report into a folder, which is made if it is not there.
+def write(contents: Contents, folder: Path, helper: Helper | None = None) -> Written:
+    """Write the report into a folder, which is made if it is not there; a helper draws a part of it.
 
     Raises:
         CannotCreate: the folder cannot be made.
@@ -44,7 +45,7 @@ def write(contents: Contents, folder: Path) -> Written:
         raise CannotCreate(
             f"cannot make {folder}: {error.strerror}", hint="--out DIR chooses another folder"
         ) from error
-    drawn = _drawn(contents)
+    drawn = _drawn(contents, helper)
     beside = dict(_beside(contents, drawn or ()))
     remark = NO_PICTURES if drawn is None else ""
     name = f"training_report_{contents.run_id}.html"
@@ -53,7 +54,7 @@ def write(contents: Contents, folder: Path) -> Written:
     return Written(folder / name, tuple(folder / each for each in sorted(beside)), drawn is not None)
 
 
-def _drawn(contents: Contents) -> tuple[Picture, ...] | None:
+def _drawn(contents: Contents, helper: Helper | None) -> tuple[Picture, ...] | None:
     """The pictures; None where there is nothing to draw with."""
     from importlib.util import find_spec
 
@@ -61,13 +62,13 @@ def _drawn(contents: Contents) -> tuple[Picture, ...] | None:
         return None
     from ftslurm.report.pictures import pictures
 
-    return tuple(pictures(contents))
+    return tuple(pictures(contents, helper))
 
 
 def _beside(contents: Contents, drawn: tuple[Picture, ...]) -> Iterator[tuple[str, bytes]]:
     for picture in drawn:
-        yield f"{picture.name}_{contents.run_id}.png", picture.png
-        yield f"{picture.name}_{contents.run_id}.svg", picture.wide
+        yield f"{picture.name}_{contents.run_id}.png", picture.drawn.png
+        yield f"{picture.name}_{contents.run_id}.svg", picture.drawn.wide
     data = json.dumps(document(contents), indent=2, allow_nan=False) + "\n"
     yield f"training_report_{contents.run_id}.json", data.encode()
     for name, rows in tables(contents).items():

@@ -12,16 +12,18 @@ the tests, which answer that they know no such job.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,6 @@ from laboratory import laboratory
 from methods import Place, make_place, submit_ftslurm
 from overhead import cpu_times
 
-from ftslurm.cli import COMMANDS
 from ftslurm.config import Config
 from ftslurm.paths import RunPaths
 from ftslurm.runtime import logs
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 START_S = 600.0
 """Two runs start at once, on a machine that may be busy."""
+SETTLE_S = 45.0
+"""The start is not the rest; on a busy machine it takes longer until the rings are up."""
 OFF = {"metrics": "none", "sample_every": "none"}
 CONFIG = """name: {name}
 command: [sleep, "{sleep_s}"]
@@ -53,10 +56,19 @@ run_root: {runs}
 resources: {{nodes: 2, ranks_per_node: 1, time: "60:00", sbatch: {{nodelist: "{nodes}"}}}}
 launch: {{mpi: none}}
 """
-GOALS = (
-    "Goals: `report` of 10,000 entries in 5 s, `status` of 1,000 runs in 1 s. Python's own start is in all of them, and"
-    " in `status` that of the stand-in for squeue, which is a Python program, too.\n"
-)
+GOALS = """Goals: `report` of 10,000 entries in 5 s, `status` of 1,000 runs in 1 s, by the clock; Python's start is in
+all of them, and in `status` that of the stand-in for squeue, which is a Python program, too. Where the load average is
+above the number of cores, others had a part of them, and the CPU time says more. `report` uses a second process where
+there is a second core.
+
+The runs of `status` have a checkpoint every ten minutes for one to four hours, and eight of ten have ended. *From
+journals*: nothing is known but the journals, as with runs that were killed, or that have neither metrics nor
+notifications. *The first time*: the runs have left their summaries at their ends, and this user has not asked before.
+"""
+BESIDE = """Two runs of two nodes beside each other, one with observing off ({off}), which is the floor; then they
+change nodes: each cell has the two turns. The load average was {loads}. The goal is 0.2 % of a core on each node. The
+observer is one process for the whole run, on the batch host.
+"""
 PAIRS = (("n1,n2", "n3,n4"), ("n3,n4", "n1,n2"))
 
 
@@ -74,18 +86,21 @@ def side_by_side(lab: Cluster, seconds: float) -> list[dict[str, Any]]:
         jobs = {"on": _submit(lab, turn, "on", on, seconds), "off": _submit(lab, turn, "off", off, seconds)}
         for job_id, _ in jobs.values():
             wait_until("all ranks", START_S, lambda job_id=job_id: _wrappers(job_id) >= 2)  # type: ignore[misc]
-        time.sleep(min(20.0, seconds))  # the start is not the rest
+        time.sleep(min(SETTLE_S, seconds))
         before, began = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic()
         time.sleep(seconds)
         after, took_s = {name: _reading(*job) for name, job in jobs.items()}, time.monotonic() - began
+        found.append(_plain_row(turn, "both", "load average", os.getloadavg()[0]))
         for name, (cpu, lines) in after.items():
             found += _shares(turn, name, (before[name][0], cpu), took_s)
-            written = lines - before[name][1]
-            found.append(
-                {"turn": turn, "observing": name, "node": "", "role": "log lines a second", "share": written / took_s}
-            )
+            found.append(_plain_row(turn, name, "log lines a second", (lines - before[name][1]) / took_s))
         lab.restore(timeout=240)
     return found
+
+
+def _plain_row(turn: int, observing: str, what: str, value: float) -> dict[str, Any]:
+    """Something that is of no node."""
+    return {"turn": turn, "observing": observing, "node": "", "role": what, "share": round(value, 6)}
 
 
 def _submit(lab: Cluster, turn: int, name: str, nodes: str, seconds: float) -> tuple[str, Place]:
@@ -141,23 +156,35 @@ def price_of_a_line(number: int) -> float:
 
 
 def commands(events: int, runs: int, times: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each command that shows runs, on a long journal and on many runs."""
+    """Seconds of each command that shows runs, on a long journal and on many runs.
+
+    `status` is measured where nothing is known of the runs but their journals, where the runs have left summaries, and
+    where the user has asked before: then everything that has not changed comes from one file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environ = _environ(place)
         with _environment(environ):
-            bigruns.long_run(place / "long" / "runs", events)
-        with _environment({**environ, "FTSLURM_HOME": str(place / "many")}):
-            bigruns.many_runs(place / "many" / "runs", runs)
+            run = bigruns.long_run(place / "long" / "runs", events)
+        bigruns.many_runs(place / "many" / "runs", runs)
+        entries, samples = bigruns.lines_of(place / "many" / "runs", "*/journal.*"), bigruns.lines_of(run.samples, "*")
+        of_long, of_many = f"{events:,} entries", f"{runs:,} runs, {entries:,} entries"
+        timing = functools.partial(_seconds, place=place, times=times)
         long, many = ({**environ, "FTSLURM_HOME": str(place / name)} for name in ("long", "many"))
-        asked = {
-            "explain": (["explain", "101"], long, f"{events} entries"),
-            "status": (["status"], many, f"{runs} runs"),
-            "status --json": (["status", "--json"], many, f"{runs} runs"),
+        forget = functools.partial(shutil.rmtree, place / "many" / "cache", ignore_errors=True)
+        found = {
+            "explain": {"of": of_long, **timing(["explain", "101"], long)},
+            "report": {
+                "of": f"{of_long}, {samples:,} samples",
+                **timing(["report", "101", "--out", str(place / "report")], long),
+            },
+            "status, from journals": {"of": of_many, **timing(["status"], many, before=forget)},
         }
-        if "report" in COMMANDS:
-            asked["report"] = (["report", "101", "--out", str(place / "report")], long, f"{events} entries")
-        return {name: {"of": of, **_seconds(argv, env, place, times)} for name, (argv, env, of) in asked.items()}
+        bigruns.summed_up(place / "many" / "runs")
+        found["status, the first time"] = {"of": of_many, **timing(["status"], many, before=forget)}
+        found["status"] = {"of": of_many, **timing(["status"], many)}
+        found["status --json"] = {"of": of_many, **timing(["status", "--json"], many)}
+        return found
 
 
 def _environ(place: Path) -> dict[str, str]:
@@ -182,10 +209,14 @@ class _environment:  # noqa: N801 - it is used as a statement
         os.environ.update(self._before)
 
 
-def _seconds(argv: list[str], environ: Mapping[str, str], place: Path, times: int) -> dict[str, list[float]]:
-    """Time of each call by the clock, and of the processor: the second says what it costs on a busy machine, too."""
-    took: dict[str, list[float]] = {"seconds": [], "cpu": []}
+def _seconds(
+    argv: list[str], environ: Mapping[str, str], *, place: Path, times: int, before: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Time of each call by the clock, and of the processor, and how busy the machine was: its load average."""
+    took: dict[str, list[float]] = {"seconds": [], "cpu": [], "load": []}
     for _ in range(times):
+        before()
+        took["load"].append(round(os.getloadavg()[0], 2))
         began, cpu = time.monotonic(), _cpu_of_children()
         command = [sys.executable, "-m", "ftslurm", *argv]
         done = subprocess.run(
@@ -206,43 +237,72 @@ def _cpu_of_children() -> float:
 # ------------------------------------------------------------------------------------------------------- the page
 
 
-def per_node(rows: list[dict[str, Any]], price_s: float) -> list[tuple[str, float, float, float]]:
-    """(place, share with observing, share without, share of log lines), batch hosts and other nodes apart."""
+HOST, OTHER = "batch host", "other node"
+
+
+def by_kind(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows that are of nodes, with what kind of node it is: batch hosts carry the supervisor and the observer."""
     hosts = {(row["turn"], row["observing"]): row["node"] for row in rows if row["role"] == "supervisor"}
-    sums: dict[tuple[str, str, int, str], float] = defaultdict(float)
     for row in rows:
         if row["node"]:
-            kind = "batch host" if row["node"] == hosts.get((row["turn"], row["observing"])) else "other node"
-            sums[kind, row["observing"], row["turn"], row["node"]] += row["share"]
-    lines = median(row["share"] for row in rows if not row["node"] and row["observing"] == "on") / 2
-    found = []
-    for kind in ("batch host", "other node"):
-        shares = [[share for key, share in sums.items() if key[:2] == (kind, name)] for name in ("on", "off")]
-        on, off = (sum(each) / len(each) if each else 0.0 for each in shares)
-        found.append((kind, on, off, lines * price_s))
+            yield HOST if row["node"] == hosts.get((row["turn"], row["observing"])) else OTHER, row
+
+
+def per_node(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    """Share of a core by (kind of node, on or off), one value for each turn."""
+    sums: dict[tuple[str, str, int], float] = defaultdict(float)
+    for kind, row in by_kind(rows):
+        sums[kind, row["observing"], row["turn"]] += row["share"]
+    found: dict[tuple[str, str], list[float]] = {}
+    for (kind, name, _), share in sorted(sums.items()):
+        found.setdefault((kind, name), []).append(share)
     return found
+
+
+def per_role(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Mean share of a core by (kind of node, role), with observing on and off."""
+    sums: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: {"on": 0.0, "off": 0.0})
+    turns = len({row["turn"] for row in rows})
+    for kind, row in by_kind(rows):
+        sums[kind, row["role"]][row["observing"]] += row["share"] / turns
+    return sums
+
+
+def at_rest(value: dict[str, Any]) -> list[str]:
+    """The part of the page on runs that are observed and not."""
+    rows, nodes = value["rest"], per_node(value["rest"])
+    lines = median(row["share"] for row in rows if row["role"] == "log lines a second" and row["observing"] == "on")
+    logged = lines / 2 * value["line_s"]
+    cells = []
+    for kind in (HOST, OTHER):
+        on, off = nodes[kind, "on"], nodes[kind, "off"]
+        apart = [one - other for one, other in zip(on, off, strict=True)]
+        cells.append([kind, _shares_in_words(on), _shares_in_words(off), _shares_in_words(apart), f"{logged:.4%}"])
+    roles = [[*which, f"{one['on']:.3%}", f"{one['off']:.3%}"] for which, one in sorted(per_role(rows).items())]
+    off_words = ", ".join(f"`{name}: {word}`" for name, word in value["off"].items())
+    loads = ", ".join(f"{row['share']:.1f}" for row in rows if row["role"] == "load average")
+    return [
+        f"## Share of one core on each node, over twice {value['seconds']:g} s\n",
+        BESIDE.format(off=off_words, loads=loads),
+        machine.table(["node", "on", "off", "difference", "log lines"], cells),
+        machine.table(["node", "process", "on", "off"], roles),
+    ]
+
+
+def _shares_in_words(shares: list[float]) -> str:
+    return ", ".join(f"{share:.3%}" for share in shares)
 
 
 def render(value: dict[str, Any]) -> str:
     """The page."""
     parts = ["# What it costs to be seen\n", machine.described(value["machine"]), value["limits"] + "\n"]
-    if value["rest"]:
-        cells = [
-            [kind, f"{on:.3%}", f"{off:.3%}", f"{on - off:.3%}", f"{line:.4%}", f"{on - off + line:.3%}"]
-            for kind, on, off, line in per_node(value["rest"], value["line_s"])
-        ]
-        off = ", ".join(f"`{name}: {word}`" for name, word in value["off"].items()) or "nothing yet"
-        parts += [
-            f"## Share of one core on each node, over twice {value['seconds']:g} s\n",
-            f"Two runs side by side, one with observing off ({off}); then they change nodes. The goal is 0.2 %.\n",
-            machine.table(["node", "on", "off", "difference", "log lines", "observing"], cells),
-        ]
+    parts += at_rest(value) if value["rest"] else []
     parts += [
         "## A line of a log\n",
         f"{value['line_s'] * 1e6:.0f} µs of CPU time, the writing thread included.\n",
         "## Commands\n",
         machine.table(
-            ["command", "of", "median", "range", "CPU time"],
+            ["command", "of", "best", "median", "most", "CPU time", "load average"],
             [_command_cells(name, one) for name, one in value["commands"].items()],
         ),
         GOALS,
@@ -251,9 +311,15 @@ def render(value: dict[str, Any]) -> str:
 
 
 def _command_cells(name: str, one: dict[str, Any]) -> list[str]:
-    seconds, cpu = one["seconds"], f"{median(one['cpu']):.2f} s"
-    span = f"{min(seconds):.2f} to {max(seconds):.2f} s"
-    return [f"`ftslurm {name}`", one["of"], f"{median(seconds):.2f} s", span, cpu]
+    seconds, load = one["seconds"], one["load"]
+    command, _, how = name.partition(", ")
+    return [
+        f"`ftslurm {command}`" + (f", {how}" if how else ""),
+        one["of"],
+        *(f"{value:.2f} s" for value in (min(seconds), median(seconds), max(seconds))),
+        f"{median(one['cpu']):.2f} s",
+        f"{min(load):.1f} to {max(load):.1f}",
+    ]
 
 
 def main() -> int:
@@ -264,7 +330,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000, help="runs in the run root (default 1000)")
     parser.add_argument("--times", type=int, default=5, help="calls of each command (default 5)")
     parser.add_argument("--quick", action="store_true", help="2 seconds, 300 entries, 20 runs, one time each")
-    parser.add_argument("--without-lab", action="store_true", help="only the commands and the price of a line")
+    parser.add_argument("--without-lab", action="store_true", help="commands and lines only; the runs as before")
     parser.add_argument("--lab", default="", help="use this lab, which is up, and leave it up")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder of the results")
     args = parser.parse_args()
@@ -276,7 +342,7 @@ def main() -> int:
         "line_s": price_of_a_line(2000 if args.quick else 20_000),
         "commands": commands(events, runs, times),
     }
-    value |= _at_rest(args.lab, seconds) if not args.without_lab else _nowhere()
+    value |= _at_rest(args.lab, seconds) if not args.without_lab else _before(args.out)
     machine.write_json(args.out / "observing.json", value)
     (args.out / "observing.md").write_text(render(value), encoding="utf-8")
     print(render(value))
@@ -289,8 +355,14 @@ def _at_rest(name: str, seconds: float) -> dict[str, Any]:
         return {"machine": machine.describe(slurm), "limits": machine.limits(), "rest": side_by_side(lab, seconds)}
 
 
-def _nowhere() -> dict[str, Any]:
-    return {"machine": machine.describe(""), "limits": "", "rest": []}
+def _before(out: Path) -> dict[str, Any]:
+    """What an earlier call has found out about the runs on the lab, if there was one."""
+    found = {"machine": machine.describe(""), "limits": "", "rest": []}
+    path = out / "observing.json"
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        found |= {name: known[name] for name in (*found, "seconds", "off")}
+    return found
 
 
 if __name__ == "__main__":

@@ -64,3 +64,20 @@ def test_what_cannot_be_done_has_its_code(root, capfd, tmp_path):
     (tmp_path / "file").touch()
     assert cli.exit_code(["report", "101", "--out", str(tmp_path / "file" / "x")]) == 73
     capfd.readouterr()
+
+
+def test_the_page_is_opened_in_a_browser(root, capfd, monkeypatch):
+    """The browser gets the page's address; where there is none, the page is written and the way to it is told: 69."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    paths = make_run(root, lost_node())
+    asked: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: asked.append(url) or True)
+    assert cli.exit_code(["report", "101", "--json", "--open"]) == 0
+    page = paths.report / f"training_report_{paths.run_id}.html"
+    assert asked == [page.as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    page.unlink()
+    capfd.readouterr()
+    assert cli.exit_code(["report", "101", "--open"]) == 69
+    assert f":{page} ." in capfd.readouterr().err
+    assert page.exists()

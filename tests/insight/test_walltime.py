@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ftslurm.core.symptoms import RanksStalled
 from ftslurm.core.working import WorkBegun, WorkPaused, WorkRegained
 from ftslurm.insight import walltime
+from ftslurm.insight.story import Teller
 from ftslurm.insight.walltime import Category, ettr, goodput
 from tests.insight.journals import START, Tale, policy_for
 from tests.insight.test_against_core import deeds
@@ -153,6 +154,21 @@ def test_a_requeue_and_a_resumption():
     assert goodput(found) == pytest.approx(found[Category.PRODUCTIVE] / whole)
     assert ettr(found) == pytest.approx(found[Category.PRODUCTIVE] / (whole - 1000.0))
     assert ettr(dict.fromkeys(Category, 0.0)) is None
+
+
+@settings(max_examples=40)
+@given(scripts)
+def test_who_tells_the_story_counts_the_same_time(script):
+    """The time that is counted beside a story is that which is counted alone."""
+    tale = Tale(policy_for(min_nodes=1)).start()
+    for deed in script:
+        tale.wait(1.0)
+        deed(tale)
+    teller = Teller()
+    for entry in tale.entries:
+        teller.see(entry)
+    teller.story(tale.now)
+    assert teller.walltime.intervals(tale.now) == walltime.of(tale.entries).intervals(tale.now)
 
 
 def test_a_job_that_was_lost_without_a_word():

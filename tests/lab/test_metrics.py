@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from ftslurm.insight import filed
+from ftslurm.insight.reading import stamp
 from ftslurm.insight.walltime import Category
 from ftslurm.lab.cluster import Cluster
+from ftslurm.paths import RunPaths
 from tests.lab.library import library
 from tests.lab.longer import long_test
 from tests.lab.training import LabRun, workplace
@@ -68,6 +71,11 @@ def test_a_run_is_told_of_while_it_lives(lab: Cluster) -> None:
     events = [event for line in out.read_text().splitlines() for event in json.loads(line)["events"]]
     kinds = [event["occasion"] for event in events]
     assert (kinds[0], kinds[1], kinds[-2], kinds[-1]) == ("started", "failure", "recovered", "finished")
+    # Nothing came after the summary that the run has left: `status` need not read the journal.
+    left = filed.left_by(RunPaths(run.root))
+    assert left is not None
+    assert left[0] == stamp(RunPaths(run.root))
+    assert left[1].phase == "finished"
 
 
 @contextmanager
