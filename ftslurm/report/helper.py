@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ftslurm.insight.checkpoints import Checkpoint
 from ftslurm.insight.records import Story
-from ftslurm.report.checkpoints import Checkpoint
 from ftslurm.report.progress import Progress
 from ftslurm.report.samples import Samples
 
