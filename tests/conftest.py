@@ -23,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+PURE = Path(__file__).parent / "core"
 
 
 def _may_be_root() -> bool:
@@ -48,14 +49,14 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with its reason, what this machine cannot run; each need is looked at once. The lab's tests come first.
 
-    They take minutes a file: were one of them the last, all workers but one would wait for it. One that fails is tried
-    once more: six labs of real daemons share the cores, and what one does to its nodes the others feel.
+    They take minutes a file: were one of them the last, all workers but one would wait for it. What fails is tried once
+    more, the pure core apart: six labs of real daemons share the cores with everything else that waits for something.
     """
     items.sort(key=lambda item: item.get_closest_marker("lab") is None)
     used = {name for name in NEEDS if any(item.get_closest_marker(name) for item in items)}
     missing = {name: reason for name, (present, reason) in NEEDS.items() if name in used and not present()}
     for item in items:
-        if item.get_closest_marker("lab"):
+        if not item.path.is_relative_to(PURE):
             item.add_marker(pytest.mark.flaky(reruns=1))
         for name, reason in missing.items():
             if item.get_closest_marker(name):
