@@ -10,6 +10,7 @@ import click
 
 from ftslurm.cli.progress import waiting
 from ftslurm.cli.runarg import run_argument
+from ftslurm.cli.storearg import duration_of
 
 if TYPE_CHECKING:
     from ftslurm.plan.comparison import Comparison
@@ -38,18 +39,6 @@ Exit codes:
 """
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    del ctx, param
-    if value is None:
-        return None
-    from ftslurm.quantities import parse_duration
-
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @click.command(epilog=EXAMPLES)
 @run_argument()
 @click.option(
@@ -59,7 +48,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     "--queue-wait",
     "queue_s",
     metavar="DURATION",
-    callback=_seconds,
+    callback=duration_of,
     help="How long a requeued job waits in the projection; left out: as recorded.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
