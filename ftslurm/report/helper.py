@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MODULE = "ftslurm.report.helper"
 DRAW_S = 60.0
+END_S = 5.0
 PICTURES = ("system_resources", "anomaly_detection_heatmap")
 
 
@@ -70,10 +71,15 @@ class Helper:
 
     def close(self) -> None:
         """End it."""
-        with self._child:
-            self._child.kill()
-            if self._thread is not None:
-                self._thread.join()
+        self._child.kill()
+        try:
+            if self._thread is None:
+                self._child.communicate(timeout=END_S)
+            else:
+                self._thread.join(END_S)
+                self._child.wait(END_S)
+        except subprocess.TimeoutExpired:  # it hangs in the kernel, on a folder that does not answer
+            log.warning("the helper, process %d, does not end", self._child.pid)
 
     def _talk(self, work: bytes) -> None:
         self._answer, _ = self._child.communicate(work)
