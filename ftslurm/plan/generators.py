@@ -32,6 +32,8 @@ PERIOD_S = 14 * DAY_S
 """For so long a fleet has the same good or bad time."""
 WARM_UP_S = 28 * DAY_S
 """So long before the beginning outages are drawn, and left out, so that their relapses are not missed."""
+_TRIES = 100
+"""So often a delay of less than a day is drawn; a distribution that has none would be asked for ever."""
 
 
 class Generator(Protocol):
@@ -260,9 +262,11 @@ class Clustered:
     def _delay(self, dice: Random) -> float:
         if dice.random() >= self.soon:
             return dice.uniform(DAY_S, WEEK_S)
-        while (delay_s := self.delay.draw(dice)) > DAY_S:
-            pass
-        return delay_s
+        for _ in range(_TRIES):
+            delay_s = self.delay.draw(dice)
+            if delay_s <= DAY_S:
+                return delay_s
+        return dice.uniform(0.0, DAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
